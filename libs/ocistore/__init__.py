@@ -1,0 +1,1 @@
+"""OCI images: the port of an image store, and its adapters."""

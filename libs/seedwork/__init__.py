@@ -1,0 +1,1 @@
+"""The kernel: messages, outbox, inbox, jobs, sagas and the chassis of a service. It knows no service."""

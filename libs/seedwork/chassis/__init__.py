@@ -1,0 +1,1 @@
+"""The chassis of a service: settings, logs, traces, metrics, health, auth, HTTP."""

@@ -1,0 +1,27 @@
+"""Time as a port: waits and leases are counted in milliseconds of the database's clock, tests bring their own."""
+
+import asyncio
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Wall time for records and leases, and sleeping."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970, UTC."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+
+class SystemClock:
+    """The machine's clock: on a laptop the same one that SQLite reads."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970, UTC."""
+        return time.time_ns() // 1_000_000
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)

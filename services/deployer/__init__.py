@@ -1,0 +1,1 @@
+"""A published image in; a running, observed release out."""

@@ -1,0 +1,1 @@
+"""A staged image in; a published, verified, referenced image out."""

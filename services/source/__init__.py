@@ -1,0 +1,1 @@
+"""The exact commit in; an archive by digest and the app's description out."""

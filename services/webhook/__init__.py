@@ -1,0 +1,1 @@
+"""Pushes, uploads and requests of people in; deployments out."""

@@ -1,0 +1,249 @@
+"""A service's database: short transactions, committed in groups.
+
+`write` takes a coroutine function that works on a connection. Those that wait together are run one after the other in
+*one* transaction, so that many share one fsync; when one of them raises, the group is rolled back and each is run alone.
+A `work` may therefore run more than once and must do nothing but database work; what has to happen after the commit is
+registered by `after_commit`.
+
+SQLite runs in WAL mode with `synchronous=FULL` (a commit that was answered survives a power cut), has one writer, and
+takes its write lock at `BEGIN IMMEDIATE`. MySQL runs in READ COMMITTED with several writers.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
+from sqlalchemy import Table, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from seedwork.errors import RetryableError, StorageFull, Unavailable
+
+T = TypeVar("T")
+Work = Callable[[AsyncConnection], Awaitable[T]]
+
+_AFTER_COMMIT = "knarr.after_commit"
+_GROUP = 64
+"""Transactions that share one commit at most: 64 keeps the lock below some 10 ms."""
+
+log = structlog.get_logger(__name__)
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database does not answer or refused for now."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    work: Work[Any]
+    done: asyncio.Future[Any]
+
+
+class Database:
+    """One service's database.
+
+    Args:
+        url: An SQLAlchemy URL with an async driver: `sqlite+aiosqlite:///…` or `mysql+asyncmy://…`.
+        writers: How many groups may be committed at once; SQLite has one writer by nature.
+    """
+
+    def __init__(self, url: str, *, writers: int = 8) -> None:
+        self.url = make_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._writers = 1 if self.is_sqlite else writers
+        self._queue: deque[_Waiting] = deque()
+        self._wake = asyncio.Condition()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closing = False
+        self.engine: AsyncEngine
+        self._reader: AsyncEngine
+
+    @property
+    def sole_process(self) -> bool:
+        """True where no other process can hold leases in this database: a file under the home's lock."""
+        return self.is_sqlite
+
+    async def open(self) -> None:
+        """Connect and start the writers; make the file's folder.
+
+        Raises:
+            DatabaseUnavailable: It cannot be reached.
+        """
+        if self.is_sqlite:
+            if self.url.database:
+                Path(self.url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.engine = _sqlite_engine(self.url, begin="BEGIN IMMEDIATE", size=1)
+            self._reader = _sqlite_engine(self.url, begin="BEGIN", size=3)
+        else:
+            self.engine = create_async_engine(
+                self.url, isolation_level="READ COMMITTED", pool_size=self._writers + 8, pool_pre_ping=True
+            )
+            self._reader = self.engine
+        self._closing = False
+        self._tasks = [asyncio.create_task(self._write_loop(), name="database-writer") for _ in range(self._writers)]
+
+    async def close(self) -> None:
+        """Let the waiting writes finish, then disconnect."""
+        self._closing = True
+        async with self._wake:
+            self._wake.notify_all()
+        await asyncio.gather(*self._tasks)
+        await self.engine.dispose()
+        if self._reader is not self.engine:
+            await self._reader.dispose()
+
+    async def write(self, work: Work[T]) -> T:
+        """Run `work` in a transaction, committed on return.
+
+        Raises:
+            DatabaseUnavailable: The database did not do it; nothing of it was written.
+            StorageFull: The disk is full.
+            Exception: Whatever `work` raises; nothing of it was written.
+        """
+        if asyncio.current_task() in self._tasks:
+            raise RuntimeError("a write inside a write would wait for itself: pass the connection on")
+        if self._closing or not self._tasks:
+            raise DatabaseUnavailable("The database is closed", why="the service is stopping")
+        waiting = _Waiting(work, asyncio.get_running_loop().create_future())
+        self._queue.append(waiting)
+        async with self._wake:
+            self._wake.notify()
+        result: T = await waiting.done
+        return result
+
+    async def read(self, work: Work[T]) -> T:
+        """Run `work` on a snapshot; it must not write.
+
+        Raises:
+            DatabaseUnavailable: The database does not answer.
+        """
+        try:
+            async with self._reader.connect() as conn:
+                return await work(conn)
+        except DBAPIError as error:
+            raise _translated(error) from error
+
+    async def now_ms(self) -> int:
+        """The database's clock, milliseconds since 1970."""
+        return await self.read(database_now_ms)
+
+    async def _write_loop(self) -> None:
+        while True:
+            async with self._wake:
+                while not self._queue and not self._closing:
+                    await self._wake.wait()
+            if not self._queue:
+                return
+            group = [self._queue.popleft() for _ in range(min(len(self._queue), _GROUP))]
+            group = [each for each in group if not each.done.cancelled()]
+            if group:
+                await self._commit_group(group)
+
+    async def _commit_group(self, group: Sequence[_Waiting]) -> None:
+        """All in one transaction; if one raises, each alone."""
+        try:
+            results = await self._transaction([each.work for each in group])
+        except Exception as error:  # noqa: BLE001  handed on to whoever waits for it
+            if len(group) == 1:
+                _fail(group[0].done, error)
+                return
+            for each in group:
+                await self._commit_group([each])
+            return
+        for each, result in zip(group, results, strict=True):
+            if not each.done.done():
+                each.done.set_result(result)
+
+    async def _transaction(self, works: Sequence[Work[Any]]) -> list[Any]:
+        callbacks: list[Callable[[], None]] = []
+        try:
+            async with self.engine.connect() as conn:
+                conn.info[_AFTER_COMMIT] = callbacks
+                try:
+                    async with conn.begin():
+                        results = [await work(conn) for work in works]
+                finally:
+                    conn.info.pop(_AFTER_COMMIT, None)
+        except DBAPIError as error:
+            raise _translated(error) from error
+        for callback in callbacks:
+            callback()
+        return results
+
+
+def after_commit(conn: AsyncConnection, callback: Callable[[], None]) -> None:
+    """Call `callback` once the transaction of this connection is on disk; never, if it is rolled back."""
+    conn.info[_AFTER_COMMIT].append(callback)
+
+
+async def database_now_ms(conn: AsyncConnection) -> int:
+    """The database's clock, milliseconds since 1970."""
+    sql = (
+        "SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER)"
+        if conn.dialect.name == "sqlite"
+        else "SELECT CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)"
+    )
+    return int((await conn.execute(text(sql))).scalar_one())
+
+
+async def insert_ignore(conn: AsyncConnection, table: Table, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Insert those rows whose keys are new; how many were."""
+    if not rows:
+        return 0
+    prefix = "OR IGNORE" if conn.dialect.name == "sqlite" else "IGNORE"
+    result = await conn.execute(table.insert().prefix_with(prefix), [dict(row) for row in rows])
+    return result.rowcount
+
+
+def _fail(done: asyncio.Future[Any], error: BaseException) -> None:
+    if not done.done():
+        done.set_exception(error)
+
+
+def _translated(error: DBAPIError) -> RetryableError:
+    """A driver's error as ours; the SQL and its values stay out of the text."""
+    cause = f"{type(error.orig).__name__}: {error.orig}"
+    if "disk is full" in cause or "No space left" in cause:
+        return StorageFull("The database's disk is full", why=cause, todo="Free some room; nothing was lost.")
+    return DatabaseUnavailable("The database did not do it", why=cause)
+
+
+def _sqlite_engine(url: Any, *, begin: str, size: int) -> AsyncEngine:
+    engine = create_async_engine(url, pool_size=size, max_overflow=0, pool_timeout=60, hide_parameters=True)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def connected(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver begins nothing by itself; `begun` below does
+        cursor = connection.cursor()
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "busy_timeout=30000",
+            "foreign_keys=ON",
+            "cache_size=-4000",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begun(connection: Any) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str) -> Any:
+    """An open database, closed at the end: for tests and scripts."""
+    database = Database(url)
+    await database.open()
+    try:
+        yield database
+    finally:
+        await database.close()

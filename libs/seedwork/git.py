@@ -140,8 +140,9 @@ def _segments(url: str, path: str) -> tuple[str, ...]:
 
 
 def _no_url(url: str, why: str) -> InvalidInput:
+    shown = re.sub(r"[^/@]*@", "…@", url[:100])  # what stands before an @ may be a secret
     return InvalidInput(
-        f"{url[:100]!r} is no URL to clone from",
+        f"{shown!r} is no URL to clone from",
         why=why,
         todo="Use https://host/owner/name.git, ssh://git@host/owner/name.git, git@host:owner/name.git or file:///path.",
     )
@@ -296,7 +297,7 @@ async def _start(args: Sequence[str], cwd: Path | None) -> asyncio.subprocess.Pr
             start_new_session=True,
         )
     except FileNotFoundError as error:
-        if cwd is not None and error.filename == str(cwd):
+        if cwd is not None and str(error.filename) == str(cwd):
             raise NotFound(f"The folder {cwd} is not there") from error
         raise Misconfigured(
             "git cannot be started", why="there is no git on PATH", todo="Install git (apt install git) and try again."
@@ -332,10 +333,11 @@ _FAULTS: tuple[tuple[str, type[KnarrError], str, str], ...] = (
     ("no space left on device|disk quota exceeded", StorageFull, "storage_full", "Make room on the disk."),
     (
         (
-            "could not resolve|couldn't resolve|temporary failure in name resolution|connection (?:refused|reset|timed out)"
-            "|failed to connect|operation timed out|operation too slow|network is unreachable|no route to host"
+            "could not resolve|couldn't resolve|temporary failure in name resolution"
+            "|connection (?:refused|reset|timed out)|failed to connect|operation timed out|operation too slow|network is unreachable|no route to host"
             "|returned error: (?:429|5\\d\\d)|early eof|rpc failed|unexpected disconnect|hung up unexpectedly"
-            "|connection closed by|gnutls|ssl_|ssl connect|tls (?:handshake|connection)|cannot allocate memory|unable to create thread|broken pipe"
+            "|connection closed by|gnutls|ssl_|ssl connect|tls (?:handshake|connection)|broken pipe"
+            "|cannot allocate memory|unable to create thread"
         ),
         Unavailable,
         "git_unavailable",
@@ -355,8 +357,8 @@ _FAULTS: tuple[tuple[str, type[KnarrError], str, str], ...] = (
         Unauthenticated,
         "git_auth",
         (
-            "The repository does not exist or is private: check the URL, or put a token into ~/.netrc or a key into ~/.ssh"
-            " of the user that runs knarr."
+            "The repository does not exist or is private: check the URL, or put a token into ~/.netrc"
+            " or a key into ~/.ssh of the user that runs knarr."
         ),
     ),
     (

@@ -334,7 +334,8 @@ _FAULTS: tuple[tuple[str, type[KnarrError], str, str], ...] = (
     (
         (
             "could not resolve|couldn't resolve|temporary failure in name resolution"
-            "|connection (?:refused|reset|timed out)|failed to connect|operation timed out|operation too slow|network is unreachable|no route to host"
+            "|connection (?:refused|reset|timed out)|failed to connect"
+            "|operation timed out|operation too slow|network is unreachable|no route to host"
             "|returned error: (?:429|5\\d\\d)|early eof|rpc failed|unexpected disconnect|hung up unexpectedly"
             "|connection closed by|gnutls|ssl_|ssl connect|tls (?:handshake|connection)|broken pipe"
             "|cannot allocate memory|unable to create thread"

@@ -1,7 +1,7 @@
 """The tables that every service has: inbox, outbox, jobs, dead letters, tokens.
 
-Each service's `models.py` calls `kernel_tables(metadata)`, so that they stand in its own database beside its own tables.
-Times are milliseconds since 1970 by the database's clock; JSON is text.
+Each service's `models.py` calls `kernel_tables(metadata)`, so that they stand in its own database beside its own
+tables. Times are milliseconds since 1970 by the database's clock; JSON is text.
 """
 
 from dataclasses import dataclass
@@ -54,6 +54,7 @@ def kernel_tables(metadata: MetaData) -> KernelTables:
         Column("saga_id", Id, primary_key=True),
         Column("step", String(64), primary_key=True),
         Column("app_id", Id, nullable=False),
+        Column("kind", String(100), nullable=False),
         Column("accepted_ms", Ms, nullable=False),
         # the work: queued, running, done; null where only an undo ever came
         Column("state", String(16)),
@@ -72,8 +73,8 @@ def kernel_tables(metadata: MetaData) -> KernelTables:
         Column("lease_number", Integer, nullable=False, default=0),
         Column("lost_leases", Integer, nullable=False, default=0),
         Column("swept", Boolean, nullable=False, default=False),
-        Index("ix_jobs_state", "state", "lease_until_ms"),
-        Index("ix_jobs_undo_state", "undo_state", "lease_until_ms"),
+        Index("ix_jobs_state", "state", "kind", "accepted_ms"),
+        Index("ix_jobs_undo_state", "undo_state", "accepted_ms"),
         Index("ix_jobs_lease_owner", "lease_owner"),
         Index("ix_jobs_accepted", "accepted_ms"),
     )

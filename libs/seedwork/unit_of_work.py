@@ -1,7 +1,7 @@
 """A service's database: short transactions, committed in groups.
 
 `write` takes a coroutine function that works on a connection. Those that wait together are run one after the other in
-*one* transaction, so that many share one fsync; when one of them raises, the group is rolled back and each is run alone.
+*one* transaction, so that many share one fsync; when one raises, the group is rolled back and each is run alone.
 A `work` may therefore run more than once and must do nothing but database work; what has to happen after the commit is
 registered by `after_commit`.
 

@@ -18,7 +18,9 @@ KnarrError
     └── Misconfigured       a setting is missing or wrong
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 
 class KnarrError(Exception):
@@ -27,6 +29,8 @@ class KnarrError(Exception):
     code: ClassVar[str] = "internal"
     http_status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal error"
+    extensions: Mapping[str, Any] = MappingProxyType({})
+    """More members of the HTTP answer, such as a saga's state with its 409; a subclass or an instance sets it."""
 
     def __init__(
         self,

@@ -1,0 +1,157 @@
+"""Settings that every service has: environment over `.env` over `knarr.yaml`.
+
+A service's own settings are a subclass in its `settings.py`. The file `knarr.yaml` stands in the working directory, or
+where `KNARR_CONFIG` says; its keys are the field names without the prefix. Each service reads the keys that it knows,
+so that one file can serve all of them.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import quote
+
+import yaml
+from pydantic import BeforeValidator, Field, SecretStr
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+from seedwork.errors import Misconfigured
+
+SERVICE_PORTS: tuple[str, ...] = ("webhook", "source", "builder", "registry", "deployer", "saga_coordinator")
+"""Who listens at `port_base` plus 1, 2, 3 …: data, so that a URL in the documentation holds in every mode."""
+
+
+def _split(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+"""A setting with several values: `a,b` in the environment, a list in `knarr.yaml`."""
+
+
+class ServiceSettings(BaseSettings):
+    """What each service needs to know, whatever it does."""
+
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
+        env_prefix="KNARR_", env_file=".env", extra="ignore", populate_by_name=True
+    )
+
+    home: Path = Field(default_factory=lambda: Path.home() / ".knarr")
+    """Where everything is kept, one folder a service. The user's home by default, since it outlives `/tmp`."""
+
+    host: str = "127.0.0.1"
+    """The address to listen on. Loopback by default: nobody else on the network may talk to a fresh installation."""
+
+    port_base: int = Field(default=8700, ge=0, le=65_000)
+    """The services listen on this port plus 1 to 6; the base itself is kept for a web console."""
+
+    database_url: str | None = None
+    """An SQLAlchemy URL with an async driver; `{service}` in it becomes the service's name, since each has its own.
+
+    Default: a SQLite file in the service's folder.
+    """
+
+    service_token: SecretStr | None = None
+    """What services show each other. Without one, no caller is taken for a service."""
+
+    token: SecretStr | None = None
+    """The operator's token, known to every service as `local` with the scopes read, deploy and admin."""
+
+    team: str = "default"
+    """The team of the operator's token."""
+
+    test_endpoints: bool = False
+    """Whether `POST /test/…` puts messages on the bus: for people who try things, never in production."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least important lines that are written."""
+
+    log_format: Literal["auto", "json", "text"] = "auto"
+    """`auto`: text for a person on a terminal, JSON lines for a pipe."""
+
+    otlp_endpoint: str | None = None
+    """Where traces go, `http://collector:4318/v1/traces`. None: trace context is passed on, nothing is sent."""
+
+    stop_grace_s: float = Field(default=20.0, gt=0)
+    """Seconds for work under way when the service stops; below the 30 s after which Kubernetes kills."""
+
+    webhook_url: str | None = None
+    """Base URL of `webhook`, where it is not at `port_base` on this machine."""
+    source_url: str | None = None
+    """Base URL of `source`, likewise."""
+    builder_url: str | None = None
+    """Base URL of `builder`, likewise."""
+    registry_url: str | None = None
+    """Base URL of `registry`, likewise."""
+    deployer_url: str | None = None
+    """Base URL of `deployer`, likewise."""
+    saga_coordinator_url: str | None = None
+    """Base URL of `saga_coordinator`, likewise."""
+
+    def port(self, name: str) -> int:
+        """The port of that service.
+
+        Raises:
+            Misconfigured: No service of that name has a port.
+        """
+        if name not in SERVICE_PORTS:
+            raise Misconfigured(f"No service is called {name!r}", todo=f"Known services: {', '.join(SERVICE_PORTS)}.")
+        return self.port_base + 1 + SERVICE_PORTS.index(name)
+
+    def url_of(self, name: str) -> str:
+        """The base URL of that service, without a slash at its end.
+
+        Raises:
+            Misconfigured: No service of that name has a port.
+        """
+        port = self.port(name)
+        configured: str | None = getattr(self, f"{name}_url")
+        if configured:
+            return configured.rstrip("/")
+        host = "127.0.0.1" if self.host in {"0.0.0.0", "::", ""} else self.host  # noqa: S104  what we listen on
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def home_of(self, name: str) -> Path:
+        """The folder that holds everything which that service keeps."""
+        return self.home.expanduser().absolute() / name
+
+    def database_url_of(self, name: str) -> str:
+        """The SQLAlchemy URL of that service's database."""
+        if self.database_url:
+            return self.database_url.replace("{service}", name)
+        return f"sqlite+aiosqlite:///{quote(str(self.home_of(name) / f'{name}.db'), safe='/ ')}"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  pydantic's signature
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then `.env`, then `knarr.yaml`."""
+        return init_settings, env_settings, dotenv_settings, _yaml_source(settings_cls)
+
+
+def _yaml_source(settings_cls: type[BaseSettings]) -> YamlConfigSettingsSource:
+    named = os.environ.get("KNARR_CONFIG")
+    path = Path(named or "knarr.yaml")
+    if named and not path.is_file():
+        raise Misconfigured(
+            f"There is no file {named}", why="KNARR_CONFIG names it", todo="Create it or unset KNARR_CONFIG."
+        )
+    try:
+        return YamlConfigSettingsSource(settings_cls, yaml_file=path)
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise Misconfigured(
+            f"{path} cannot be read",
+            why=reason,
+            todo="It must be a YAML mapping of setting to value, such as `port_base: 8700`.",
+        ) from error

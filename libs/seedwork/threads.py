@@ -1,0 +1,30 @@
+"""Blocking work beside the event loop: run in a thread, told to stop when its task is cancelled, and waited for.
+
+`asyncio.to_thread` returns to a cancelled caller at once while the thread goes on, so that clean-up would race with it.
+Here the caller gets its `CancelledError` only when the thread has let go of its files.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def in_thread(work: Callable[[threading.Event], T]) -> T:
+    """Run `work(stop)` in a thread; a cancellation sets `stop` and is raised once the thread has ended.
+
+    Args:
+        work: Looks at `stop` every fraction of a second and ends early, by an exception, when it is set.
+    """
+    stop = threading.Event()
+    running = asyncio.ensure_future(asyncio.to_thread(work, stop))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        stop.set()
+        await asyncio.wait([running])
+        if not running.cancelled():
+            running.exception()  # looked at: it only says that the work was stopped
+        raise

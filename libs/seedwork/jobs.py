@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import orjson
-from sqlalchemy import ColumnElement, and_, bindparam, insert, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, and_, bindparam, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from seedwork.messages import Envelope
@@ -37,17 +37,20 @@ class Outcome:
 
     type: str
     data: Mapping[str, Any]
+    failure: bool = False
     retryable: bool = False
 
     def to_json(self) -> str:
         """As it stands in the row."""
-        return orjson.dumps({"type": self.type, "data": dict(self.data), "retryable": self.retryable}).decode()
+        return orjson.dumps(
+            {"type": self.type, "data": dict(self.data), "failure": self.failure, "retryable": self.retryable}
+        ).decode()
 
     @classmethod
     def from_json(cls, value: str) -> "Outcome":
         """From the row."""
         record = orjson.loads(value)
-        return cls(type=record["type"], data=record["data"], retryable=record["retryable"])
+        return cls(**record)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,11 +145,11 @@ def accept_undo(job: Job | None, command: Envelope, kind: str, now_ms: int) -> A
     return Accepted(replace(job, undo_state="queued", undo_command=command, accepted_ms=now_ms))
 
 
-def _new(command: Envelope, kind: str, now_ms: int, **fields: Any) -> Job:
+def _new(message: Envelope, kind: str, now_ms: int, **fields: Any) -> Job:
     return Job(
-        saga_id=command.correlationid,
-        step=command.sagastep or "",
-        app_id=command.appid,
+        saga_id=message.correlationid,
+        step=message.sagastep or "",
+        app_id=message.appid,
         kind=kind,
         accepted_ms=now_ms,
         **fields,
@@ -183,7 +186,7 @@ class JobRows:
         if new:
             await conn.execute(self._insert, new)
         if changed:
-            columns = {name: bindparam(name) for name in changed[0] if not name.startswith("key_")}
+            columns: dict[str, Any] = {name: bindparam(name) for name in changed[0] if not name.startswith("key_")}
             del columns["saga_id"], columns["step"]
             await conn.execute(
                 self._update.values(columns),
@@ -225,10 +228,12 @@ class JobRows:
             update(self._table).where(self._table.c.lease_owner == owner).values(lease_until_ms=until_ms)
         )
 
-    async def end_leases_of_the_dead(self, conn: AsyncConnection, now_ms: int) -> int:
-        """Where one process alone can hold leases, every lease found at its start belonged to a dead one."""
+    async def end_leases_of_the_dead(self, conn: AsyncConnection, now_ms: int, *, but: str) -> int:
+        """Where one process alone can hold leases, every lease of another owner belonged to a dead one."""
         result = await conn.execute(
-            update(self._table).where(self._table.c.lease_until_ms.is_not(None)).values(lease_until_ms=now_ms)
+            update(self._table)
+            .where(self._table.c.lease_until_ms.is_not(None), self._table.c.lease_owner != but)
+            .values(lease_until_ms=now_ms)
         )
         return result.rowcount
 
@@ -282,7 +287,7 @@ def _row(job: Job) -> dict[str, Any]:
     }
 
 
-def _job(row: Mapping[str, Any]) -> Job:
+def _job(row: RowMapping) -> Job:
     return Job(
         saga_id=row["saga_id"],
         step=row["step"],

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import structlog
 from sqlalchemy import Table, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from seedwork.errors import RetryableError, StorageFull, Unavailable
@@ -126,7 +126,7 @@ class Database:
         try:
             async with self._reader.connect() as conn:
                 return await work(conn)
-        except DBAPIError as error:
+        except (OperationalError, InterfaceError) as error:
             raise _translated(error) from error
 
     async def now_ms(self) -> int:
@@ -170,7 +170,7 @@ class Database:
                         results = [await work(conn) for work in works]
                 finally:
                     conn.info.pop(_AFTER_COMMIT, None)
-        except DBAPIError as error:
+        except (OperationalError, InterfaceError) as error:
             raise _translated(error) from error
         for callback in callbacks:
             callback()
@@ -185,7 +185,7 @@ def after_commit(conn: AsyncConnection, callback: Callable[[], None]) -> None:
 async def database_now_ms(conn: AsyncConnection) -> int:
     """The database's clock, milliseconds since 1970."""
     sql = (
-        "SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER)"
+        "SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"
         if conn.dialect.name == "sqlite"
         else "SELECT CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)"
     )

@@ -59,10 +59,11 @@ class ImageStore(Protocol):
             StorageFull: No room; nothing of it stays.
             Unavailable: The store does not answer.
             InvalidInput: A file is not what its descriptor says, or a repository name is not allowed.
+            NotFound: A layer without a file is not in the store (any more); the text names it.
         """
 
     async def copy(self, repository: str, digest: str, *, to: str, tags: Sequence[str] = ()) -> Image:
-        """Give an image a second place; blobs that are there are not copied.
+        """Give an image a second place; blobs that are there are not copied. `tags` come to those it has there.
 
         Raises:
             NotFound: No such image.
@@ -75,6 +76,13 @@ class ImageStore(Protocol):
             NotFound: No such image, or (`verify`) a blob is missing or of the wrong size; the text names it.
         """
 
+    async def tag(self, repository: str, digest: str, *, tags: Sequence[str]) -> Image:
+        """Let these be the image's tags, and no others; one that another image of the repository had moves here.
+
+        Raises:
+            NotFound: No such image.
+        """
+
     async def remove(self, repository: str, digest: str) -> bool:
         """Take the image out of the repository; true if it was there."""
 
@@ -82,10 +90,10 @@ class ImageStore(Protocol):
         """`(repository, digest)` of every image whose repository begins with `prefix`."""
 
     def read_blob(self, repository: str, digest: str) -> AsyncIterator[bytes]:
-        """A blob in pieces of at most 1 MiB.
+        """A blob in pieces of at most 1 MiB; it is hashed on its way.
 
         Raises:
-            NotFound: No such blob.
+            NotFound: No image of the repository has such a blob, or (after the last piece) it is damaged.
         """
 
 

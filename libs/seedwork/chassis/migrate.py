@@ -1,0 +1,156 @@
+"""Brings one service's database to the schema of its `migrations/` folder, with Alembic.
+
+A database that is there already costs one query, and Alembic is not even imported. Otherwise the migrations run in a
+thread, in one transaction where the database can do that (SQLite), one process at a time: whoever comes second finds
+the work done. A service's `migrations/env.py` is two lines:
+
+    from seedwork.chassis.migrate import run_env
+    run_env(metadata)
+
+and its first migration calls `kernel_v1(op)`, then makes its own tables.
+"""
+
+import asyncio
+import re
+import threading
+from pathlib import Path
+
+import structlog
+from sqlalchemy import Connection, MetaData, inspect, text
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from seedwork.chassis.kernel_schema import kernel_v1
+from seedwork.errors import Misconfigured, Unavailable
+from seedwork.unit_of_work import Database
+
+_LOCK_WAIT_S = 120
+"""How long to wait for another replica's migrations; longer ones are run with `knarr db upgrade` before a roll-out."""
+
+_REVISION = re.compile(r"""^(down_)?revision\b[^=\n]*=\s*(?:["']([^"']+)["']|None)""", re.MULTILINE)
+
+__all__ = ["kernel_v1", "revisions", "run_env", "upgrade"]
+
+log = structlog.get_logger(__name__)
+
+_one_at_a_time = threading.Lock()
+"""Alembic keeps the running migration in module globals, and six services may start in one process."""
+
+
+async def upgrade(db: Database, migrations: Path) -> None:
+    """Run the migrations that this database has not seen.
+
+    Raises:
+        Misconfigured: The database was written by a newer version, or the folder is not one line of migrations.
+        Unavailable: The database does not answer, or another process did not finish its migrations.
+    """
+    head, known = revisions(migrations)
+    current = await db.read(_current)
+    if current == head:
+        return
+    if current is not None and current not in known:
+        raise Misconfigured(
+            f"The database is at revision {current!r}, which this version does not know",
+            why="a newer version of knarr has upgraded it",
+            todo="Install that version again, or restore the backup from before the upgrade.",
+        )
+    log.info("upgrading the database", revision=current, to=head)
+    await asyncio.to_thread(_upgrade_in_thread, db.url, migrations)
+
+
+def revisions(migrations: Path) -> tuple[str, frozenset[str]]:
+    """The newest revision of that folder, and all of them.
+
+    Raises:
+        Misconfigured: There is none, or there are several newest ones.
+    """
+    known: set[str] = set()
+    followed: set[str] = set()
+    for file in sorted((migrations / "versions").glob("*.py")):
+        for down, name in _REVISION.findall(file.read_text(encoding="utf-8")):
+            if name:
+                (followed if down else known).add(name)
+    heads = known - followed
+    if len(heads) != 1:
+        raise Misconfigured(
+            f"{migrations / 'versions'} must hold one line of migrations", why=f"its ends are {sorted(heads)}"
+        )
+    return heads.pop(), frozenset(known)
+
+
+def run_env(metadata: MetaData) -> None:
+    """What a service's `env.py` does: run on the connection that `upgrade` brings along.
+
+    Raises:
+        Misconfigured: It was started by Alembic's own command line.
+    """
+    from alembic import context
+
+    connection: Connection | None = context.config.attributes.get("connection")
+    if connection is None:
+        raise Misconfigured(
+            "Migrations need knarr's own connection",
+            why="each service has its database",
+            todo="Use `knarr db upgrade`.",
+        )
+    sqlite = connection.dialect.name == "sqlite"
+    context.configure(connection=connection, target_metadata=metadata, transactional_ddl=sqlite, render_as_batch=sqlite)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def _current(conn: AsyncConnection) -> str | None:
+    def look(sync: Connection) -> str | None:
+        if not inspect(sync).has_table("alembic_version"):
+            return None
+        return sync.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+
+    return await conn.run_sync(look)
+
+
+def _upgrade_in_thread(url: URL, migrations: Path) -> None:
+    with _one_at_a_time:
+        asyncio.run(_upgrade(url, migrations))
+
+
+async def _upgrade(url: URL, migrations: Path) -> None:
+    """On a connection of its own, since this thread has an event loop of its own."""
+    db = Database(url.render_as_string(hide_password=False), writers=1)
+    await db.open()
+    try:
+        async with db.engine.connect() as conn:
+            if db.is_sqlite:
+                async with conn.begin():  # takes the write lock: others wait here
+                    await conn.run_sync(_run_alembic, migrations)
+            else:
+                await _upgrade_locked(conn, migrations)
+    finally:
+        await db.close()
+
+
+async def _upgrade_locked(conn: AsyncConnection, migrations: Path) -> None:
+    """MySQL commits each DDL statement by itself; a named lock keeps replicas apart."""
+    arguments = {"name": f"knarr-migrate-{conn.engine.url.database}"[:64], "wait_s": _LOCK_WAIT_S}
+    locked = await conn.scalar(text("SELECT GET_LOCK(:name, :wait_s)"), arguments)
+    if locked != 1:
+        raise Unavailable(
+            "The database's schema could not be upgraded",
+            why=f"another process has been at it for more than {_LOCK_WAIT_S} s",
+            todo="Wait for it, or look at that process's log.",
+        )
+    try:
+        await conn.run_sync(_run_alembic, migrations)
+        await conn.commit()
+    finally:
+        await conn.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": arguments["name"]})
+        await conn.commit()
+
+
+def _run_alembic(connection: Connection, migrations: Path) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

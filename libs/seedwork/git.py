@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -236,7 +236,13 @@ def git_command(args: Sequence[str]) -> list[str]:
 
 
 async def run_git(
-    args: Sequence[str], *, cwd: Path | None = None, timeout_s: float, max_output_bytes: int, what: str = ""
+    args: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout_s: float,
+    max_output_bytes: int,
+    what: str = "",
 ) -> bytes:
     """Run `git <args>` to its end and return what it printed.
 
@@ -245,6 +251,7 @@ async def run_git(
     Args:
         args: The subcommand and its arguments; those from outside stand behind `--end-of-options`.
         cwd: Where it runs.
+        env: Added to the environment: `GitCredentials.env_for(url)`.
         timeout_s: After so many seconds it is killed.
         max_output_bytes: More than this on standard output is too much.
         what: What errors call this, "reading refs/heads/main of https://…"; `git <subcommand>` if not given.
@@ -259,7 +266,7 @@ async def run_git(
         FinalError: Any other failure, with git's own words.
     """
     what = what or f"git {args[0]}"
-    process = await _start(args, cwd)
+    process = await _start(args, cwd, env or {})
     assert process.stdout is not None  # noqa: S101 - a pipe was asked for
     assert process.stderr is not None  # noqa: S101 - likewise
     complaint = asyncio.create_task(_tail(process.stderr))
@@ -281,16 +288,16 @@ async def run_git(
             await complaint
         await _end(process)
     if status != 0:
-        raise _error(what, status, stderr)
+        raise git_error(what, status, stderr)
     return output
 
 
-async def _start(args: Sequence[str], cwd: Path | None) -> asyncio.subprocess.Process:
+async def _start(args: Sequence[str], cwd: Path | None, env: Mapping[str, str]) -> asyncio.subprocess.Process:
     try:
         return await asyncio.create_subprocess_exec(
             *git_command(args),
             cwd=cwd,
-            env=safe_git_env(),
+            env=safe_git_env() | dict(env),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -390,7 +397,7 @@ _FAULTS: tuple[tuple[str, type[KnarrError], str, str], ...] = (
 )
 
 
-def _error(what: str, status: int, stderr: bytes) -> KnarrError:
+def git_error(what: str, status: int, stderr: bytes) -> KnarrError:
     """Git's words as one of our types; a failure that nobody recognises is final."""
     lines = _printable_lines(stderr)
     why = next((each for each in lines if each.startswith(("fatal:", "error:"))), lines[-1] if lines else "")
@@ -417,6 +424,7 @@ __all__ = [
     "GitUrlPolicy",
     "check_ref",
     "git_command",
+    "git_error",
     "run_git",
     "safe_git_env",
 ]

@@ -165,6 +165,12 @@ class JobRows:
         jobs = tables.jobs.c
         key = and_(jobs.saga_id == bindparam("key_saga_id"), jobs.step == bindparam("key_step"))
         self._update = update(tables.jobs).where(key)
+        held = update(tables.jobs).where(key, jobs.lease_number == bindparam("key_lease_number"))
+        free = {"lease_owner": None, "lease_until_ms": None}
+        self._finish = held.where(jobs.tombstone_ms.is_(None)).values(
+            state=bindparam("to_state"), outcome=bindparam("to_outcome"), **free
+        )
+        self._finish_undo = held.values(undo_state=bindparam("to_state"), undo_outcome=bindparam("to_outcome"), **free)
 
     async def load(self, conn: AsyncConnection, keys: Iterable[Key]) -> dict[Key, Job]:
         """Those of the keys that exist."""
@@ -237,21 +243,17 @@ class JobRows:
         )
         return result.rowcount
 
-    async def finish(self, conn: AsyncConnection, job: Job, outcome: Outcome) -> bool:
-        """Write the outcome and let go; false if the lease is another's or (forward) a tombstone came in between."""
-        jobs = self._table.c
-        mine = and_(jobs.saga_id == job.saga_id, jobs.step == job.step, jobs.lease_number == job.lease_number)
-        free = {"lease_owner": None, "lease_until_ms": None}
-        if job.undoing:
-            state = "failed" if outcome.retryable else "done"
-            query = update(self._table).where(mine).values(undo_state=state, undo_outcome=outcome.to_json(), **free)
-        else:
-            query = (
-                update(self._table)
-                .where(mine, jobs.tombstone_ms.is_(None))
-                .values(state="done", outcome=outcome.to_json(), **free)
-            )
-        return (await conn.execute(query)).rowcount == 1
+    async def finish(self, conn: AsyncConnection, ended: Sequence[tuple[Job, Outcome]]) -> int:
+        """Write outcomes and let go; how many were written.
+
+        A row is left as it is where the lease is another's, or where a tombstone came in while forward work was done.
+        """
+        written = 0
+        for statement, undoing in ((self._finish, False), (self._finish_undo, True)):
+            rows = [_ending(job, outcome) for job, outcome in ended if job.undoing is undoing]
+            if rows:
+                written += (await conn.execute(statement, rows)).rowcount
+        return written
 
     async def let_go(self, conn: AsyncConnection, job: Job) -> None:
         """Give the lease back with the work unfinished: a graceful stop, or a tombstone came."""
@@ -261,6 +263,17 @@ class JobRows:
             .where(jobs.saga_id == job.saga_id, jobs.step == job.step, jobs.lease_number == job.lease_number)
             .values(lease_owner=None, lease_until_ms=None)
         )
+
+
+def _ending(job: Job, outcome: Outcome) -> dict[str, Any]:
+    """A failed undo is `failed`, so that the next attempt does it again; forward, a failure is an outcome."""
+    return {
+        "key_saga_id": job.saga_id,
+        "key_step": job.step,
+        "key_lease_number": job.lease_number,
+        "to_state": "failed" if job.undoing and outcome.failure else "done",
+        "to_outcome": outcome.to_json(),
+    }
 
 
 def _row(job: Job) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import structlog
 from pydantic import ValidationError
-from sqlalchemy import func, insert, select
+from sqlalchemy import delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from seedwork.bus import Bus
@@ -40,7 +40,7 @@ from seedwork.messages import (
 )
 from seedwork.outbox import Outbox
 from seedwork.tables import KernelTables
-from seedwork.unit_of_work import Database, after_commit, database_now_ms
+from seedwork.unit_of_work import Batched, Database, after_commit, database_now_ms
 
 LEASE_S = 30.0
 """A worker that is silent for so long is taken for dead; renewed three times in that time."""
@@ -107,6 +107,17 @@ class _Running:
     """Whether the outcome is stored; else somebody has to take it up again."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    running: _Running
+    command: Envelope
+    outcome: Outcome
+
+
+class _NotAllOurs(Exception):
+    """Some rows of a batch have another holder or a tombstone: roll back, and look at each."""
+
+
 class Participant:
     """The commands and events of one service.
 
@@ -136,6 +147,7 @@ class Participant:
         self._running: dict[Key, _Running] = {}
         self._reserved: dict[Key, str] = {}
         self._queued: dict[Key, Job] = {}
+        self._endings: Batched[_Ending, bool] = Batched(db, self._commit)
         self._wake = asyncio.Event()
         self._stopping = False
 
@@ -272,7 +284,9 @@ class Participant:
                     "error": text[:4000],
                     "envelope": new.to_json().decode(),
                 }
-                await conn.execute(insert(self._tables.dead_letters).values(row))
+                letters = self._tables.dead_letters
+                await conn.execute(delete(letters).where(letters.c.id == new.id))  # it was sent again, in vain
+                await conn.execute(insert(letters).values(row))
 
         await self._db.write(bury)
 
@@ -445,7 +459,7 @@ class Participant:
         wait_s = 0.1
         while True:
             try:
-                done = await self._db.write(lambda conn: self._commit(conn, running, command, outcome))
+                done = await self._endings.write(_Ending(running, command, outcome))
                 break
             except RetryableError as error:
                 log.warning("the outcome is not stored yet", error=error.message, wait_s=wait_s)
@@ -456,14 +470,20 @@ class Participant:
             log.info("the outcome came too late: undone, or another worker has the job", kind=running.job.kind)
             await self._let_go(running.job)
 
-    async def _commit(self, conn: AsyncConnection, running: _Running, command: Envelope, outcome: Outcome) -> bool:
-        if not await self._rows.finish(conn, running.job, outcome):
-            return False
-        if not outcome.failure:
-            for also in running.work._also:  # noqa: SLF001  the kernel's own half of Work
-                await also(conn)
-        await self._outbox.add(conn, [self._answer(command, outcome, running.attempt)])
-        return True
+    async def _commit(self, conn: AsyncConnection, endings: Sequence[_Ending]) -> Sequence[bool]:
+        """Outcomes, what goes with them, and answers. Where not all rows are ours any more, each is tried alone."""
+        written = await self._rows.finish(conn, [(each.running.job, each.outcome) for each in endings])
+        if written != len(endings):
+            if len(endings) > 1:
+                raise _NotAllOurs
+            return [False]
+        for each in endings:
+            if not each.outcome.failure:
+                for also in each.running.work._also:  # noqa: SLF001  the kernel's own half of Work
+                    await also(conn)
+        answers = [self._answer(each.command, each.outcome, each.running.attempt) for each in endings]
+        await self._outbox.add(conn, answers)
+        return [True] * len(endings)
 
     async def _let_go(self, job: Job) -> None:
         try:

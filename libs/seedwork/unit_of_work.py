@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import structlog
 from sqlalchemy import Table, event, text
@@ -26,11 +26,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from seedwork.errors import RetryableError, StorageFull, Unavailable
 
 T = TypeVar("T")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Work = Callable[[AsyncConnection], Awaitable[T]]
 
 _AFTER_COMMIT = "knarr.after_commit"
 _GROUP = 64
 """Transactions that share one commit at most: 64 keeps the lock below some 10 ms."""
+_BATCH = 256
+"""Items of one kind that share one statement at most."""
 
 log = structlog.get_logger(__name__)
 
@@ -175,6 +179,54 @@ class Database:
         for callback in callbacks:
             callback()
         return results
+
+
+class Batched(Generic[Item, Result]):
+    """Many small writes of one kind as few set-wise ones: what waits together goes to `run` together.
+
+    Args:
+        db: Where to write.
+        run: `run(conn, items)` does the database work for all items and returns a result for each, in their order. When
+            it raises for several, each is run alone.
+    """
+
+    def __init__(
+        self, db: Database, run: Callable[[AsyncConnection, Sequence[Item]], Awaitable[Sequence[Result]]]
+    ) -> None:
+        self._db = db
+        self._run = run
+        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._flushing: asyncio.Task[None] | None = None
+
+    async def write(self, item: Item) -> Result:
+        """The item's result, committed.
+
+        Raises:
+            Exception: Whatever `Database.write` or `run` raises for this item.
+        """
+        done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, done))
+        if self._flushing is None or self._flushing.done():
+            self._flushing = asyncio.create_task(self._flush(), name="batched-writes")
+        return await done
+
+    async def _flush(self) -> None:
+        while self._waiting:
+            await self._together([self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH))])
+
+    async def _together(self, batch: Sequence[tuple[Item, asyncio.Future[Result]]]) -> None:
+        try:
+            results = await self._db.write(lambda conn: self._run(conn, [item for item, _ in batch]))
+        except Exception as error:  # noqa: BLE001  handed on to whoever waits for it
+            if len(batch) == 1:
+                _fail(batch[0][1], error)
+                return
+            for each in batch:
+                await self._together([each])
+            return
+        for (_, done), result in zip(batch, results, strict=True):
+            if not done.done():
+                done.set_result(result)
 
 
 def after_commit(conn: AsyncConnection, callback: Callable[[], None]) -> None:

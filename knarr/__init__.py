@@ -1,1 +1,1 @@
-"""The front door: the command line, and all services in one process."""
+"""The front door: the command line, and all six services in one process."""

@@ -1,0 +1,60 @@
+# The two commands: `make run` shows the platform at work, `make test` checks it. /bin/sh is enough.
+
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+# The one tool that pip installs; everything else comes through it, hash by hash.
+UV_VERSION := 0.13.8
+PYTHONS := libs services knarr tests bench
+
+.PHONY: help install install-dev run up test lint format requirements docs
+
+help: ## Lists the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: .venv/installed ## Makes .venv with everything that the platform needs, and .venv/bin/knarr.
+
+install-dev: .venv/installed-dev ## Adds what the tests need.
+
+run: install ## Starts the platform and shows a push going through it; Ctrl-C stops.
+	@$(BIN)/knarr demo
+
+up: install ## Starts the platform and nothing else.
+	@$(BIN)/knarr up
+
+test: install-dev lint ## Runs everything that needs no Docker: lint, types, import rules, tests.
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+lint: install-dev ## Checks format, lint rules, types and import rules.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install-dev ## Formats the code.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+requirements: install ## Compiles the hashed requirement files again, from pyproject.toml.
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --quiet --output-file requirements.txt
+	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --quiet --constraint requirements.txt --output-file requirements-dev.txt
+
+docs: install ## Writes the pages that are generated from the code.
+	$(BIN)/python -m knarr.docs
+
+.venv/bin/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "knarr needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv==$(UV_VERSION)'
+
+.venv/installed: requirements.txt pyproject.toml | .venv/bin/uv
+	$(BIN)/uv pip install --quiet --require-hashes --requirements requirements.txt
+	$(BIN)/uv pip install --quiet --no-deps --editable .
+	@touch $@
+
+.venv/installed-dev: requirements-dev.txt .venv/installed
+	$(BIN)/uv pip install --quiet --require-hashes --requirements requirements-dev.txt
+	@touch $@

@@ -1,0 +1,259 @@
+"""`knarr apps …` and what one does with a running app: logs, open, scale, restart, add-ons."""
+
+import webbrowser
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from knarr.command import AppName, LimitOption, Session, TimeoutOption, WaitOption, command, group, usage
+from knarr.commands.outcome import finish
+from knarr.terminal import facts, short, state, table
+from seedwork.errors import KnarrError, NotFound
+
+apps = group("What is deployed, and from where.")
+addons = group("Databases and caches that an app asked for.")
+
+RepositoryOption = Annotated[
+    str | None, typer.Option("--repository", metavar="OWNER/NAME", help="As the Git host names it.")
+]
+CloneUrlOption = Annotated[
+    str | None, typer.Option("--clone-url", metavar="URL", help="Where to fetch from. [default: the one on github.com]")
+]
+RefOption = Annotated[str | None, typer.Option("--ref", help="The branch whose pushes are deployed.")]
+RootOption = Annotated[str | None, typer.Option("--root", help="The folder of the app inside the repository.")]
+
+
+@command(apps, "list", examples=["knarr apps list", "knarr apps list --json"])
+def list_apps(session: Session, limit: LimitOption = 200) -> None:
+    """Every app, with its address and what runs."""
+    found = session.platform.pages("webhook", "/apps", limit=limit)
+    running = {app["name"]: running_of(session, app["name"]) for app in found}
+    rows = [
+        (
+            Text(app["name"], style="name"),
+            running[app["name"]].get("url"),
+            running[app["name"]].get("release"),
+            running[app["name"]].get("health"),
+            short(running[app["name"]].get("commit")),
+            app.get("repository"),
+        )
+        for app in found
+    ]
+    session.terminal.data(
+        [{**app, "running": running[app["name"]] or None} for app in found],
+        table(
+            ("APP", "ADDRESS", "RELEASE", "HEALTH", "COMMIT", "REPOSITORY"),
+            rows,
+            empty="There are no apps yet. Deploy a folder: knarr deploy DIR",
+        ),
+    )
+
+
+@command(
+    apps,
+    "create",
+    examples=[
+        "knarr apps create shop --repository acme/shop",
+        "knarr apps create shop-api --repository acme/shop --root api --ref release",
+        "knarr apps create notes          # no repository: deployed with `knarr deploy DIR --app notes`",
+    ],
+)
+def create(
+    session: Session,
+    app: AppName,
+    *,
+    repository: RepositoryOption = None,
+    clone_url: CloneUrlOption = None,
+    ref: RefOption = None,
+    root: RootOption = None,
+    webhook_secret: Annotated[
+        str | None,
+        typer.Option("--webhook-secret", envvar="KNARR_WEBHOOK_SECRET", help="[default: a new one, shown once]"),
+    ] = None,
+) -> None:
+    """Make an app known. The webhook secret is shown now and never again."""
+    if repository and not clone_url:
+        clone_url = f"https://github.com/{repository}.git"
+    body = _present(
+        name=app,
+        repository=repository,
+        clone_url=clone_url,
+        ref=full_ref(ref),
+        root=root,
+        webhook_secret=webhook_secret,
+    )
+    made = session.platform.post("webhook", "/apps", body)
+    session.terminal.data(
+        made,
+        facts(
+            {
+                "app": made["name"],
+                "repository": made.get("repository"),
+                "ref": made.get("ref") if repository else None,
+                "webhook secret": made.get("webhook_secret"),
+                "webhook address": session.platform.url("webhook", "/github-webhook") if repository else None,
+            }
+        ),
+    )
+    if repository:
+        session.terminal.say("[quiet]The secret is shown only now. Put both into the repository's webhook settings.[/]")
+
+
+@command(apps, "show", examples=["knarr apps show shop", "knarr apps show shop --json"])
+def show(session: Session, app: AppName) -> None:
+    """One app: where it comes from, and what runs."""
+    known = session.platform.get("webhook", f"/apps/{app}")
+    running = running_of(session, app)
+    session.terminal.data(
+        {**known, "running": running or None},
+        facts(
+            {
+                "app": known["name"],
+                "address": running.get("url"),
+                "health": running.get("health"),
+                "release": running.get("release"),
+                "commit": running.get("commit"),
+                "digest": running.get("digest"),
+                "repository": known.get("repository"),
+                "clone url": known.get("clone_url"),
+                "ref": known.get("ref"),
+                "root": known.get("root"),
+                "id": known["id"],
+            }
+        ),
+    )
+    if not session.terminal.as_json and running.get("instances"):
+        rows = [(each["process"], state(each["state"]), each["since"], each["id"]) for each in running["instances"]]
+        session.terminal.out.print()
+        session.terminal.data(None, table(("PROCESS", "STATE", "SINCE", "INSTANCE"), rows, empty=""))
+
+
+@command(apps, "update", examples=["knarr apps update shop --ref main", "knarr apps update shop --root services/api"])
+def update(
+    session: Session,
+    app: AppName,
+    *,
+    repository: RepositoryOption = None,
+    clone_url: CloneUrlOption = None,
+    ref: RefOption = None,
+    root: RootOption = None,
+    webhook_secret: Annotated[str | None, typer.Option("--webhook-secret", envvar="KNARR_WEBHOOK_SECRET")] = None,
+) -> None:
+    """Change where an app comes from. Counts from the next push on."""
+    body = _present(
+        repository=repository, clone_url=clone_url, ref=full_ref(ref), root=root, webhook_secret=webhook_secret
+    )
+    if not body:
+        raise usage("Nothing to change", todo="Name at least one of --repository, --clone-url, --ref, --root.")
+    changed = session.platform.patch("webhook", f"/apps/{app}", body)
+    shown = {name: changed.get(name) for name in ("name", "repository", "clone_url", "ref", "root")}
+    session.terminal.data(changed, facts(shown))
+
+
+@command(apps, "remove", examples=["knarr apps remove shop", "knarr apps remove shop --yes"])
+def remove(
+    session: Session,
+    app: AppName,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    wait: WaitOption = True,
+    timeout: TimeoutOption = None,
+) -> None:
+    """Stop an app and delete its releases, config and images. There is no undo."""
+    if not yes and not typer.confirm(f"Remove {app} with its releases, config and images?", err=True):
+        raise typer.Exit(2)
+    started = session.platform.delete("webhook", f"/apps/{app}")
+    finish(session, started["saga_id"], wait=wait, timeout_s=timeout, done=f"{app} is removed.")
+
+
+def logs(
+    session: Session,
+    app: AppName,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come; Ctrl-C stops.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, max=10_000, help="Lines from before.")] = 100,
+) -> None:
+    """What the app's instances print."""
+    following = 1 if follow else None
+    with session.platform.stream("deployer", f"/apps/{app}/logs", lines=lines, follow=following) as answer:
+        for piece in answer.iter_text():
+            session.terminal.out.out(piece, end="", highlight=False)
+
+
+def open_app(session: Session, app: AppName) -> None:
+    """Print the app's address, and open it in a browser where there is one."""
+    url = session.platform.get("deployer", f"/apps/{app}").get("url")
+    if not url:
+        raise NotFound(
+            f"{app} has no address yet", why="no release runs", todo=f"Deploy it: knarr deploy DIR --app {app}"
+        )
+    session.terminal.data({"url": url}, Text(url, style="address"))
+    if session.terminal.out.is_terminal and not session.terminal.as_json:
+        webbrowser.open(url)
+
+
+def scale(
+    session: Session,
+    app: AppName,
+    formation: Annotated[list[str], typer.Argument(metavar="PROCESS=COUNT…", show_default=False)],
+    wait: WaitOption = True,
+    timeout: TimeoutOption = None,
+) -> None:
+    """Run more or fewer instances of a process."""
+    wanted = {}
+    for pair in formation:
+        process, _, count = pair.partition("=")
+        if not process or not count.isdecimal():
+            raise usage(f"{pair!r} says no count", todo="Write PROCESS=COUNT, such as web=2 worker=1.")
+        wanted[process] = int(count)
+    started = session.platform.patch("deployer", f"/apps/{app}/formation", wanted)
+    finish(session, started["saga_id"], wait=wait, timeout_s=timeout, app=app)
+
+
+def restart(session: Session, app: AppName, wait: WaitOption = True, timeout: TimeoutOption = None) -> None:
+    """Start the running release again: new instances first, then the old ones stop."""
+    started = session.platform.post("deployer", f"/apps/{app}/restart")
+    finish(session, started["saga_id"], wait=wait, timeout_s=timeout, app=app)
+
+
+@command(addons, "list", examples=["knarr addons list shop"])
+def list_addons(session: Session, app: AppName) -> None:
+    """The add-ons of an app."""
+    answer = session.platform.get("deployer", f"/apps/{app}/addons")
+    found = answer["items"] if isinstance(answer, dict) and "items" in answer else answer
+    rows = [(each.get("name"), each.get("kind"), each.get("version"), each.get("state")) for each in found]
+    session.terminal.data(found, table(("NAME", "KIND", "VERSION", "STATE"), rows, empty=f"{app} has no add-ons."))
+
+
+@command(addons, "remove", examples=["knarr addons remove shop mongodb --confirm mongodb"])
+def remove_addon(
+    session: Session,
+    app: AppName,
+    name: Annotated[str, typer.Argument(metavar="ADDON", show_default=False)],
+    confirm: Annotated[str, typer.Option("--confirm", help="The add-on's name once more: its data is deleted.")] = "",
+) -> None:
+    """Delete an add-on with its data. There is no undo."""
+    if confirm != name:
+        raise usage(f"The data of {name} would be deleted", todo=f"Say so: --confirm {name}")
+    answer = session.platform.delete("deployer", f"/apps/{app}/addons/{name}", confirm=confirm)
+    session.terminal.data(answer or {"removed": name}, Text(f"{name} is deleted."))
+
+
+def running_of(session: Session, app: str) -> dict[str, Any]:
+    """What the deployer knows of an app; empty where nothing was deployed yet."""
+    try:
+        found: dict[str, Any] = session.platform.get("deployer", f"/apps/{app}")
+    except NotFound:
+        return {}
+    except KnarrError as error:
+        session.terminal.error(error)
+        return {}
+    return found
+
+
+def full_ref(ref: str | None) -> str | None:
+    """`main` as `refs/heads/main`."""
+    return ref if ref is None or ref.startswith("refs/") else f"refs/heads/{ref}"
+
+
+def _present(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,154 @@
+"""`knarr deploy` and what deployments leave: releases, and the way back to one."""
+
+import re
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from knarr.command import AppName, LimitOption, Session, TimeoutOption, WaitOption, usage
+from knarr.commands.apps import full_ref
+from knarr.commands.outcome import finish
+from knarr.commands.sagas import show_saga, show_sagas
+from knarr.pack import pack
+from knarr.terminal import age, short, size, state, table
+from seedwork.errors import NotFound
+
+_NAME = re.compile(r"[^a-z0-9]+")
+
+
+def deploy(
+    session: Session,
+    *,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="The folder of the app. [default: this one]", file_okay=False)
+    ] = None,
+    app: Annotated[str | None, typer.Option("--app", "-a", help="The app's name. [default: the folder's]")] = None,
+    ref: Annotated[
+        str | None, typer.Option("--ref", help="Not a folder: the tip of this branch of its repository.")
+    ] = None,
+    commit: Annotated[str | None, typer.Option("--commit", help="Not a folder: this commit of its repository.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Also where it is older than what is live.")] = False,
+    wait: WaitOption = True,
+    timeout: TimeoutOption = None,
+) -> None:
+    """Deploy a folder, or a commit of the app's repository, and show how it goes.
+
+    The folder needs no Git host and no repository; where it is one, what git ignores stays out. The app is made if
+    it does not exist. Ctrl-C stops watching, not the deployment.
+    """
+    if ref or commit:
+        if folder is not None or app is None:
+            raise usage("--ref and --commit deploy an app's repository", todo="Name the app with --app, and no folder.")
+        body = {"commit": commit} if commit else {"ref": full_ref(ref)}
+        started = session.platform.post("webhook", f"/apps/{app}/deployments", {**body, "force": force})
+    else:
+        folder = (folder or Path()).resolve()
+        app = app or name_of(folder)
+        ensure_app(session, app)
+        started = upload(session, app, folder)
+    if started.get("saga_id") is None:
+        session.terminal.data(started, "Nothing to do.")
+        return
+    finish(session, started["saga_id"], wait=wait, timeout_s=timeout, app=app)
+
+
+def upload(session: Session, app: str, folder: Path) -> Any:
+    """Pack a folder and hand it over: `{id, saga_id}`."""
+    with tempfile.TemporaryFile() as archive:
+        packed = pack(folder, archive)
+        length = archive.tell()
+        archive.seek(0)
+        sizes = f"{packed.files} files, {size(packed.size_bytes)}, {size(length)} packed"
+        session.terminal.say(f"[name]{app}[/] from {escape(str(folder))}  [quiet]{sizes}[/]")
+        return session.platform.request(
+            "POST",
+            "webhook",
+            f"/apps/{app}/deployments",
+            content=iter(lambda: archive.read(1 << 18), b""),
+            headers={"Content-Type": "application/gzip", "Content-Length": str(length)},
+            timeout=600,
+        )
+
+
+def ensure_app(session: Session, app: str) -> None:
+    """Make the app if nobody has made it yet."""
+    try:
+        session.platform.get("webhook", f"/apps/{app}")
+    except NotFound:
+        session.platform.post("webhook", "/apps", {"name": app})
+        session.terminal.say(f"[quiet]New app[/] [name]{app}[/]")
+
+
+def name_of(folder: Path) -> str:
+    """The folder's name as an app's name: lower case, digits, hyphens.
+
+    Raises:
+        InvalidInput: Nothing of it can be used.
+    """
+    name = _NAME.sub("-", folder.name.lower()).strip("-")[:40].rstrip("-")
+    if not name or not name[0].isalpha():
+        raise usage(f"The folder's name {folder.name!r} makes no app name", todo="Name the app: --app NAME")
+    return name
+
+
+def deployments(
+    session: Session,
+    saga_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="One deployment.", show_default=False)] = None,
+    app: Annotated[str | None, typer.Option("--app", "-a", help="Only of this app.")] = None,
+    limit: LimitOption = 20,
+) -> None:
+    """Deployments, newest first; with an ID, that one and its steps."""
+    if saga_id:
+        show_saga(session, saga_id)
+    else:
+        show_sagas(session, limit=limit, app=app)
+
+
+def releases(session: Session, app: AppName, limit: LimitOption = 20) -> None:
+    """What ran, newest first."""
+    found = session.platform.pages("deployer", f"/apps/{app}/releases", limit=limit)
+    rows = [
+        (
+            each["number"],
+            state(each["state"]),
+            short(each.get("commit")),
+            short(each["digest"]),
+            each.get("config_version"),
+            each.get("formation") or {},
+            age(each.get("created_at")),
+        )
+        for each in found
+    ]
+    columns = ("RELEASE", "STATE", "COMMIT", "DIGEST", "CONFIG", "FORMATION", "AGE")
+    session.terminal.data(found, table(columns, rows, empty=f"{app} has no releases yet."))
+
+
+def rollback(
+    session: Session,
+    app: AppName,
+    to: Annotated[
+        int | None, typer.Option("--to", min=1, help="The release's number. [default: the one before]")
+    ] = None,
+    wait: WaitOption = True,
+    timeout: TimeoutOption = None,
+) -> None:
+    """Bring an earlier release back, with its image and its config, as a new release."""
+    target = to if to is not None else _release_before(session, app)
+    started = session.platform.post("deployer", f"/apps/{app}/releases", {"rollback_to": target})
+    finish(session, started["saga_id"], wait=wait, timeout_s=timeout, app=app)
+
+
+def _release_before(session: Session, app: str) -> int:
+    live = session.platform.get("deployer", f"/apps/{app}").get("release")
+    found = session.platform.pages("deployer", f"/apps/{app}/releases", limit=200)
+    earlier = [
+        each["number"]
+        for each in found
+        if live and each["number"] < live and each["state"].lower() not in {"undone", "failed"}
+    ]
+    if not earlier:
+        raise NotFound(f"{app} has no release to go back to", todo=f"See what there is: knarr releases {app}")
+    return int(max(earlier))

@@ -1,0 +1,105 @@
+"""How a command that started a saga ends: the saga's verdict as words, as JSON and as the exit code."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+from rich.markup import escape
+
+from knarr.command import Session
+from knarr.exit_codes import Exit
+from knarr.terminal import sentence
+from knarr.watch import follow_to_the_end, verdict
+from seedwork.errors import NotFound
+
+
+def finish(
+    session: Session,
+    saga_id: str,
+    *,
+    wait: bool,
+    timeout_s: float | None,
+    app: str | None = None,
+    done: str | None = None,
+) -> None:
+    """Watch a saga to its end, say how it ended, and leave with the code that stands for it.
+
+    Args:
+        session: The command's.
+        saga_id: What it started.
+        wait: Whether to watch at all.
+        timeout_s: How long.
+        app: Whose address is said at the end.
+        done: What is said at the end, where it is no address.
+
+    Raises:
+        typer.Exit: The saga did not succeed.
+    """
+    saga = follow_to_the_end(session.platform, session.terminal, saga_id, wait=wait, timeout_s=timeout_s)
+    if saga is None:
+        session.terminal.data({"id": saga_id, "saga_id": saga_id}, saga_id)
+        return
+    code = verdict(saga)
+    url = _url(session, app) if code is Exit.DONE and app else None
+    if session.terminal.as_json:
+        session.terminal.data({**saga, "url": url} if app else saga)
+    session.terminal.say(_words(saga, code, url=url, done=done))
+    if url and not session.terminal.as_json:
+        session.terminal.out.print(url, style="address")
+    if code is not Exit.DONE:
+        raise typer.Exit(code)
+
+
+def _url(session: Session, app: str) -> str | None:
+    try:
+        url: str | None = session.platform.get("deployer", f"/apps/{app}").get("url")
+    except NotFound:
+        return None
+    return url
+
+
+def _words(saga: Mapping[str, Any], code: Exit, *, url: str | None, done: str | None) -> str:
+    name = escape(saga["app"])
+    saga_id = saga["id"]
+    if code is Exit.DONE:
+        return f"[good]{done}[/]" if done else f"[good]{name} is live[/]{':' if url else '.'}"
+    if code is Exit.UNDONE:
+        return "\n".join(_how_it_was_undone(saga))
+    blocked = next((step for step in saga["steps"] if step["state"] in {"STUCK", "UNKNOWN", "FAILED"}), None)
+    reason = _error(blocked)
+    return (
+        f"[bad]{name} needs a person[/]: the saga is {saga['state']}"
+        + (f" at {blocked['name']}. {escape(reason)}" if blocked else ".")
+        + f"\n  [quiet]→ See all of it: knarr sagas log {saga_id}[/]"
+        + f"\n  [quiet]→ Then decide: knarr sagas retry {saga_id}, or knarr sagas cancel {saga_id}[/]"
+    )
+
+
+def _how_it_was_undone(saga: Mapping[str, Any]) -> list[str]:
+    """Step, reason, log tail, what is left."""
+    failed = next((step for step in saga["steps"] if step.get("error")), None)
+    reason = {
+        "cancelled": "it was cancelled",
+        "superseded": f"a newer push took its place ({saga.get('superseded_by')})",
+        "timed_out": "a step did not answer in time",
+    }.get(saga.get("reason") or "", "")
+    where = f"at {failed['name']}" if failed and not reason else reason
+    lines = [
+        f"[undo]{escape(saga['app'])} was not deployed[/]{', ' + escape(where) if where else ''}; all of it is undone."
+    ]
+    if failed:
+        lines.append(f"  {escape(_error(failed))}")
+        error = failed["error"]
+        tail = error.get("log_tail") if isinstance(error, Mapping) else None
+        lines += [f"  [quiet]│ {escape(str(line))}[/]" for line in tail or ()]
+    if saga.get("left_over"):
+        lines.append(f"  [bad]left over[/]: {escape(str(saga['left_over']))}")
+    lines.append(f"  [quiet]→ All of it: knarr sagas log {saga['id']}[/]")
+    return lines
+
+
+def _error(step: Mapping[str, Any] | None) -> str:
+    error = (step or {}).get("error")
+    if isinstance(error, Mapping):
+        error = error.get("message") or error.get("code")
+    return sentence(str(error)) if error else ""

@@ -1,0 +1,148 @@
+"""`knarr up`, `knarr demo`, `knarr doctor`, `knarr db`, `knarr bus`: the platform itself."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from knarr.client import port_of
+from knarr.command import Session, command, group
+from knarr.exit_codes import Exit
+from knarr.home import DEFAULT_PORT_BASE, Address
+from knarr.terminal import facts
+from seedwork.chassis.settings import SERVICE_PORTS
+
+db = group("The services' databases.")
+bus = group("The bus between the services.")
+
+HostOption = Annotated[
+    str,
+    typer.Option(
+        "--host", envvar="KNARR_HOST", help="The address to listen on; others than loopback need a proxy with TLS."
+    ),
+]
+PortBaseOption = Annotated[
+    int,
+    typer.Option(
+        "--port-base", envvar="KNARR_PORT_BASE", min=0, max=65_000, help="The services take this plus 1 to 6."
+    ),
+]
+LogFileOption = Annotated[
+    Path | None, typer.Option("--log-file", help="JSON lines. [default: knarr.log in the home]", dir_okay=False)
+]
+
+
+def up(
+    session: Session,
+    host: HostOption = "127.0.0.1",
+    port_base: PortBaseOption = DEFAULT_PORT_BASE,
+    test_endpoints: Annotated[
+        bool | None,
+        typer.Option(
+            "--test-endpoints/--no-test-endpoints", help="Routes that put messages on the bus. [default: on loopback]"
+        ),
+    ] = None,
+    log_file: LogFileOption = None,
+) -> None:
+    """Start the platform: six services in this process. Ctrl-C stops it.
+
+    Apps that ran before run again. Everything is kept in the home.
+    """
+    from knarr.up import Options, is_loopback, next_steps, program, serve
+
+    options = Options(
+        home=session.home, host=host, port_base=port_base, test_endpoints=test_endpoints, log_file=log_file
+    )
+
+    def ready(address: Address) -> None:
+        session.terminal.data(
+            {
+                "pid": address.pid,
+                "home": str(session.home.path),
+                "log": str(log_file or session.home.log),
+                "services": {name: f"http://{address.host}:{port_of(name, port_base)}" for name in SERVICE_PORTS},
+            }
+        )
+        session.terminal.err.print(_addresses(address))
+        if not is_loopback(host):
+            session.terminal.say(
+                "[undo]Reachable from other machines, over plain HTTP: put a proxy with TLS in front.[/]"
+            )
+        knarr = program()
+        steps = [
+            (f"{knarr} deploy DIR", "deploy a folder"),
+            (f"{knarr} apps list", "what runs"),
+            (f"{knarr} doctor", "is everything well?"),
+        ]
+        session.terminal.say(
+            f"\n[quiet]home[/] {session.home.path}   [quiet]log[/] {log_file or session.home.log}"
+            f"\n\nIn another terminal:\n{next_steps(steps)}\n\n[quiet]Ctrl-C stops.[/]\n"
+        )
+
+    serve(options, session.terminal, ready=ready)
+
+
+def _addresses(address: Address) -> Table:
+    pages = {"webhook": "/github-webhook"}
+    table = facts(
+        {
+            name: f"http://{address.host}:{port_of(name, address.port_base)}{pages.get(name, '/docs')}"
+            for name in SERVICE_PORTS
+        }
+    )
+    table.title = "[good]knarr is ready[/]\n"
+    table.title_justify = "left"
+    return table
+
+
+def demo(
+    session: Session,
+    host: HostOption = "127.0.0.1",
+    port_base: PortBaseOption = DEFAULT_PORT_BASE,
+) -> None:
+    """Start the platform and show a push going through it, and one that is undone. Ctrl-C stops."""
+    from knarr.demo import run
+
+    run(session, host=host, port_base=port_base)
+
+
+def doctor(session: Session) -> None:
+    """Look at everything that knarr needs; whatever is wrong comes with a fix."""
+    from knarr.doctor import examine
+
+    marks = {"ok": ("✓", "good"), "note": ("·", "undo"), "wrong": ("✗", "bad")}
+    findings = []
+    for finding in examine(session.home, session.platform):
+        findings.append(finding)
+        if not session.terminal.as_json:
+            mark, style = marks[finding.state]
+            line = Text.assemble((mark, style), f" {finding.name:<17} {finding.detail}")
+            if finding.fix:
+                line.append(f"\n    → {finding.fix}", style="quiet")
+            session.terminal.out.print(line)
+    session.terminal.data([finding.as_dict() for finding in findings])
+    if any(finding.state == "wrong" for finding in findings):
+        raise typer.Exit(Exit.FAULT)
+
+
+@command(db, "upgrade", examples=["knarr db upgrade", "knarr db upgrade --service builder"])
+def upgrade(
+    session: Session,
+    service: Annotated[str | None, typer.Option("--service", "-s", help="Only this one.")] = None,
+) -> None:
+    """Bring each service's database to the newest schema. Services also do it when they start."""
+    from knarr.databases import upgrade_all
+
+    done = asyncio.run(upgrade_all(session.home, [service] if service else list(SERVICE_PORTS)))
+    session.terminal.data(done, facts(done))
+
+
+@command(bus, "setup", examples=["knarr bus setup"])
+def setup(session: Session) -> None:
+    """Make the topics and subscriptions that the services need."""
+    session.terminal.data(
+        {"bus": "in-process", "changed": []}, Text("The bus is in process: there is nothing to set up.")
+    )

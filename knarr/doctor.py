@@ -1,0 +1,184 @@
+"""What knarr needs, looked at one by one; whatever is wrong comes with what to do about it."""
+
+import os
+import platform as python_platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from email.utils import parsedate_to_datetime
+from typing import Literal
+
+import httpx2
+
+from knarr.client import Platform
+from knarr.home import Home, holder
+from knarr.terminal import size
+from seedwork.chassis.settings import SERVICE_PORTS
+from seedwork.errors import KnarrError
+
+ENOUGH_DISK_BYTES = 2_000_000_000
+"""A build with a large dependency tree fits."""
+ENOUGH_FILES = 1024
+"""Six services, their databases, and some hundred connections."""
+CLOCK_SLACK_S = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    state: Literal["ok", "note", "wrong"]
+    """`note`: works, with something missing; `wrong`: does not work."""
+    detail: str
+    fix: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """For programs."""
+        return asdict(self)
+
+
+def examine(home: Home, platform: Platform) -> Iterator[Finding]:
+    """Everything, cheapest first."""
+    yield _python()
+    yield _tool("git", ["git", "--version"], wrong="Install git: knarr fetches repositories with it.")
+    yield _tool(
+        "uv", [_beside("uv"), "--version"], wrong="make install, or pip install uv: builds of Python apps use it."
+    )
+    yield _tool("node", ["node", "--version"], note="Install Node.js to build Node apps; other apps do not need it.")
+    yield _tool("npm", ["npm", "--version"], note="Install npm to build Node apps with dependencies.")
+    yield _open_files()
+    yield _writable(home)
+    yield _disk(home)
+    yield _lock(home)
+    running = False
+    for service in SERVICE_PORTS:
+        finding = _service(platform, service)
+        running = running or finding.state == "ok"
+        yield finding
+    if running:
+        yield _token(platform, home)
+        yield _clock(platform)
+
+
+def _python() -> Finding:
+    """Installing knarr already asks for 3.11."""
+    return Finding(name="python", state="ok", detail=f"{python_platform.python_version()}, {sys.executable}")
+
+
+def _beside(name: str) -> str:
+    """A tool of this virtual environment, else the one on PATH."""
+    beside = os.path.join(os.path.dirname(sys.executable), name)  # noqa: PTH118, PTH120  a venv's python is a link: never resolve it
+    return beside if os.access(beside, os.X_OK) else name
+
+
+def _tool(name: str, call: list[str], *, wrong: str = "", note: str = "") -> Finding:
+    try:
+        answer = subprocess.run(call, capture_output=True, text=True, check=False, timeout=20)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        detail = "not found" if isinstance(error, FileNotFoundError) else str(error)
+        return Finding(name=name, state="wrong" if wrong else "note", detail=detail, fix=wrong or note)
+    said = (answer.stdout or answer.stderr).strip().partition("\n")[0]
+    if answer.returncode != 0:
+        return Finding(name=name, state="wrong" if wrong else "note", detail=said, fix=wrong or note)
+    return Finding(name=name, state="ok", detail=said)
+
+
+def _open_files() -> Finding:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < ENOUGH_FILES:
+        return Finding(
+            name="open files",
+            state="note",
+            detail=f"at most {soft}",
+            fix=f"ulimit -n {ENOUGH_FILES * 4} before `knarr up`.",
+        )
+    return Finding(
+        name="open files", state="ok", detail="no limit" if soft == resource.RLIM_INFINITY else f"at most {soft}"
+    )
+
+
+def _writable(home: Home) -> Finding:
+    try:
+        home.make()
+        probe = home.path / f".doctor.{os.getpid()}"
+        home.write(probe, "")
+        probe.unlink()
+    except KnarrError as error:
+        return Finding(
+            name="home", state="wrong", detail=error.message, fix=error.todo or "Choose another with --home."
+        )
+    return Finding(name="home", state="ok", detail=str(home.path))
+
+
+def _disk(home: Home) -> Finding:
+    where = home.path if home.path.is_dir() else home.path.parent
+    try:
+        free = shutil.disk_usage(where).free
+    except OSError as error:
+        return Finding(name="disk", state="wrong", detail=str(error.strerror), fix="Choose another home with --home.")
+    if free < ENOUGH_DISK_BYTES:
+        return Finding(name="disk", state="note", detail=f"{size(free)} free", fix="Make room: builds need about 2 GB.")
+    return Finding(name="disk", state="ok", detail=f"{size(free)} free")
+
+
+def _lock(home: Home) -> Finding:
+    record = holder(home)
+    if record is None:
+        return Finding(name="platform", state="note", detail="does not run", fix="knarr up")
+    return Finding(name="platform", state="ok", detail=f"process {record.get('pid')} since {record.get('started_at')}")
+
+
+def _service(platform: Platform, service: str) -> Finding:
+    url = platform.url(service, "/readyz")
+    try:
+        answer = httpx2.get(url, timeout=5, trust_env=False)
+    except httpx2.ConnectError:
+        return Finding(name=service, state="note", detail=f"nothing listens at {platform.url(service)}", fix="knarr up")
+    except httpx2.HTTPError as error:
+        return Finding(
+            name=service,
+            state="wrong",
+            detail=f"{type(error).__name__} at {url}",
+            fix="Look into the log, then start knarr again.",
+        )
+    if answer.status_code == 200:
+        return Finding(name=service, state="ok", detail=f"ready at {platform.url(service)}")
+    try:
+        reasons = "; ".join(answer.json().get("reasons", []))
+    except ValueError:
+        reasons = answer.text[:200]
+    return Finding(
+        name=service, state="wrong", detail=reasons or f"answered {answer.status_code}", fix="The log says more."
+    )
+
+
+def _token(platform: Platform, home: Home) -> Finding:
+    try:
+        platform.get("webhook", "/apps", limit=1)
+    except KnarrError as error:
+        return Finding(
+            name="token",
+            state="wrong",
+            detail=error.message,
+            fix=f"Use the token in {home.token_file}, or set KNARR_TOKEN.",
+        )
+    return Finding(name="token", state="ok", detail="is accepted")
+
+
+def _clock(platform: Platform) -> Finding:
+    """The platform's clock against this machine's: they differ where the platform is elsewhere."""
+    try:
+        said = httpx2.get(platform.url("webhook", "/livez"), timeout=5, trust_env=False).headers.get("date")
+    except httpx2.HTTPError as error:
+        return Finding(name="clock", state="note", detail=str(error))
+    apart = abs(parsedate_to_datetime(said).timestamp() - time.time()) if said else 0.0
+    if apart > CLOCK_SLACK_S:
+        return Finding(
+            name="clock", state="note", detail=f"{apart:.0f} s apart", fix="Let both machines keep time (NTP)."
+        )
+    return Finding(name="clock", state="ok", detail="agrees")

@@ -1,0 +1,64 @@
+"""Where the platform's logs go: JSON lines in a file that is turned over, and to the terminal what matters.
+
+What matters is a warning or worse, in one line, without a traceback: that is in the file.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+from rich.markup import escape
+
+from knarr.terminal import Terminal
+from seedwork.chassis.logging import configure_logging
+from seedwork.chassis.settings import ServiceSettings
+from seedwork.errors import Misconfigured
+
+MAX_BYTES = 20_000_000
+"""Of one file; three older ones are kept beside it."""
+
+
+@contextmanager
+def log_to_file(path: Path, terminal: Terminal) -> Iterator[None]:
+    """All logs of this process into the file, warnings also to the terminal.
+
+    Raises:
+        Misconfigured: The file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = RotatingFileHandler(path, maxBytes=MAX_BYTES, backupCount=3, encoding="utf-8")
+    except OSError as error:
+        raise Misconfigured(
+            f"Cannot write the log {path}", why=str(error.strerror), todo="Name another: --log-file"
+        ) from error
+    configure_logging(ServiceSettings(log_format="json"), stream=file.stream)
+    root = logging.getLogger()
+    file.setFormatter(root.handlers[0].formatter)
+    root.handlers = [file, _Short(terminal)]
+    try:
+        yield
+    finally:
+        root.handlers = []
+        file.close()
+
+
+class _Short(logging.Handler):
+    """One line a warning: time, service, what."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        super().__init__(logging.WARNING)
+        self._terminal = terminal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.msg if isinstance(record.msg, dict) else {"event": record.getMessage()}
+        service = line.get("service", record.name.split(".")[-1])
+        style = "bad" if record.levelno >= logging.ERROR else "undo"
+        told = line.get("error") or line.get("reason")
+        what = f"{line.get('event', '')}: {told}" if told else str(line.get("event", ""))
+        self._terminal.say(
+            f"[quiet]{time.strftime('%H:%M:%S')}[/]  [{style}]{escape(str(service)):<16}[/] {escape(what)}"
+        )

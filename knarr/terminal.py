@@ -1,0 +1,173 @@
+"""What people and programs see: data on standard output, progress and errors on standard error.
+
+Colour only on a terminal and never with `NO_COLOR`; with `--json` standard output is JSON alone.
+"""
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+from rich.theme import Theme
+
+from seedwork.errors import KnarrError
+
+THEME = Theme(
+    {
+        "good": "green",
+        "bad": "red",
+        "undo": "yellow",
+        "quiet": "dim",
+        "name": "bold",
+        "address": "cyan underline",
+    }
+)
+PIPE_WIDTH = 240
+"""Columns where no terminal says how many: wide enough that a table's line stays one line."""
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that knows whether it is a terminal."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else PIPE_WIDTH
+    return Console(stderr=stderr, theme=THEME, highlight=False, width=width, soft_wrap=not stream.isatty())
+
+
+class Terminal:
+    """The two streams of one command."""
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        """Open both.
+
+        Args:
+            as_json: Standard output is for a program.
+        """
+        self.as_json = as_json
+        self.out = console()
+        self.err = console(stderr=True)
+
+    def data(self, value: Any, human: "str | Text | Table | None" = None) -> None:
+        """The command's result.
+
+        Args:
+            value: JSON values, for `--json`.
+            human: What a person reads in its place; nothing: only programs want it.
+        """
+        if self.as_json:
+            sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
+            sys.stdout.flush()
+        elif human is not None:
+            self.out.print(human)
+
+    def say(self, text: str) -> None:
+        """A line of progress; `text` may hold markup."""
+        self.err.print(text)
+
+    def error(self, error: KnarrError) -> None:
+        """What happened, why, what to do next."""
+        if self.as_json:
+            self.data({"error": {"code": error.reason_code, "title": error.title, "detail": error.message}})
+        what = error.what.rstrip(".")
+        mark = "[quiet]…[/]" if error.reason_code in {"detached", "still_running"} else "[bad]✗[/]"
+        self.err.print(f"{mark} {escape(what)}")
+        if error.why:
+            self.err.print(f"  {escape(sentence(error.why))}")
+        for line in error.log_tail:
+            self.err.print(f"  [quiet]│[/] {escape(line)}")
+        if error.todo:
+            self.err.print(f"  [quiet]→[/] {escape(sentence(error.todo))}")
+
+
+def sentence(text: str) -> str:
+    """With a capital letter and a full stop."""
+    text = text.strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", ":")) else ".")
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> Table | Text:
+    """Rows without lines around them; `empty` is said where there are none."""
+    shown = [[_cell(value) for value in row] for row in rows]
+    if not shown:
+        return Text(empty, style="quiet")
+    result = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 3, 0, 0))
+    for column in columns:
+        result.add_column(column, overflow="fold")
+    for row in shown:
+        result.add_row(*row)
+    return result
+
+
+def facts(pairs: Mapping[str, object]) -> Table:
+    """Names and values, one pair a line; pairs without a value are left out."""
+    result = Table(box=None, pad_edge=False, show_header=False, padding=(0, 3, 0, 0))
+    result.add_column(style="dim")
+    result.add_column(overflow="fold")
+    for name, value in pairs.items():
+        if value not in (None, "", [], {}):
+            result.add_row(name, _cell(value))
+    return result
+
+
+def _cell(value: object) -> Text:
+    if isinstance(value, Text):
+        return value
+    if value is None:
+        return Text("-", style="dim")
+    if isinstance(value, bool):
+        return Text("yes" if value else "no")
+    if isinstance(value, Mapping):
+        return Text(", ".join(f"{key}={each}" for key, each in value.items()) or "-")
+    if isinstance(value, list | tuple):
+        return Text(", ".join(str(each) for each in value) or "-")
+    return Text(str(value))
+
+
+def state(name: str) -> Text:
+    """A saga's or step's state in its colour."""
+    styles = {
+        "SUCCEEDED": "good",
+        "DONE": "good",
+        "LIVE": "good",
+        "COMPENSATED": "undo",
+        "UNDONE": "undo",
+        "COMPENSATING": "undo",
+        "FAILED": "bad",
+        "STUCK": "bad",
+        "PAUSED": "magenta",
+    }
+    return Text(name, style=styles.get(name.upper(), ""))
+
+
+def age(at: str | None, *, now: datetime | None = None) -> str:
+    """How long ago, in the largest unit that fits: `12 s`, `3 min`, `2 h`, `5 d`."""
+    if not at:
+        return "-"
+    seconds = max(0, int(((now or datetime.now(UTC)) - datetime.fromisoformat(at)).total_seconds()))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def size(count: int | None) -> str:
+    """Bytes for people: `4.2 kB`."""
+    if count is None:
+        return "-"
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def short(commit: str | None) -> str | None:
+    """The first twelve digits of a commit, the first nineteen characters of a digest."""
+    if commit is None:
+        return None
+    return commit[:19] if commit.startswith("sha256:") else commit[:12]

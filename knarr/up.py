@@ -1,0 +1,323 @@
+"""`knarr up`: all six services in one process, each on its own port, sharing one in-process bus.
+
+In: a home and a port base. Out: a platform that serves until it is told to stop. Guaranteed: one process per home,
+every port is ours before anything starts, messages flow only when every subscription exists, a service that dies
+takes the platform down with its reason. A kill at any moment loses nothing: the services keep their state in their
+databases.
+"""
+
+import asyncio
+import contextlib
+import errno
+import importlib
+import ipaddress
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import uvicorn
+from pydantic import SecretStr, ValidationError
+
+from knarr.activity import show_activity
+from knarr.client import port_of
+from knarr.home import Address, Home, HomeLock
+from knarr.logs import log_to_file
+from knarr.terminal import Terminal
+from seedwork.adapters.in_process import InProcessBus
+from seedwork.chassis.settings import SERVICE_PORTS, ServiceSettings
+from seedwork.errors import Conflict, KnarrError, Misconfigured, NotAllowed, Unavailable
+
+_STREAMS_STOP_S = 3
+"""How long open streams (`logs --follow`, a watched saga) may hold up a stop; their readers reconnect."""
+
+
+class PortTaken(Conflict):
+    """Another program listens where a service should."""
+
+    code = "port_taken"
+    title = "A port is taken"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What `knarr up` was asked for."""
+
+    home: Home
+    host: str
+    port_base: int
+    test_endpoints: bool | None = None
+    """None: on loopback, where only this machine's users can reach them."""
+    log_file: Path | None = None
+    """None: `<home>/knarr.log`."""
+    activity: bool = True
+    """Whether the terminal shows a line for each deployment; the demo shows its own."""
+
+
+def serve(options: Options, terminal: Terminal, *, ready: Callable[[Address], None]) -> None:
+    """Serve until SIGINT or SIGTERM; a second one is immediate.
+
+    Args:
+        options: Home and ports.
+        terminal: Where the short view of what happens goes.
+        ready: Called once every service is ready, on the event loop: what takes long belongs into a thread.
+
+    Raises:
+        HomeHeld: Another process has the home.
+        PortTaken: Another program has a port.
+        KnarrError: A service did not start, or died.
+    """
+    options.home.make()
+    lock = HomeLock(options.home)
+    lock.acquire(host=options.host, port_base=options.port_base)
+    try:
+        with bound_sockets(options) as sockets, log_to_file(options.log_file or options.home.log, terminal):
+            asyncio.run(_serve(options, terminal, sockets, ready))
+    finally:
+        options.home.platform_file.unlink(missing_ok=True)
+        lock.release()
+
+
+async def _serve(
+    options: Options, terminal: Terminal, sockets: Mapping[str, socket.socket], ready: Callable[[Address], None]
+) -> None:
+    stop = _stop_on_signals(terminal)
+    bus = InProcessBus()
+    servers = {name: _Server(_config(app)) for name, app in create_apps(options, bus).items()}
+    tasks = {name: asyncio.create_task(server.run_on(sockets[name]), name=name) for name, server in servers.items()}
+    try:
+        if await _all_started(servers, tasks, stop):
+            if options.activity:
+                await show_activity(bus, terminal)
+            await bus.open()
+            ready(_written_down(options))
+            await _until_stopped(tasks, stop)
+    finally:
+        for server in servers.values():
+            server.should_exit = True
+        await bus.close()
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
+
+
+def create_apps(options: Options, bus: InProcessBus) -> Mapping[str, Any]:
+    """The six applications by name, with the settings that make them one platform.
+
+    Raises:
+        Misconfigured: A setting is wrong; the text names it.
+    """
+    common = {
+        "home": options.home.path,
+        "host": options.host,
+        "port_base": options.port_base,
+        "token": SecretStr(options.home.keep_secret(options.home.token_file)),
+        "service_token": SecretStr(options.home.keep_secret(options.home.service_token_file)),
+    }
+    wanted = options.test_endpoints
+    if wanted is None and "KNARR_TEST_ENDPOINTS" not in os.environ:
+        wanted = is_loopback(options.host)
+    if wanted is not None:
+        common["test_endpoints"] = wanted
+    return {
+        name: importlib.import_module(f"services.{name}.app").create_app(_settings(name, options.home, common), bus=bus)
+        for name in SERVICE_PORTS
+    }
+
+
+def settings_class(name: str) -> type[ServiceSettings]:
+    """`saga_coordinator` → `SagaCoordinatorSettings` of its `settings.py`."""
+    module = importlib.import_module(f"services.{name}.settings")
+    found: type[ServiceSettings] = getattr(module, "".join(part.title() for part in name.split("_")) + "Settings")
+    return found
+
+
+def _settings(name: str, home: Home, common: Mapping[str, Any]) -> ServiceSettings:
+    try:
+        settings = settings_class(name)(**common)
+    except ValidationError as error:
+        first = error.errors()[0]
+        setting = "KNARR_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise Misconfigured(
+            f"The setting {setting} of {name} is wrong", why=first["msg"], todo="See docs/operate.md."
+        ) from error
+    allowed = getattr(settings, "source_allow", None)
+    if allowed is not None and home.demo.is_dir():  # the repositories that `make run` has made live there
+        settings = settings.model_copy(update={"source_allow": (*allowed, f"{home.demo.as_uri()}/")})
+    return settings
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches that address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _Server(uvicorn.Server):
+    """One of several in a process: the process has the signals, and a failed start is an exception."""
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        return nullcontext()
+
+    async def run_on(self, listening: socket.socket) -> None:
+        try:
+            await self.serve(sockets=[listening])
+        except SystemExit as error:  # uvicorn's way to say that the lifespan failed: its log has the reason
+            raise Unavailable("It did not start", why="its start-up failed; the log file has the traceback") from error
+
+
+def _config(app: Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        server_header=False,
+        timeout_graceful_shutdown=_STREAMS_STOP_S,
+    )
+
+
+@contextlib.contextmanager
+def bound_sockets(options: Options) -> Iterator[Mapping[str, socket.socket]]:
+    """A listening socket for each service, all or none.
+
+    Raises:
+        PortTaken: Says which service wanted it, who has it, and what to do.
+        NotAllowed: The port may not be used by this user.
+        Misconfigured: The host is no address of this machine.
+    """
+    with contextlib.ExitStack() as stack:
+        sockets = {}
+        for name in SERVICE_PORTS:
+            sockets[name] = stack.enter_context(_listen(name, options.host, port_of(name, options.port_base)))
+        yield sockets
+
+
+def _listen(service: str, host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(2048)
+    except OSError as error:
+        listening.close()
+        raise _why_not(service, host, port, error) from error
+    return listening
+
+
+def _why_not(service: str, host: str, port: int, error: OSError) -> KnarrError:
+    if error.errno == errno.EADDRINUSE:
+        return PortTaken(
+            f"Port {port} is taken, and the service {service} wants it",
+            why=f"{_who_listens(port) or 'another program'} listens there",
+            todo="Stop that program, or move all six ports: knarr up --port-base 9700.",
+        )
+    if error.errno == errno.EACCES:
+        return NotAllowed(
+            f"Port {port} for the service {service} may not be used",
+            why="ports below 1024 are the system's",
+            todo="Use --port-base 8700.",
+        )
+    return Misconfigured(
+        f"Cannot listen on {host}:{port} for the service {service}",
+        why=str(error.strerror or error),
+        todo="--host must be an address of this machine; 127.0.0.1 is the default.",
+    )
+
+
+def _who_listens(port: int) -> str | None:
+    """`python (process 4711)`; none where the system does not tell this user."""
+    with contextlib.suppress(psutil.Error):
+        for connection in psutil.net_connections(kind="tcp"):
+            listens = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
+            if listens and connection.pid:
+                return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
+    return None
+
+
+def _stop_on_signals(terminal: Terminal) -> asyncio.Event:
+    stop = asyncio.Event()
+
+    def asked() -> None:
+        if stop.is_set():
+            os._exit(130)  # the second time: now; the next start takes up what was left
+        terminal.say("\n[quiet]Stopping; press Ctrl-C once more to stop at once.[/]")
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, asked)
+    return stop
+
+
+async def _all_started(
+    servers: Mapping[str, _Server], tasks: Mapping[str, asyncio.Task[None]], stop: asyncio.Event
+) -> bool:
+    """True when all serve; false when a stop was asked for before.
+
+    Raises:
+        KnarrError: One did not start.
+    """
+    while not stop.is_set():
+        _raise_if_one_died(tasks)
+        if all(server.started for server in servers.values()):
+            return True
+        await asyncio.sleep(0.01)
+    return False
+
+
+async def _until_stopped(tasks: Mapping[str, asyncio.Task[None]], stop: asyncio.Event) -> None:
+    asked = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({asked, *tasks.values()}, return_when=asyncio.FIRST_COMPLETED)
+        if not stop.is_set():
+            _raise_if_one_died(tasks)
+    finally:
+        asked.cancel()
+
+
+def _raise_if_one_died(tasks: Mapping[str, asyncio.Task[None]]) -> None:
+    for name, task in tasks.items():
+        if task.done():
+            error = None if task.cancelled() else task.exception()
+            why = error.why if isinstance(error, KnarrError) else repr(error) if error else "it ended by itself"
+            raise Unavailable(
+                f"The service {name} does not run any more, so knarr stops",
+                why=why,
+                todo="The log file has the details; `knarr up` takes up everything where it was.",
+            ) from error
+
+
+def _written_down(options: Options) -> Address:
+    address = Address(host=_reachable(options.host), port_base=options.port_base, pid=os.getpid())
+    text = f'{{"pid": {address.pid}, "host": "{address.host}", "port_base": {address.port_base}}}\n'
+    options.home.write(options.home.platform_file, text)
+    return address
+
+
+def _reachable(host: str) -> str:
+    """Where this machine's own command line finds it."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104  what we listen on
+
+
+def next_steps(lines: Sequence[tuple[str, str]]) -> str:
+    """Commands and what they do, one a line."""
+    width = max(len(command) for command, _ in lines)
+    return "\n".join(f"  [name]{command:<{width}}[/]   [quiet]{what}[/]" for command, what in lines)
+
+
+def program() -> str:
+    """How the reader calls knarr from where they are: `knarr`, or the path to it."""
+    beside = Path(sys.prefix) / "bin" / "knarr"
+    if any(Path(folder) == beside.parent for folder in os.environ.get("PATH", "").split(os.pathsep)):
+        return "knarr"
+    with contextlib.suppress(ValueError):
+        return str(beside.relative_to(Path.cwd()))
+    return str(beside) if beside.exists() else "knarr"

@@ -1,0 +1,377 @@
+"""A saga as it happens: its log over server-sent events, the build's output beside it, one line per finished step.
+
+The stream is taken up again where it broke (`Last-Event-ID`, and by byte offset for the build log), so that a restart
+of the platform in the middle costs the reader nothing. What is shown comes from the coordinator's own record, read
+again after each entry: the view cannot say more than the saga does.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, Self
+
+import httpx2
+import orjson
+from rich.markup import escape
+from rich.status import Status
+
+from knarr.client import Platform
+from knarr.exit_codes import Exit
+from knarr.terminal import Terminal, sentence, short, size
+from seedwork.errors import KnarrError, NotFound, RetryableError
+
+Saga = Mapping[str, Any]
+
+ENDED = frozenset({"SUCCEEDED", "COMPENSATED"})
+RECONNECT_S = 60.0
+"""How long a platform may be away before watching gives up: longer than a restart takes."""
+_TICK_S = 0.1
+_LOOK_AGAIN_S = 2.0
+_LOG_DRAIN_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    kind: Literal["entry", "end", "line", "log_end", "lost"]
+    value: Any = None
+
+
+class StillRunning(KnarrError):
+    """Waiting was given up; the saga goes on."""
+
+    code = "still_running"
+
+
+def needs_a_person(saga: Saga) -> bool:
+    """Whether the saga waits for somebody's decision."""
+    return bool(saga.get("needs_attention")) or saga["state"] == "STUCK"
+
+
+def verdict(saga: Saga) -> Exit:
+    """The exit code that a saga's state stands for."""
+    if saga["state"] == "SUCCEEDED":
+        return Exit.DONE
+    if saga["state"] == "COMPENSATED":
+        return Exit.UNDONE
+    return Exit.NEEDS_A_PERSON if needs_a_person(saga) else Exit.STILL_RUNNING
+
+
+def watch(platform: Platform, terminal: Terminal, saga_id: str, *, timeout_s: float | None = None) -> Saga:
+    """Show a saga until it ends or needs a person.
+
+    Args:
+        platform: Where it runs.
+        terminal: Where it is shown (standard error).
+        saga_id: Which.
+        timeout_s: How long to wait; none: as long as it takes.
+
+    Raises:
+        StillRunning: The time is over.
+        Unavailable: The platform was away for longer than `RECONNECT_S`.
+        NotFound: There is no such saga.
+    """
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    view = _View(terminal)
+    with _Feed(platform, saga_id) as feed, view:
+        saga = _first_look(platform, saga_id)
+        looked = time.monotonic()
+        while True:
+            view.show(saga, feed)
+            if saga["state"] in ENDED or needs_a_person(saga):
+                return saga
+            if deadline is not None and time.monotonic() >= deadline:
+                raise StillRunning(
+                    f"The saga still runs after {timeout_s:g} s",
+                    todo=f"Look again: knarr deployments {saga_id}. Undo it: knarr sagas cancel {saga_id}.",
+                )
+            item = feed.next(_TICK_S)
+            if item is not None and item.kind == "line":
+                view.log_line(item.value)
+            elif item is not None and item.kind == "lost":
+                raise item.value
+            elif item is not None or time.monotonic() - looked > _LOOK_AGAIN_S:
+                if item is not None and item.kind == "entry":
+                    view.remember(item.value)
+                saga = _look(platform, saga_id) or saga
+                looked = time.monotonic()
+
+
+def _first_look(platform: Platform, saga_id: str) -> Saga:
+    """The saga; its event may still be on the way to the coordinator."""
+    until = time.monotonic() + 10
+    while True:
+        try:
+            saga: Saga = platform.get("saga_coordinator", f"/sagas/{saga_id}")
+        except (NotFound, RetryableError):
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
+        else:
+            return saga
+
+
+def _look(platform: Platform, saga_id: str) -> Saga | None:
+    """The saga; none while the platform is away (the feed decides how long that may last)."""
+    try:
+        saga: Saga = platform.get("saga_coordinator", f"/sagas/{saga_id}")
+    except RetryableError:
+        return None
+    return saga
+
+
+class _Feed(AbstractContextManager["_Feed"]):
+    """Two streams into one queue; both are daemon threads, and stop when the feed is left."""
+
+    def __init__(self, platform: Platform, saga_id: str) -> None:
+        self._platform = platform
+        self._saga_id = saga_id
+        self._items: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._left = threading.Event()
+        self._log_started = False
+        self.log_open = False
+
+    def __enter__(self) -> Self:
+        self._start(self._saga)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._left.set()
+
+    def next(self, timeout_s: float) -> _Item | None:
+        try:
+            item = self._items.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+        if item.kind == "log_end":
+            self.log_open = False
+        return item
+
+    def follow_build(self) -> None:
+        """Begin with the build's log, once."""
+        if not self._log_started:
+            self._log_started = self.log_open = True
+            self._start(self._log)
+
+    def _start(self, work: Callable[[], None]) -> None:
+        threading.Thread(target=work, name=work.__name__, daemon=True).start()
+
+    def _saga(self) -> None:
+        """Entries until the end; reconnects after the last one seen."""
+        last_id: str | None = None
+        away_since: float | None = None
+        while not self._left.is_set():
+            headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_id} if last_id else {})
+            try:
+                with self._platform.stream(
+                    "saga_coordinator", f"/sagas/{self._saga_id}/stream", headers=headers
+                ) as answer:
+                    for event in httpx2.EventSource(answer):
+                        away_since = None
+                        last_id = event.id or last_id
+                        if event.event == "end":
+                            self._items.put(_Item("end"))
+                            return
+                        if event.event == "log":
+                            self._items.put(_Item("entry", orjson.loads(event.data)))
+            except (RetryableError, NotFound) as error:
+                away_since = away_since or time.monotonic()
+                if time.monotonic() - away_since > RECONNECT_S:
+                    self._items.put(_Item("lost", error))
+                    return
+            except KnarrError as error:
+                self._items.put(_Item("lost", error))
+                return
+            self._left.wait(0.3)
+
+    def _log(self) -> None:
+        """Lines of the build log until it ends; goes on at the byte where it broke."""
+        offset = 0
+        rest = b""
+        tries = 0
+        while not self._left.is_set() and tries < 60:
+            try:
+                path = f"/builds/{self._saga_id}/log"
+                with self._platform.stream("builder", path, offset=offset, follow=1) as answer:
+                    for piece in answer.iter_bytes():
+                        offset += len(piece)
+                        *lines, rest = (rest + piece).split(b"\n")
+                        for line in lines:
+                            self._items.put(_Item("line", line.decode(errors="replace")))
+                break
+            except KnarrError:  # not there yet, or the platform restarts: the saga's stream says which
+                tries += 1
+                self._left.wait(0.3)
+        if rest:
+            self._items.put(_Item("line", rest.decode(errors="replace")))
+        self._items.put(_Item("log_end"))
+
+
+@dataclass
+class _View(AbstractContextManager["_View"]):
+    """Lines that stay for what happened, one that changes for what happens."""
+
+    terminal: Terminal
+    _shown: dict[str, str] = field(default_factory=dict)
+    _answers: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    _status: Status | None = None
+
+    def __enter__(self) -> Self:
+        if self.terminal.err.is_terminal:
+            self._status = self.terminal.err.status("waiting for its turn", spinner="dots", spinner_style="cyan")
+            self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def remember(self, entry: Mapping[str, Any]) -> None:
+        """Keep a step's last answer for its line."""
+        if entry.get("direction") == "in" and entry.get("step"):
+            payload = entry.get("payload") or {}
+            self._answers[entry["step"]] = payload.get("data", payload)
+
+    def log_line(self, line: str) -> None:
+        """One line of the build's output."""
+        self.terminal.err.print(f"    [quiet]│ {escape(line.rstrip())}[/]", soft_wrap=False, overflow="fold")
+
+    def show(self, saga: Saga, feed: _Feed) -> None:
+        """Say what is new."""
+        for step in saga["steps"]:
+            if step["name"] == "build" and step["state"] != "PENDING" and saga["saga"] == "deploy":
+                feed.follow_build()
+            if step["state"] == self._shown.get(step["name"]):
+                continue
+            if step["name"] == "build" and step["state"] not in {"PENDING", "SENT"}:
+                self._drain(feed)
+            self._shown[step["name"]] = step["state"]
+            line = self._line(step)
+            if line:
+                self.terminal.say(line)
+        if self._status is not None:
+            self._status.update(_now(saga))
+
+    def _drain(self, feed: _Feed) -> None:
+        """The build's last lines come before the line that says how it ended."""
+        until = time.monotonic() + _LOG_DRAIN_S
+        while feed.log_open and time.monotonic() < until:
+            item = feed.next(_TICK_S)
+            if item is not None and item.kind == "line":
+                self.log_line(item.value)
+            elif item is not None and item.kind == "entry":
+                self.remember(item.value)
+
+    def _line(self, step: Mapping[str, Any]) -> str | None:
+        name = f"{step['name']:<8}"
+        answer = self._answers.get(step["name"], {})
+        took = _took(step)
+        match step["state"]:
+            case "DONE":
+                return f"  [good]✓[/] {name} {escape(_gist(step['name'], answer))}  [quiet]{took}[/]"
+            case "FAILED" | "UNKNOWN":
+                return f"  [bad]✗[/] {name} {escape(_why(step))}"
+            case "UNDONE":
+                return f"  [undo]↶[/] {name} {escape(_undone(answer))}"
+            case "SKIPPED":
+                return f"  [undo]-[/] {name} undo skipped by a person"
+            case "STUCK":
+                return f"  [bad]![/] {name} the undo did not succeed: {escape(_why(step))}"
+        return None
+
+
+def _now(saga: Saga) -> str:
+    """What happens at this moment, and for how long."""
+    waiting = saga.get("waiting_for") or {}
+    verb = "undoing" if saga.get("direction") == "undo" else "working"
+    step = next((each for each in saga["steps"] if each["state"] in {"SENT", "UNDOING"}), None)
+    what = f"{step['name']:<8} {verb}" if step else "waiting for its turn" if saga["state"] == "QUEUED" else verb
+    note = waiting.get("note")
+    since = waiting.get("since")
+    seconds = f"  [quiet]{_seconds_since(since):.0f} s[/]" if since else ""
+    return f"{what}{f', {escape(note)}' if note else ''}{seconds}"
+
+
+def _seconds_since(at: str) -> float:
+    return max(0.0, time.time() - datetime.fromisoformat(at).timestamp())
+
+
+def _took(step: Mapping[str, Any]) -> str:
+    if not step.get("started_at") or not step.get("ended_at"):
+        return ""
+    began, ended = (datetime.fromisoformat(step[name]).timestamp() for name in ("started_at", "ended_at"))
+    return f"{ended - began:.1f} s"
+
+
+def _why(step: Mapping[str, Any]) -> str:
+    error = step.get("error")
+    if isinstance(error, Mapping):
+        error = error.get("message") or error.get("code")
+    return sentence(str(error)) if error else "it did not answer"
+
+
+def _gist(step: str, answer: Mapping[str, Any]) -> str:
+    """The one fact about a step that a reader wants."""
+    match step:
+        case "source":
+            commit = short(answer.get("commit") or answer.get("digest")) or ""
+            return f"{commit}, {size(answer.get('size_bytes'))}" if "size_bytes" in answer else commit
+        case "build":
+            layers = answer.get("layers") or ()
+            cached = sum(bool(layer.get("cached")) for layer in layers)
+            parts = f"{len(layers)} layers, {cached} from the cache" if layers else ""
+            return ", ".join(part for part in (short(answer.get("digest")), parts) if part)
+        case "publish":
+            parts = size(answer["size_bytes"]) if "size_bytes" in answer else ""
+            return ", ".join(part for part in (answer.get("repository"), parts) if part)
+        case "deploy":
+            if "number" not in answer:
+                return ""
+            instances = ", ".join(f"{count} {name}" for name, count in (answer.get("formation") or {}).items())
+            return f"release {answer['number']} observed running" + (f", {instances}" if instances else "")
+    return ""
+
+
+def _undone(answer: Mapping[str, Any]) -> str:
+    found = ", ".join(answer.get("found") or ())
+    done = ", ".join(answer.get("done") or ())
+    if not found:
+        return "undone: there was nothing left to undo"
+    return f"undone: {found}: {done}" if done else f"undone: {found}"
+
+
+def follow_to_the_end(
+    platform: Platform, terminal: Terminal, saga_id: str, *, wait: bool, timeout_s: float | None
+) -> Saga | None:
+    """What a command does with the saga that it started: watch it, or say how to.
+
+    Returns:
+        The saga as it ended; none where nobody waits.
+
+    Raises:
+        Detached: Ctrl-C: it goes on without a watcher.
+    """
+    if not wait:
+        terminal.say(f"[quiet]It goes on by itself. Look again: knarr deployments {saga_id}[/]")
+        return None
+    try:
+        return watch(platform, terminal, saga_id, timeout_s=timeout_s)
+    except KeyboardInterrupt:
+        raise Detached(saga_id) from None
+
+
+class Detached(KnarrError):
+    """Ctrl-C while watching."""
+
+    code = "detached"
+
+    def __init__(self, saga_id: str) -> None:
+        """Say how to look again, and how to undo."""
+        super().__init__(
+            "Not watching any more; the deployment goes on",
+            todo=f"Look again: knarr deployments {saga_id}. Undo it: knarr sagas cancel {saga_id}.",
+        )
+        self.saga_id = saga_id

@@ -255,6 +255,24 @@ class JobRows:
                 written += (await conn.execute(statement, rows)).rowcount
         return written
 
+    async def unswept(self, conn: AsyncConnection, before_ms: int, limit: int = 50) -> list[Job]:
+        """Undone work, begun by somebody once, that was not looked at again since the tombstone."""
+        jobs = self._table.c
+        query = (
+            select(self._table)
+            .where(jobs.undo_state == "done", jobs.swept.is_(False), jobs.command.is_not(None))
+            .where(jobs.tombstone_ms <= before_ms)
+            .order_by(jobs.accepted_ms)
+            .limit(limit)
+        )
+        return [_job(row) for row in (await conn.execute(query)).mappings()]
+
+    async def mark_swept(self, conn: AsyncConnection, job: Job) -> None:
+        """The sweep has looked."""
+        jobs = self._table.c
+        where = and_(jobs.saga_id == job.saga_id, jobs.step == job.step)
+        await conn.execute(update(self._table).where(where).values(swept=True))
+
     async def let_go(self, conn: AsyncConnection, job: Job) -> None:
         """Give the lease back with the work unfinished: a graceful stop, or a tombstone came."""
         jobs = self._table.c

@@ -13,6 +13,7 @@ import structlog
 from sqlalchemy import bindparam, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from seedwork import crash
 from seedwork.bus import Bus
 from seedwork.clock import Clock
 from seedwork.errors import RetryableError
@@ -101,6 +102,7 @@ class Relay:
     async def _publish(self, batch: Sequence[Envelope]) -> None:
         """Until it is durable; waits longer each time, at most 5 s."""
         wait_s = 0.05
+        crash.point("outbox.before_publish", batch[0].type)
         while True:
             try:
                 await self._bus.publish(batch)
@@ -109,6 +111,7 @@ class Relay:
                 log.warning("publish failed, trying again", error=error.message, messages=len(batch), wait_s=wait_s)
                 await self._clock.sleep(wait_s)
                 wait_s = min(wait_s * 2, 5.0)
+        crash.point("outbox.after_publish", batch[0].type)
         self._sent.extend(each.id for each in batch)
         if self._deleting is None or self._deleting.done():
             self._deleting = asyncio.create_task(self._delete_sent(), name="outbox-delete")

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from seedwork import crash
 from seedwork.bus import Bus
 from seedwork.clock import Clock
 from seedwork.errors import KnarrError, RetryableError
@@ -48,6 +49,9 @@ REPORT_FIRST_S = 5.0
 REPORT_EVERY_S = 30.0
 UNDO_SLOTS = 16
 """Undos at once: they are short and must not wait behind work."""
+SWEEP_AFTER_S = 10 * LEASE_S
+"""A worker that was only paused shows itself within this time."""
+SWEEP_EVERY_S = 60.0
 POLL_S = 2.0
 """How often a replica looks for work that another one left."""
 
@@ -224,6 +228,7 @@ class Participant:
             group.create_task(self._claim_loop(), name=f"{self.name}-claim")
             group.create_task(self._lease_loop(), name=f"{self.name}-leases")
             group.create_task(self._report_loop(), name=f"{self.name}-reports")
+            group.create_task(self._sweep_loop(), name=f"{self.name}-sweeper")
 
     async def stop(self, grace_s: float = 10.0) -> None:
         """Cancel what runs and give its leases back, so that it is taken up again at once."""
@@ -258,6 +263,7 @@ class Participant:
         """One transaction for the batch; a message that cannot be handled goes to the dead letters by itself."""
         try:
             await self._db.write(lambda conn: self._accept(conn, envelopes))
+            crash.point("inbox.after_commit", envelopes[0].type)
         except RetryableError:
             self._unreserve(envelopes)
             raise
@@ -300,6 +306,7 @@ class Participant:
         commands = [each for each in new if each.type in self._steps or each.type in self._undos]
         if commands:
             await self._accept_commands(conn, commands, now_ms)
+        crash.point("inbox.before_commit", envelopes[0].type)
 
     async def _accept_commands(self, conn: AsyncConnection, commands: Sequence[Envelope], now_ms: int) -> None:
         before = await self._rows.load(conn, [(each.correlationid, each.sagastep or "") for each in commands])
@@ -387,10 +394,15 @@ class Participant:
         job = running.job
         with structlog.contextvars.bound_contextvars(saga_id=job.saga_id, step=job.step, attempt=running.attempt):
             try:
+                crash.point("job.before_effect", command.type)
                 outcome = await self._outcome_of(running, command)
+                crash.point("job.after_effect", command.type)
                 await self._finish(running, command, outcome)
+                crash.point("job.after_commit", command.type)
             except asyncio.CancelledError:
                 await asyncio.shield(self._let_go(job))
+                if not self._stopping:
+                    await self._clean_up_if_undone(job)
             finally:
                 del self._running[job.key]
                 if self._queued or not running.finished:
@@ -469,6 +481,7 @@ class Participant:
         if not done:
             log.info("the outcome came too late: undone, or another worker has the job", kind=running.job.kind)
             await self._let_go(running.job)
+            await self._clean_up_if_undone(running.job)
 
     async def _commit(self, conn: AsyncConnection, endings: Sequence[_Ending]) -> Sequence[bool]:
         """Outcomes, what goes with them, and answers. Where not all rows are ours any more, each is tried alone."""
@@ -490,6 +503,46 @@ class Participant:
             await self._db.write(lambda conn: self._rows.let_go(conn, job))
         except RetryableError as error:
             log.warning("the lease could not be given back; it will run out", error=error.message)
+
+    async def _clean_up_if_undone(self, lost: Job) -> None:
+        """A worker that slept through its lease and its undo removes what it made after the undo had looked."""
+        rows = await self._db.read(lambda conn: self._rows.load(conn, [lost.key]))
+        row = rows.get(lost.key)
+        if row is not None and row.undo_state == "done" and not lost.undoing:
+            await self._sweep(row)
+
+    async def _sweep(self, job: Job) -> None:
+        """Run the undo once more, for what may have been made behind its back; nobody waits for an answer."""
+        step = self._steps[job.kind]
+        if step.undo is None or step.undo_handler is None or job.undo_command is None:
+            return
+        command = job.undo_command
+        work = Work(
+            saga_id=job.saga_id, step=job.step, app_id=job.app_id, team=command.team, app=command.subject,
+            attempt=job.undo_attempt, fence=command.fence or 0,
+        )  # fmt: skip
+        with structlog.contextvars.bound_contextvars(saga_id=job.saga_id, step=job.step):
+            try:
+                answer = await step.undo_handler(step.undo.model_validate(command.data), work=work)
+            except KnarrError as error:
+                log.warning("the sweep failed and comes again", kind=job.kind, error=error.message)
+                return
+            if answer.found:
+                log.warning("swept after an undo", kind=job.kind, found=answer.found, done=answer.done)
+        await self._db.write(lambda conn: self._rows.mark_swept(conn, job))
+
+    async def _sweep_loop(self) -> None:
+        """Undone work whose holder died without letting go is looked at once more, later."""
+        while True:
+            await self._clock.sleep(SWEEP_EVERY_S)
+            try:
+                await self._sweep_all(await self._db.now_ms() - int(SWEEP_AFTER_S * 1000))
+            except RetryableError as error:
+                log.warning("the sweeper waits", error=error.message)
+
+    async def _sweep_all(self, before_ms: int) -> None:
+        for job in await self._db.read(lambda conn: self._rows.unswept(conn, before_ms)):
+            await self._sweep(job)
 
     def _answer(self, command: Envelope, outcome: Outcome, attempt: int) -> Envelope:
         return Envelope(

@@ -356,6 +356,41 @@ async def test_an_outcome_is_not_stored_by_a_worker_that_lost_its_lease(bakery: 
     assert written == ["also"]
 
 
+async def test_a_worker_that_slept_through_its_undo_cleans_up_after_itself(bakery: Bakery) -> None:
+    """Paused beyond its lease, undone meanwhile by another replica: what it made is undone once more."""
+    started, go, swept = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def wait(_work: Work) -> None:
+        started.set()
+        await go.wait()
+
+    async def undo(_work: Work) -> None:
+        swept.set()
+
+    bakery.body, bakery.undo_body = wait, undo
+    jobs = bakery.tables.jobs
+    saga = new_id()
+    command = envelope(Unbake(), source="test", saga_id=saga, app_id="app", step="bake", attempt=1)
+
+    async def undone_elsewhere(conn: AsyncConnection) -> None:
+        await conn.execute(
+            update(jobs).values(
+                tombstone_ms=1, undo_state="done", undo_command=command.to_json().decode(),
+                lease_number=jobs.c.lease_number + 2, lease_owner=None, lease_until_ms=None,
+            )
+        )  # fmt: skip
+
+    async with bakery.open():
+        await bakery.send(Bake(), saga)
+        await started.wait()
+        await bakery.db.write(undone_elsewhere)
+        go.set()
+        async with asyncio.timeout(30):
+            await swept.wait()
+    assert bakery.unbakes == 1
+    assert bakery.answers.empty()
+
+
 async def test_a_worker_that_died_three_times_is_a_final_failure(bakery: Bakery) -> None:
     """The work that kills its workers is not tried for ever."""
     saga = new_id()

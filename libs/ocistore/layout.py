@@ -5,12 +5,10 @@ each call goes to a thread, faults of the file system become errors of knarr, an
 thread has stopped: after it, nothing happens any more behind the caller's back.
 """
 
-import asyncio
 import errno
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +16,7 @@ from ocistore import manifest as oci
 from ocistore.directory import Directory
 from ocistore.store import Image, LayerFile
 from seedwork.errors import StorageFull, Unavailable
+from seedwork.threads import in_thread
 
 T = TypeVar("T")
 
@@ -31,17 +30,15 @@ class OciLayout:
         InvalidInput: A repository name, digest or tag is none.
     """
 
-    def __init__(self, root: Path, *, lock_timeout_s: float = 60.0, threads: int = 8) -> None:
+    def __init__(self, root: Path, *, lock_timeout_s: float = 60.0) -> None:
         """Nothing is touched before the first use.
 
         Args:
             root: A folder of the store's own; made when needed.
             lock_timeout_s: Seconds to wait for other processes, whose changes take milliseconds each.
-            threads: Calls at work at once; a layer of gigabytes keeps one busy for seconds.
         """
         self._root = root
         self._directory = Directory(root, lock_timeout_s=lock_timeout_s)
-        self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="ocistore")
 
     async def open(self) -> None:
         """Remove what dead processes left behind; happens by itself before the first change."""
@@ -98,21 +95,12 @@ class OciLayout:
 
     async def _run(self, work: Callable[[threading.Event], T]) -> T:
         """Run in a thread; when cancelled, tell it to stop and wait until it has."""
-        stop = threading.Event()
 
-        def guarded() -> T:
+        def guarded(stop: threading.Event) -> T:
             with translated(self._root):
                 return work(stop)
 
-        job = self._threads.submit(guarded)
-        outcome = asyncio.wrap_future(job)
-        try:
-            return await asyncio.shield(outcome)
-        except asyncio.CancelledError:
-            stop.set()
-            if not job.cancel():
-                await _settled(outcome)
-            raise
+        return await in_thread(guarded)
 
 
 @contextmanager
@@ -144,12 +132,3 @@ def _check(repository: str, digest: str, to: str | None = None) -> None:
     oci.check_digest(digest)
     if to is not None:
         oci.check_repository(to)
-
-
-async def _settled(outcome: asyncio.Future[T]) -> None:
-    """Wait for the end, however often somebody cancels; what it raises is of no interest any more."""
-    while not outcome.done():
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait([outcome])
-    if not outcome.cancelled():
-        outcome.exception()

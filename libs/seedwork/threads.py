@@ -5,6 +5,7 @@ Here the caller gets its `CancelledError` only when the thread has let go of its
 """
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -24,7 +25,9 @@ async def in_thread(work: Callable[[threading.Event], T]) -> T:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
         stop.set()
-        await asyncio.wait([running])
+        while not running.done():
+            with contextlib.suppress(asyncio.CancelledError):  # a second one must not leave the thread behind either
+                await asyncio.wait([running])
         if not running.cancelled():
             running.exception()  # looked at: it only says that the work was stopped
         raise

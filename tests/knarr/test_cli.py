@@ -1,0 +1,150 @@
+"""The command line: help with examples, errors as sentences, codes for the shell."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from knarr.cli import app
+from knarr.command import Session, command, group
+from knarr.exit_codes import Exit
+from knarr.watch import verdict
+from seedwork.errors import Conflict, KnarrError, NotAllowed, NotFound, Unauthenticated
+
+runner = CliRunner()
+
+
+def paths(family: typer.Typer, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for each in family.registered_commands:
+        yield (*prefix, each.name or "")
+    for inner in family.registered_groups:
+        assert inner.typer_instance is not None
+        yield from paths(inner.typer_instance, (*prefix, inner.name or ""))
+
+
+COMMANDS = sorted(paths(app))
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home of its own, and a port where nobody listens."""
+    monkeypatch.setenv("KNARR_HOME", str(tmp_path))
+    monkeypatch.setenv("KNARR_PORT_BASE", "1")
+    monkeypatch.delenv("KNARR_TOKEN", raising=False)
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_each_command_helps_with_an_example(path: tuple[str, ...]) -> None:
+    """And takes `--home` and `--json`."""
+    answer = runner.invoke(app, [*path, "--help"])
+    assert answer.exit_code == 0
+    assert "Examples:\n" in answer.output
+    assert re.search(r"^    .*(knarr|make)", answer.output, re.MULTILINE)
+    assert "--home" in answer.output
+    assert "--json" in answer.output
+
+
+def test_every_command_of_the_design_is_there() -> None:
+    """DESIGN §6 lists them."""
+    alone = {path[0] for path in COMMANDS if len(path) == 1}
+    assert alone >= {
+        "up",
+        "deploy",
+        "deployments",
+        "logs",
+        "releases",
+        "rollback",
+        "scale",
+        "restart",
+        "open",
+        "doctor",
+    }
+    assert "dead-letters" in alone
+    assert {path[0] for path in COMMANDS} >= {"apps", "config", "addons", "sagas", "webhook", "db", "bus"}
+    verbs = {path[1] for path in COMMANDS if path[0] == "sagas"}
+    assert verbs == {"list", "show", "log", "cancel", "retry", "pause", "resume", "skip", "compensate"}
+
+
+def test_the_exit_codes_are_documented() -> None:
+    """Scripts rely on them, so the help lists each."""
+    answer = runner.invoke(app, ["--help"])
+    for code in Exit:
+        assert re.search(rf"^    {code.value} ", answer.output, re.MULTILINE), code
+
+
+def test_a_platform_that_does_not_run_is_a_sentence_with_advice() -> None:
+    """No traceback, nothing on standard output."""
+    answer = runner.invoke(app, ["apps", "list"])
+    assert answer.exit_code == Exit.FAULT
+    assert answer.stdout == ""
+    assert "knarr up" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_with_json_an_error_is_json_too() -> None:
+    """A program reads standard output, also when it failed."""
+    answer = runner.invoke(app, ["apps", "list", "--json"])
+    assert json.loads(answer.stdout)["error"]["code"] == "unavailable"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (NotFound("There is no app shop"), 3),
+        (NotAllowed("No"), 4),
+        (Unauthenticated("Who?"), 4),
+        (Conflict("Not now"), 1),
+        (KnarrError("What?", code="usage"), 2),
+    ],
+)
+def test_an_error_has_its_code(error: KnarrError, code: int) -> None:
+    """By its type, whoever raised it."""
+    family = group("test")
+
+    @command(family, "fail", examples=["knarr fail"])
+    def fail(session: Session) -> None:
+        raise error
+
+    @command(family, "other", examples=["knarr other"])
+    def other(session: Session) -> None:
+        """Makes `fail` a subcommand."""
+
+    answer = runner.invoke(family, ["fail"])
+    assert answer.exit_code == code
+    assert error.what in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("saga", "code"),
+    [
+        ({"state": "SUCCEEDED"}, 0),
+        ({"state": "COMPENSATED"}, 5),
+        ({"state": "STUCK"}, 6),
+        ({"state": "PAUSED", "needs_attention": True}, 6),
+        ({"state": "RUNNING"}, 7),
+    ],
+)
+def test_how_a_saga_ended_is_the_exit_code(saga: dict[str, object], code: int) -> None:
+    """DESIGN §6."""
+    assert verdict(saga) == code
+
+
+def test_wrong_usage_is_two() -> None:
+    """A wrong option, and a value that makes no sense."""
+    assert runner.invoke(app, ["deploy", "--nonsense"]).exit_code == 2
+    assert runner.invoke(app, ["scale", "shop", "web=many"]).exit_code == 2
+    assert runner.invoke(app, ["config", "set", "shop", "NOVALUE"]).exit_code == 2
+
+
+def test_doctor_says_what_is_missing_and_how_to_fix_it() -> None:
+    """A platform that does not run is a note, not a fault."""
+    answer = runner.invoke(app, ["doctor", "--json"])
+    findings = {each["name"]: each for each in json.loads(answer.stdout)}
+    assert findings["python"]["state"] == "ok"
+    assert findings["git"]["state"] == "ok"
+    assert findings["platform"]["fix"] == "knarr up"
+    assert answer.exit_code == 0

@@ -1,0 +1,61 @@
+"""Ports and addresses of `knarr up`."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from knarr.home import Home
+from knarr.up import Options, PortTaken, bound_sockets, is_loopback
+from seedwork.errors import Misconfigured
+
+
+def free_port_base() -> int:
+    """A base whose next six ports are free."""
+    for base in range(20_000, 60_000, 50):
+        try:
+            with bound_sockets(Options(home=Home(Path("unused")), host="127.0.0.1", port_base=base)):
+                return base
+        except PortTaken:
+            continue
+    raise AssertionError("no six free ports")
+
+
+def test_a_taken_port_names_service_holder_and_way_out(tmp_path: Path) -> None:
+    """The person knows which program to stop, or which option to use."""
+    base = free_port_base()
+    with (
+        socket.create_server(("127.0.0.1", base + 3)),
+        pytest.raises(PortTaken) as taken,
+        bound_sockets(Options(home=Home(tmp_path), host="127.0.0.1", port_base=base)),
+    ):
+        pass
+    assert f"Port {base + 3}" in taken.value.message
+    assert "builder" in taken.value.message
+    assert "--port-base" in taken.value.message
+
+
+def test_all_ports_or_none(tmp_path: Path) -> None:
+    """A failed start keeps no port."""
+    base = free_port_base()
+    options = Options(home=Home(tmp_path), host="127.0.0.1", port_base=base)
+    with socket.create_server(("127.0.0.1", base + 6)), pytest.raises(PortTaken), bound_sockets(options):
+        pass
+    with bound_sockets(options) as sockets:
+        assert [each.getsockname()[1] for each in sockets.values()] == list(range(base + 1, base + 7))
+
+
+def test_a_host_that_is_not_ours_is_said(tmp_path: Path) -> None:
+    """An address of another machine."""
+    options = Options(home=Home(tmp_path), host="192.0.2.1", port_base=8700)
+    with pytest.raises(Misconfigured, match="--host"), bound_sockets(options):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("192.0.2.1", False), ("example.com", False)],
+)
+def test_loopback_is_recognised(host: str, loopback: bool) -> None:
+    """Test endpoints are on by themselves only there."""
+    assert is_loopback(host) is loopback

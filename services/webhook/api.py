@@ -1,0 +1,320 @@
+"""The intake over HTTP: the webhook, apps, deployments that people ask for, deliveries."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Header, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlalchemy import Row
+
+from seedwork.chassis.auth import Caller, require
+from seedwork.chassis.body import DEFAULT_LIMIT_BYTES, read_limited, stream_limited
+from seedwork.chassis.paging import Page, PagingQuery, page_of
+from seedwork.errors import InvalidInput
+from seedwork.messages import rfc3339_ms
+from services.webhook import github, rules
+from services.webhook.apps import Apps, NewApp
+from services.webhook.intake import Arrival, Intake
+from services.webhook.redelivery import Deliveries, Delivery
+from services.webhook.requests import Asker, Requested, Requests
+
+Reader = Annotated[Caller, Depends(require("read"))]
+Deployer = Annotated[Caller, Depends(require("deploy"))]
+_ARCHIVES = ("application/gzip", "application/x-gzip", "application/x-tar+gzip")
+
+
+class AppWanted(BaseModel):
+    """A new app; all but the name has a default."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(description="Lower-case letters, digits and dashes, as it stands in host names.")
+    repository: str | None = Field(default=None, description="`owner/name`; none: deployed by upload only.")
+    clone_url: str | None = Field(default=None, description="Where to clone from, without credentials; GitHub's.")
+    ref: str = Field(default="refs/heads/main", description="The branch that it follows.")
+    root: str = Field(default=".", description="The folder of the repository in which the app is.")
+    webhook_secret: str | None = Field(default=None, description="16 characters or more; made, if left out.")
+
+
+class AppChanges(BaseModel):
+    """What to change; null means the default, and a new secret."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    repository: str | None = None
+    clone_url: str | None = None
+    ref: str | None = None
+    root: str | None = None
+    webhook_secret: str | None = None
+
+
+class Polling(BaseModel):
+    """How asking for the app's ref goes."""
+
+    failures: int
+    """In a row."""
+    error: str | None
+
+
+class App(BaseModel):
+    """An app as the intake knows it."""
+
+    id: str
+    name: str
+    team: str
+    repository: str | None
+    clone_url: str | None
+    ref: str
+    root: str
+    state: Literal["active", "removing"]
+    created_at: str
+    polling: Polling
+
+
+class AppWithSecret(App):
+    """An app, and its webhook secret: shown once."""
+
+    webhook_secret: str
+
+
+class DeploymentWanted(BaseModel):
+    """What to deploy; nothing: the tip of the app's ref."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    commit: str | None = Field(default=None, description="40 hex digits.")
+    ref: str | None = Field(default=None, description="`refs/heads/…` or `refs/tags/…`: its tip now.")
+    force: bool = Field(default=False, description="Also when it is older than what is live.")
+
+
+class SagaStarted(BaseModel):
+    """A saga has begun; `Location` says where to look."""
+
+    id: str
+    saga_id: str
+
+
+class DeploymentStarted(SagaStarted):
+    """A deployment has begun."""
+
+    commit: str | None
+    source_digest: str | None
+
+
+class Received(BaseModel):
+    """What became of a webhook."""
+
+    message: Literal["ok"] = "ok"
+    status: Literal["accepted", "ignored", "duplicate"]
+    deployments: list[str]
+    reason: str | None = None
+
+
+class DeliveryShown(BaseModel):
+    """What arrived and what became of it."""
+
+    id: str
+    provider_id: str | None
+    event: str
+    repository: str | None
+    ref: str | None
+    received_at: str
+    status: Literal["accepted", "ignored", "duplicate"]
+    reason: str | None
+    deployments: list[str]
+
+
+class Redelivered(SagaStarted):
+    """New deployments have begun; `id` is the first one's."""
+
+    deployments: list[str]
+
+
+def router(
+    *,
+    intake: Intake,
+    apps: Apps,
+    requests: Requests,
+    deliveries: Deliveries,
+    coordinator_url: str,
+    upload_max_bytes: int,
+) -> APIRouter:
+    """All routes of the intake.
+
+    Args:
+        intake: Takes webhooks.
+        apps: Keeps apps.
+        requests: Takes requests of people.
+        deliveries: Shows and repeats deliveries.
+        coordinator_url: Where sagas are looked at.
+        upload_max_bytes: The largest archive.
+    """
+    routes = APIRouter()
+
+    def location(saga_id: str) -> str:
+        return f"{coordinator_url}/sagas/{saga_id}"
+
+    _add_webhook(routes, intake)
+    _add_apps(routes, apps, location)
+    _add_deployments(routes, requests, location, upload_max_bytes)
+    _add_deliveries(routes, deliveries, location)
+    return routes
+
+
+def _add_webhook(routes: APIRouter, intake: Intake) -> None:
+    @routes.post("/github-webhook", status_code=202, tags=["webhook"], openapi_extra=_body("application/json"))
+    async def github_webhook(request: Request) -> Received:
+        """A webhook of GitHub, signed with an app's secret (`X-Hub-Signature-256`)."""
+        body = await read_limited(request, github.MAX_BODY_BYTES)
+        headers = {name: request.headers[name][:500] for name in github.KEPT_HEADERS if name in request.headers}
+        answer = await intake.receive(Arrival(headers, body))
+        return Received(status=answer.status, deployments=list(answer.deployments), reason=answer.reason)
+
+
+def _add_apps(routes: APIRouter, apps: Apps, location: Callable[[str], str]) -> None:
+    @routes.post("/apps", status_code=201, tags=["apps"])
+    async def create_app(wanted: AppWanted, caller: Deployer, response: Response) -> AppWithSecret:
+        """Make an app. Its webhook secret is in the answer, and nowhere else afterwards."""
+        app, secret = await apps.create(NewApp(team=caller.team, **wanted.model_dump()))
+        response.headers["Location"] = f"/apps/{app.name}"
+        return AppWithSecret(**_app(app).model_dump(), webhook_secret=secret)
+
+    @routes.get("/apps", tags=["apps"])
+    async def list_apps(caller: Reader, paging: PagingQuery) -> Page[App]:
+        """The team's apps, by name."""
+        rows = await apps.page(paging, _team(caller))
+        return page_of(rows, paging, key=lambda row: {"name": row.name, "id": row.app_id}, show=_app)
+
+    @routes.get("/apps/{app}", tags=["apps"])
+    async def get_app(app: str, caller: Reader) -> App:
+        """One app, by its name or id."""
+        return _app(await apps.get(app, _team(caller)))
+
+    @routes.patch("/apps/{app}", tags=["apps"])
+    async def change_app(app: str, changes: AppChanges, caller: Deployer) -> App | AppWithSecret:
+        """Change an app. A new webhook secret is in the answer, and nowhere else afterwards."""
+        row, secret = await apps.change(app, _team(caller), changes.model_dump(exclude_unset=True))
+        shown = _app(row)
+        return shown if secret is None else AppWithSecret(**shown.model_dump(), webhook_secret=secret)
+
+    @routes.delete("/apps/{app}", status_code=202, tags=["apps"])
+    async def remove_app(app: str, caller: Deployer, response: Response) -> SagaStarted:
+        """Remove an app with all that it has; asked again, the same saga answers."""
+        saga_id = await apps.remove(app, _team(caller), caller.name)
+        response.headers["Location"] = location(saga_id)
+        return SagaStarted(id=saga_id, saga_id=saga_id)
+
+
+def _add_deployments(
+    routes: APIRouter, requests: Requests, location: Callable[[str], str], upload_max_bytes: int
+) -> None:
+    @routes.post(
+        "/apps/{app}/deployments",
+        status_code=202,
+        tags=["deployments"],
+        openapi_extra=_body("application/gzip", model=DeploymentWanted),
+    )
+    async def deploy(
+        app: str,
+        request: Request,
+        caller: Deployer,
+        response: Response,
+        idempotency_key: Annotated[str | None, Header(description="A repeat answers the first one.")] = None,
+    ) -> DeploymentStarted:
+        """Deploy a commit, the tip of a ref, or an uploaded `.tar.gz`."""
+        key = None if idempotency_key is None else rules.idempotency_key(idempotency_key)
+        asker = Asker(app=app, team=_team(caller), name=caller.name, idempotency_key=key)
+        requested = await _request(request, asker, requests, upload_max_bytes)
+        response.headers["Location"] = location(requested.saga_id)
+        return DeploymentStarted(
+            id=requested.saga_id,
+            saga_id=requested.saga_id,
+            commit=requested.commit,
+            source_digest=requested.source_digest,
+        )
+
+
+def _add_deliveries(routes: APIRouter, deliveries: Deliveries, location: Callable[[str], str]) -> None:
+    @routes.get("/deliveries", tags=["deliveries"])
+    async def list_deliveries(caller: Reader, paging: PagingQuery) -> Page[DeliveryShown]:
+        """What arrived, the newest first."""
+        found = await deliveries.page(paging, _team(caller))
+        return page_of(found, paging, key=lambda each: {"id": each.row.delivery_id}, show=_delivery)
+
+    @routes.get("/deliveries/{delivery_id}", tags=["deliveries"])
+    async def get_delivery(delivery_id: str, caller: Reader) -> DeliveryShown:
+        """One delivery."""
+        return _delivery(await deliveries.get(delivery_id, _team(caller)))
+
+    @routes.post("/deliveries/{delivery_id}/redeliver", status_code=202, tags=["deliveries"])
+    async def redeliver(delivery_id: str, caller: Deployer, response: Response) -> Redelivered:
+        """Deploy what it asked for once more: new deployments, linked to the earlier ones."""
+        started = await deliveries.redeliver(delivery_id, _team(caller), caller.name)
+        response.headers["Location"] = location(started[0])
+        return Redelivered(id=started[0], saga_id=started[0], deployments=list(started))
+
+
+async def _request(request: Request, asker: Asker, requests: Requests, upload_max_bytes: int) -> Requested:
+    """One route, two kinds of body."""
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type in _ARCHIVES:
+        return await requests.upload(asker, stream_limited(request, upload_max_bytes))
+    body = await read_limited(request, DEFAULT_LIMIT_BYTES)
+    if body and content_type != "application/json":
+        raise InvalidInput(
+            f"The content type {content_type[:60]!r} is not known here",
+            todo="Send application/json, or a .tar.gz as application/gzip.",
+        )
+    try:
+        wanted = DeploymentWanted.model_validate_json(body or b"{}")
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'body'}: {each['msg']}" for each in error.errors())
+        raise InvalidInput(
+            "The body cannot be read", why=wrong, todo='Send {"commit": …}, {"ref": …} or {}.'
+        ) from error
+    return await requests.deploy(asker, commit=wanted.commit, ref=wanted.ref, force=wanted.force)
+
+
+def _team(caller: Caller) -> str | None:
+    """Another service sees every team's apps."""
+    return None if "service" in caller.scopes else caller.team
+
+
+def _app(row: Row[Any]) -> App:
+    return App(
+        id=row.app_id,
+        name=row.name,
+        team=row.team,
+        repository=row.repository,
+        clone_url=row.clone_url,
+        ref=row.ref,
+        root=row.root,
+        state=row.state,
+        created_at=rfc3339_ms(row.created_ms),
+        polling=Polling(failures=row.poll_failures, error=row.poll_error),
+    )
+
+
+def _delivery(delivery: Delivery) -> DeliveryShown:
+    row = delivery.row
+    return DeliveryShown(
+        id=row.delivery_id,
+        provider_id=row.provider_id,
+        event=row.event,
+        repository=row.repository,
+        ref=row.ref,
+        received_at=rfc3339_ms(row.received_ms),
+        status=row.status,
+        reason=row.reason,
+        deployments=list(delivery.deployments),
+    )
+
+
+def _body(content_type: str, model: type[BaseModel] | None = None) -> dict[str, Any]:
+    """The OpenAPI description of a body that the route reads by itself."""
+    content: dict[str, Any] = {content_type: {"schema": {"type": "string", "format": "binary"}}}
+    if content_type == "application/json":
+        content = {content_type: {"schema": {"type": "object"}}}
+    if model is not None:
+        content["application/json"] = {"schema": model.model_json_schema()}
+    return {"requestBody": {"content": content, "required": model is None}}

@@ -1,0 +1,72 @@
+"""The intake, wired."""
+
+from functools import partial
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from seedwork.bus import Bus
+from seedwork.chassis.service import Service
+from seedwork.clock import Clock
+from seedwork.git import GitUrlPolicy
+from seedwork.messages import Catalog
+from services.saga_coordinator.contract import DeploymentSucceeded
+from services.webhook import api, models
+from services.webhook.adapters.git_refs import GitRefs
+from services.webhook.adapters.source_http import HttpSourceArchive
+from services.webhook.apps import Apps
+from services.webhook.contract import AppChanged, AppCreated, AppRemovalRequested, DeploymentRequested
+from services.webhook.directory import Directory
+from services.webhook.handlers import forget_removed_app
+from services.webhook.intake import Intake
+from services.webhook.polling import Poller, Schedule
+from services.webhook.ports import RemoteRefs, SourceArchive
+from services.webhook.redelivery import Deliveries
+from services.webhook.requests import Requests
+from services.webhook.settings import WebhookSettings
+from services.webhook.vault import Vault
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+TELLS = Catalog([AppCreated, AppChanged, AppRemovalRequested, DeploymentRequested])
+
+
+def create_app(
+    settings: WebhookSettings | None = None,
+    *,
+    bus: Bus | None = None,
+    clock: Clock | None = None,
+    refs: RemoteRefs | None = None,
+    archives: SourceArchive | None = None,
+) -> FastAPI:
+    """The service's app; nothing is connected before its lifespan. `clock`, `refs`, `archives`: for tests."""
+    settings = settings or WebhookSettings()
+    service = Service(
+        "webhook", settings, metadata=models.metadata, migrations=MIGRATIONS, bus=bus, catalog=TELLS, clock=clock
+    )
+    db, outbox, clock = service.db, service.outbox, service.clock
+    policy = GitUrlPolicy(settings.source_allow)
+    refs = refs or GitRefs(policy, timeout_s=settings.poll_timeout_s)
+    archives = archives or HttpSourceArchive(service.client, service.url_of("source"))
+    vault = Vault.open(settings.secret_key, service.home / "secret.key")
+    schedule = Schedule(settings.poll_s)
+    directory = Directory(db, vault, clock)
+    apps = Apps(db, outbox, clock, vault=vault, directory=directory, policy=policy, schedule=schedule)
+    requests = Requests(
+        db, outbox, clock, refs=refs, archives=archives, policy=policy, uploads=service.home / "uploads"
+    )
+    poller = Poller(db, outbox, clock, refs=refs, schedule=schedule, at_once=settings.poll_at_once)
+
+    service.participant.on(DeploymentSucceeded, partial(forget_removed_app, directory=directory))
+    service.on_start(requests.clean)
+    service.background("poll", poller.run)
+    service.app.include_router(
+        api.router(
+            intake=Intake(db, outbox, directory, clock),
+            apps=apps,
+            requests=requests,
+            deliveries=Deliveries(db, outbox, directory),
+            coordinator_url=service.url_of("saga_coordinator"),
+            upload_max_bytes=settings.upload_max_bytes,
+        )
+    )
+    return service.app

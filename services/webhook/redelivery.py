@@ -1,0 +1,202 @@
+"""Deliveries as they are shown, and sending one again: deliberate, so nothing is a duplicate and order does not matter.
+
+A delivery that is sent again starts a new deployment for each app that it started one for, linked to the latest of
+them, and for each app that holds the secret which signed it: an app that was made too late can be caught up.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import orjson
+from sqlalchemy import Row, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from seedwork.chassis.paging import Paging
+from seedwork.errors import Conflict, NotFound
+from seedwork.outbox import Outbox
+from seedwork.unit_of_work import Database
+from services.webhook import github
+from services.webhook.deployments import Wanted, request_deployment
+from services.webhook.directory import Directory, Picture
+from services.webhook.github import Push
+from services.webhook.intake import Arrival, earlier_deployments
+from services.webhook.models import apps, deliveries, delivery_deployments
+
+_SHOWN = tuple(each for each in deliveries.c if each.name not in {"headers", "body"})
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A stored delivery and its deployments, the first one first."""
+
+    row: Row[*tuple[Any, ...]]
+    deployments: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """A stored delivery on its way through once more."""
+
+    delivery_id: str
+    row: Row[*tuple[Any, ...]]
+    arrival: Arrival
+    push: Push
+    holders: frozenset[bytes]
+    picture: Picture
+    team: str | None
+    requested_by: str
+
+
+class Deliveries:
+    """What arrived and what became of it."""
+
+    def __init__(self, db: Database, outbox: Outbox, directory: Directory) -> None:
+        self._db = db
+        self._outbox = outbox
+        self._directory = directory
+
+    async def page(self, paging: Paging, team: str | None) -> Sequence[Delivery]:
+        """Up to `paging.limit + 1` deliveries, the newest first. `team` None: of all teams."""
+        query = select(*_SHOWN).order_by(deliveries.c.delivery_id.desc()).limit(paging.limit + 1)
+        if team is not None:
+            query = query.where(deliveries.c.team == team)
+        if after := paging.after("id", str):
+            query = query.where(deliveries.c.delivery_id < after)
+
+        async def load(conn: AsyncConnection) -> Sequence[Delivery]:
+            rows = (await conn.execute(query)).all()
+            linked = await _linked(conn, [row.delivery_id for row in rows])
+            return [Delivery(row, tuple(linked.get(row.delivery_id, ()))) for row in rows]
+
+        return await self._db.read(load)
+
+    async def get(self, delivery_id: str, team: str | None) -> Delivery:
+        """One delivery.
+
+        Raises:
+            NotFound: No such delivery, or it is another team's.
+        """
+
+        async def load(conn: AsyncConnection) -> Delivery:
+            row = (await conn.execute(select(*_SHOWN).where(deliveries.c.delivery_id == delivery_id))).one_or_none()
+            if row is None or team not in (None, row.team):
+                raise _unknown(delivery_id)
+            linked = await _linked(conn, [delivery_id])
+            return Delivery(row, tuple(linked.get(delivery_id, ())))
+
+        return await self._db.read(load)
+
+    async def redeliver(self, delivery_id: str, team: str | None, requested_by: str) -> tuple[str, ...]:
+        """Start new deployments from a stored delivery; their saga ids, one at least.
+
+        Raises:
+            NotFound: No such delivery, or it is another team's.
+            Conflict: It starts nothing; the text says why.
+        """
+        row = await self._db.read(partial(_stored, delivery_id=delivery_id))
+        if row is None or team not in (None, row.team):
+            raise _unknown(delivery_id)
+        arrival = Arrival(orjson.loads(row.headers), row.body)
+        push = github.read_event(arrival.event, arrival.body, arrival.content_type)
+        if not isinstance(push, Push) or push.commit is None:
+            raise _nothing_to_start(row.reason or f"it is no push of a commit, but {row.event}")
+        picture = await self._directory.newer(await self._directory.picture())
+        digest = github.signature(arrival.headers.get("x-hub-signature-256")) or ""
+        candidates = picture.candidates([github.repository_key(push.repository)])
+        holders = github.signers(candidates, arrival.body, digest)
+        again = _Again(delivery_id, row, arrival, push, holders, picture, team, requested_by)
+        started = await self._db.write(partial(self._start, again=again))
+        if not started:
+            raise _nothing_to_start("none of its apps is active, follows its ref and holds the secret that signed it")
+        return started
+
+    async def _start(self, conn: AsyncConnection, *, again: _Again) -> tuple[str, ...]:
+        parents = await self._parents(conn, again.delivery_id)
+        links = [
+            await self._start_one(conn, again, app, parents.get(app.app_id))
+            for app in await _apps_concerned(conn, again, list(parents))
+            if _is_concerned(app, again, parents)
+        ]
+        if not links:
+            return ()
+        count = sum(1 for _ in (await _linked(conn, [again.delivery_id])).get(again.delivery_id, ()))
+        rows = [link | {"position": count + index} for index, link in enumerate(links)]
+        await conn.execute(insert(delivery_deployments), rows)
+        await conn.execute(
+            update(deliveries)
+            .where(deliveries.c.delivery_id == again.delivery_id, deliveries.c.status == "ignored")
+            .values(status="accepted", reason=None)
+        )
+        return tuple(link["saga_id"] for link in links)
+
+    async def _start_one(
+        self, conn: AsyncConnection, again: _Again, app: Row[Any], parent_id: str | None
+    ) -> dict[str, Any]:
+        wanted = Wanted(
+            commit=again.push.commit,
+            ref=again.push.ref,
+            trigger="push",
+            requested_by=again.requested_by,
+            parent_id=parent_id,
+            force=True,
+        )
+        new = await request_deployment(conn, self._outbox, app, wanted)
+        provider_id, body_sha256 = again.arrival.provider_id, again.row.body_sha256
+        first = not await earlier_deployments(conn, [app.app_id], provider_id, body_sha256)
+        return {
+            "delivery_id": again.delivery_id,
+            "saga_id": new.saga_id,
+            "app_id": app.app_id,
+            "provider_id": provider_id if first else None,
+            "body_sha256": body_sha256 if first else None,
+        }
+
+    async def _parents(self, conn: AsyncConnection, delivery_id: str) -> Mapping[str, str]:
+        """The latest deployment of each app that this delivery led to."""
+        links = delivery_deployments.c
+        rows = await conn.execute(
+            select(links.app_id, links.saga_id).where(links.delivery_id == delivery_id).order_by(links.position)
+        )
+        return {row.app_id: row.saga_id for row in rows}
+
+
+async def _apps_concerned(conn: AsyncConnection, again: _Again, linked: Sequence[str]) -> Sequence[Row[Any]]:
+    key = github.repository_key(again.push.repository)
+    query = select(apps).where(or_(apps.c.app_id.in_(linked), apps.c.repository_key == key))
+    return (await conn.execute(query.order_by(apps.c.app_id).with_for_update())).all()
+
+
+def _is_concerned(app: Row[Any], again: _Again, parents: Mapping[str, str]) -> bool:
+    if app.state != "active" or again.team not in (None, app.team):
+        return False
+    if app.app_id in parents:
+        return True
+    holds = again.picture.secrets.get((app.app_id, app.secret_version)) in again.holders
+    return holds and bool(app.ref == again.push.ref)
+
+
+async def _stored(conn: AsyncConnection, *, delivery_id: str) -> Row[*tuple[Any, ...]] | None:
+    return (await conn.execute(select(deliveries).where(deliveries.c.delivery_id == delivery_id))).one_or_none()
+
+
+async def _linked(conn: AsyncConnection, delivery_ids: Sequence[str]) -> Mapping[str, Sequence[str]]:
+    links = delivery_deployments.c
+    rows = await conn.execute(
+        select(links.delivery_id, links.saga_id)
+        .where(links.delivery_id.in_(delivery_ids))
+        .order_by(links.delivery_id, links.position)
+    )
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        found.setdefault(row.delivery_id, []).append(row.saga_id)
+    return found
+
+
+def _unknown(delivery_id: str) -> NotFound:
+    return NotFound(f"There is no delivery {delivery_id[:60]!r}", todo="GET /deliveries lists them.")
+
+
+def _nothing_to_start(why: str) -> Conflict:
+    return Conflict("Sending this delivery again starts nothing", why=why, todo="Push again, or use `knarr deploy`.")

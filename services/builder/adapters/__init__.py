@@ -1,0 +1,1 @@
+"""The outside world of `builder`: the source service, and the ways to build."""

@@ -1,0 +1,95 @@
+"""What a language module works with during one build, and the steps that all languages share."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from services.builder.adapters.layers.cache import LayerCache, key_of
+from services.builder.adapters.layers.image import ReadyLayer
+from services.builder.adapters.layers.sandbox import Sandbox
+from services.builder.errors import CannotBuild
+from services.builder.ports import BuildOrder, BuildOutput
+
+_FILE_BYTES = 16 * 1024 * 1024
+"""Of a lock file that is read into memory; a large `package-lock.json` has 3 MiB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workshop:
+    """One build's folder, tools and cache.
+
+    Below `root` it looks as inside the image: `root/app`, `root/layers/<name>`. So relative links and tools that look
+    upward find during the build what they will find later.
+    """
+
+    order: BuildOrder
+    root: Path
+    scratch: Path
+    """For homes and temporary files of tools."""
+    caches: Path
+    """Of package managers; shared by all builds."""
+    sandbox: Sandbox
+    layers: LayerCache
+    output: BuildOutput
+    note: Callable[[str], None]
+
+    @property
+    def app(self) -> Path:
+        """The unpacked archive."""
+        return self.root / "app"
+
+    def environment(self, extra: Mapping[str, str]) -> dict[str, str]:
+        """What a tool gets."""
+        return {**self.sandbox.environment(self.order.saga_id, self.scratch), **extra}
+
+    async def say(self, line: str) -> None:
+        """A line for people in the build's log."""
+        await asyncio.to_thread(self.output.say, line)
+
+    async def run(
+        self, argv: Sequence[str | Path], *, env: Mapping[str, str], cwd: Path | None = None, shown: str
+    ) -> None:
+        """Run a tool in the app's folder (or `cwd`); see `Sandbox.run`."""
+        await self.sandbox.run(
+            [str(each) for each in argv], cwd=cwd or self.app, env=env, output=self.output, shown=shown
+        )
+
+    async def layer(
+        self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], Awaitable[None]], *, created_by: str
+    ) -> ReadyLayer:
+        """The layer `/layers/<name>` for these inputs: from the cache, or made by `make(folder)`."""
+        key = key_of({"layer": name, **inputs})
+        async with self.layers.alone(key):
+            if (found := await self.layers.get(key)) is not None:
+                await self.say(f"{created_by}: nothing changed, from the cache ({key[:12]})")
+                return found
+            folder = self.root / "layers" / name
+            await asyncio.to_thread(folder.mkdir, parents=True)
+            await make(folder)
+            self.note("packing dependencies")
+            return await self.layers.put(key, folder, prefix=f"layers/{name}", created_by=created_by)
+
+    def read(self, name: str) -> bytes | None:
+        """A file of the app; None if there is none. Blocks: call it in a thread.
+
+        Raises:
+            CannotBuild: It is a link, no file, or larger than any such file.
+        """
+        path = self.app / name
+        if not path.exists() and not path.is_symlink():
+            return None
+        if any(part.is_symlink() for part in (path, *path.parents) if part.is_relative_to(self.app)):
+            raise CannotBuild(f"{name} is a link, or stands behind one", todo="Make it a file.")
+        if not path.is_file() or path.stat().st_size > _FILE_BYTES:
+            raise CannotBuild(f"{name} is no file of at most {_FILE_BYTES} bytes")
+        return path.read_bytes()
+
+
+def wrapper(path: Path, program: Path) -> None:
+    """Write an executable that becomes `program`: an image holds no absolute link, and finds the host's this way."""
+    quoted = str(program).replace("'", "'\\''")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\nexec '{quoted}' \"$@\"\n")
+    path.chmod(0o755)

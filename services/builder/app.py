@@ -1,0 +1,119 @@
+"""The wiring of `builder`, top to bottom."""
+
+import asyncio
+import os
+from functools import partial
+from pathlib import Path
+
+import structlog
+from fastapi import FastAPI
+
+from ocistore.layout import OciLayout
+from ocistore.store import ImageStore
+from seedwork.bus import Bus
+from seedwork.chassis.service import Service
+from seedwork.errors import Misconfigured
+from services.builder import api, models
+from services.builder.adapters.layers.builder import LayersBuilder
+from services.builder.adapters.layers.sandbox import Limits, Sandbox
+from services.builder.adapters.sources import HttpSourceArchive
+from services.builder.builds import Builds
+from services.builder.contract import BuildDiscarded, BuildImage, DiscardBuild, ImageBuildFailed, ImageBuilt
+from services.builder.folders import WorkFolders
+from services.builder.handlers import build_image, discard_build
+from services.builder.logs import BuildLogs
+from services.builder.ports import ImageBuilder
+from services.builder.settings import BuilderSettings
+from services.builder.staging import Staging
+from services.saga_coordinator.contract import DeploymentSucceeded
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+_AFTER_LIMIT_S = 60.0
+"""A build ends itself at its limit; the participant's own limit comes after it, for a build that does not."""
+_SWEEP_S = 6 * 3600.0
+
+log = structlog.get_logger(__name__)
+
+
+def create_app(settings: BuilderSettings | None = None, *, bus: Bus | None = None) -> FastAPI:
+    """The service, ready to be served; nothing is connected before its lifespan begins."""
+    settings = settings or BuilderSettings()
+    service = Service("builder", settings, metadata=models.metadata, migrations=MIGRATIONS, bus=bus)
+    images = OciLayout(settings.image_store_path())
+    sandbox = make_sandbox(settings, service.home)
+    builder = make_builder(settings, service.home, images, sandbox)
+    builds = Builds(service.db)
+    staging = Staging(service.db, images, service.clock)
+    folders = WorkFolders(service.home / "work")
+    logs = BuildLogs(service.home / "logs", max_bytes=settings.build_log_max_bytes, secrets=sandbox.secrets())
+
+    service.participant.step(
+        BuildImage,
+        partial(
+            build_image,
+            builder=builder,
+            builds=builds,
+            staging=staging,
+            folders=folders,
+            sources=HttpSourceArchive(lambda: service.client(service.url_of("source"))),
+            logs=logs,
+            timeout_s=settings.build_timeout_s,
+        ),
+        ok=ImageBuilt,
+        failed=ImageBuildFailed,
+        undo=DiscardBuild,
+        undo_handler=partial(discard_build, builder=builder, builds=builds, staging=staging, folders=folders),
+        undone=BuildDiscarded,
+        slots=settings.build_slots,
+        limit_s=settings.build_timeout_s + _AFTER_LIMIT_S,
+    )
+    service.participant.on(DeploymentSucceeded, staging.release)
+    service.on_start(partial(clear_up, builder, folders))
+    service.on_stop(images.close)
+    service.background("collect", staging.run)
+    service.background("sweep-logs", partial(sweep_logs, logs, service, settings.build_log_keep_days))
+    service.app.include_router(api.router(builds, logs, service.clock))
+    return service.app
+
+
+def make_sandbox(settings: BuilderSettings, home: Path) -> Sandbox:
+    """What runs build tools."""
+    limits = Limits(
+        memory_bytes=settings.build_memory_bytes,
+        processes=settings.build_processes,
+        file_bytes=settings.build_file_bytes,
+        cpu_s=max(1, int(settings.build_timeout_s * (os.cpu_count() or 1))),
+    )
+    return Sandbox(home, limits, pass_env=settings.build_pass_env)
+
+
+def make_builder(settings: BuilderSettings, home: Path, images: ImageStore, sandbox: Sandbox) -> ImageBuilder:
+    """The adapter that the settings name.
+
+    Raises:
+        Misconfigured: This version does not have it.
+    """
+    if settings.builder != "layers":
+        raise Misconfigured(
+            f"KNARR_BUILDER is {settings.builder!r}",
+            why="this version of knarr builds with `layers` only",
+            todo="Set KNARR_BUILDER=layers, or leave it out.",
+        )
+    return LayersBuilder(home, images=images, sandbox=sandbox, cache_bytes=settings.build_cache_bytes)
+
+
+async def clear_up(builder: ImageBuilder, folders: WorkFolders) -> None:
+    """What builds of a killed process left: their processes and their folders. The builds begin anew."""
+    processes = await builder.stop()
+    left = await folders.sweep()
+    if processes or left:
+        log.info("cleared up after a process that was killed", processes=processes, work_folders=left)
+
+
+async def sweep_logs(logs: BuildLogs, service: Service, keep_days: float) -> None:
+    """Remove old logs, a few times a day."""
+    while True:
+        removed = await asyncio.to_thread(partial(logs.sweep, keep_s=keep_days * 86_400))
+        if removed:
+            log.info("removed old build logs", count=removed)
+        await service.clock.sleep(_SWEEP_S)

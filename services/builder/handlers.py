@@ -1,0 +1,121 @@
+"""Commands of `builder`: an archive becomes a staged image, or what was made of it goes again.
+
+Safe to repeat: the image's name is its content, so a second run finds the first one's work.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from seedwork.archives import disk_errors
+from seedwork.errors import KnarrError, TimedOut
+from seedwork.participant import Work
+from services.builder.builds import Builds
+from services.builder.contract import BuildDiscarded, BuildImage, DiscardBuild, ImageBuilt
+from services.builder.folders import WorkFolders
+from services.builder.logs import BuildLog, BuildLogs
+from services.builder.ports import BuildOrder, ImageBuilder, SourceArchive
+from services.builder.staging import Staging
+
+TAIL_LINES = 30
+"""Of the log in a failure event: enough for a traceback."""
+
+
+async def build_image(
+    command: BuildImage,
+    *,
+    work: Work,
+    builder: ImageBuilder,
+    sources: SourceArchive,
+    builds: Builds,
+    staging: Staging,
+    folders: WorkFolders,
+    logs: BuildLogs,
+    timeout_s: float,
+) -> ImageBuilt:
+    """Fetch the archive, build it, stage the image."""
+
+    async def hold(digest: str) -> None:
+        await staging.hold(work.app_id, digest, work.saga_id)
+
+    await builds.begin(command, work)
+    async with _logged(logs, builds, work) as log, _limited(timeout_s), folders.of(work.saga_id) as folder:
+        with disk_errors():
+            work.note("fetching the source")
+            archive = folder / "source.tar"
+            size_bytes = await sources.download(command.source_digest, archive)
+            await asyncio.to_thread(log.say, f"Source {command.source_digest}, {size_bytes} bytes")
+            built_folder = folder / "build"
+            await asyncio.to_thread(built_folder.mkdir)
+            order = BuildOrder(
+                saga_id=work.saga_id,
+                app_id=work.app_id,
+                app=command.app,
+                commit=command.commit,
+                source_digest=command.source_digest,
+                description=command.description,
+                archive=archive,
+                folder=built_folder,
+            )
+            built = await builder.build(order, output=log, note=work.note, hold=hold)
+    work.with_outcome(lambda conn: builds.succeeded(conn, work.saga_id, built))
+    return ImageBuilt(repository=built.repository, digest=built.digest, layers=built.layers)
+
+
+async def discard_build(
+    _command: DiscardBuild,
+    *,
+    work: Work,
+    builder: ImageBuilder,
+    builds: Builds,
+    staging: Staging,
+    folders: WorkFolders,
+) -> BuildDiscarded:
+    """Nothing of this saga's build stays, except its log."""
+    found: list[str] = []
+    done: list[str] = []
+    if processes := await builder.stop(work.saga_id):
+        found.append(f"{processes} processes")
+        done.append("ended them")
+    if await folders.remove(work.saga_id):
+        found.append("a work folder")
+        done.append("removed it")
+    if dropped := await staging.drop(work.saga_id):
+        image, removed = dropped
+        found.append(f"image {image}")
+        done.append("removed it" if removed else "dropped our reference; another deployment holds it")
+    work.with_outcome(lambda conn: builds.discarded(conn, work.saga_id))
+    return BuildDiscarded(found=tuple(found), done=tuple(done))
+
+
+@asynccontextmanager
+async def _logged(logs: BuildLogs, builds: Builds, work: Work) -> AsyncIterator[BuildLog]:
+    """The attempt's log; an error is told there, its last lines go with the error, and the build's row says so."""
+    log = await asyncio.to_thread(logs.open, work.saga_id, attempt=work.attempt)
+    try:
+        try:
+            yield log
+        except KnarrError as error:
+            error.log_tail = error.log_tail or await asyncio.to_thread(log.tail, TAIL_LINES)
+            await asyncio.to_thread(log.say, f"Failed: {error.message}")
+            raise
+    except Exception as error:
+        await builds.failed(work.saga_id, error.message if isinstance(error, KnarrError) else "A fault of the builder.")
+        raise
+    finally:
+        await asyncio.to_thread(log.close)
+
+
+@asynccontextmanager
+async def _limited(timeout_s: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(timeout_s) as limit:
+            yield
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise TimedOut(
+            "The build was stopped",
+            why=f"it took longer than {timeout_s:g} s",
+            todo="Look at its log for what hangs, or raise KNARR_BUILD_TIMEOUT_S.",
+        ) from error

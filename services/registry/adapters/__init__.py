@@ -1,0 +1,1 @@
+"""None of its own: the image store's adapters are in `ocistore`."""

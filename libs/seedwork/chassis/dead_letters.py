@@ -53,14 +53,16 @@ def router(db: Database, tables: KernelTables, bus: Bus) -> APIRouter:
 
     @routes.post("/{letter_id}/resend", dependencies=[Depends(require("deploy"))], summary="Put it on the bus again")
     async def resend(letter_id: str) -> DeadLetter:
-        message = Envelope.from_json((await db.read(lambda conn: _find(conn, letter_id))).envelope)
+        letter = await db.read(lambda conn: _find(conn, letter_id))
+        message = Envelope.from_json(letter.envelope)
 
         async def forget(conn: AsyncConnection) -> None:
             await conn.execute(delete(tables.inbox).where(tables.inbox.c.message_id == message.id))
 
         async def mark(conn: AsyncConnection) -> Row[Any]:
             now_ms = await database_now_ms(conn)
-            await conn.execute(update(letters).where(letters.c.id == letter_id).values(resent_ms=now_ms))
+            same = (letters.c.id == letter_id) & (letters.c.at_ms == letter.at_ms)  # else it failed again meanwhile
+            await conn.execute(update(letters).where(same).values(resent_ms=now_ms))
             return await _find(conn, letter_id)
 
         await db.write(forget)

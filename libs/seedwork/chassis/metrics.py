@@ -63,7 +63,7 @@ class Metrics:
                 counted = await conn.execute(
                     select(column, func.count()).where(column.in_(OPEN_STATES)).group_by(column)
                 )
-                found = {str(state): number for state, number in counted.tuples()}
+                found = {str(state): number for state, number in counted}
                 for state in OPEN_STATES:
                     self._jobs.labels(work, state).set(found.get(state, 0))
 

@@ -42,8 +42,13 @@ class FieldError(BaseModel):
 
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    "default": {"model": Problem, "description": "What happened, why, and what to do next (RFC 9457)."}
+    "default": {
+        "model": Problem,
+        "description": "What happened, why, and what to do next (RFC 9457).",
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
 }
+"""For a FastAPI app or route: every answer that is no success."""
 
 
 def problem(

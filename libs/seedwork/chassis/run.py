@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 import uvicorn
 from fastapi import FastAPI
+from pydantic import ValidationError
 
 from seedwork.chassis.logging import configure_logging
-from seedwork.chassis.settings import ServiceSettings
+from seedwork.chassis.settings import ServiceSettings, misconfigured
 from seedwork.errors import KnarrError
 
 
@@ -21,6 +22,8 @@ def serve(create_app: Callable[[], FastAPI], name: str) -> None:
         settings = ServiceSettings()
         configure_logging(settings)
         app = create_app()
+    except ValidationError as error:
+        sys.exit(f"{name}: {misconfigured(error).message}")
     except KnarrError as error:
         sys.exit(f"{name}: {error.message}")
     server = make_server(app, settings, name)

@@ -137,6 +137,7 @@ class Service:
             lifespan=self._lifespan,
             redoc_url=None,
             responses=problems.RESPONSES,
+            telemetry={"tracing": False, "metrics": False, "logs": False},  # ours knows the service it belongs to
         )
         app.state.service = self
         app.state.auth = self.auth

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import quote
 
 import yaml
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -38,7 +38,7 @@ class ServiceSettings(BaseSettings):
     """What each service needs to know, whatever it does."""
 
     model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
-        env_prefix="KNARR_", env_file=".env", extra="ignore", populate_by_name=True
+        env_prefix="KNARR_", env_file=".env", extra="ignore", populate_by_name=True, hide_input_in_errors=True
     )
 
     home: Path = Field(default_factory=lambda: Path.home() / ".knarr")
@@ -137,6 +137,12 @@ class ServiceSettings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then the environment, then `.env`, then `knarr.yaml`."""
         return init_settings, env_settings, dotenv_settings, _yaml_source(settings_cls)
+
+
+def misconfigured(error: ValidationError) -> Misconfigured:
+    """What pydantic found wrong with the settings, in the words of who set them; no value is repeated."""
+    wrong = "; ".join(f"KNARR_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}" for each in error.errors())
+    return Misconfigured("A setting is wrong", why=wrong, todo="Look into the environment, `.env` and `knarr.yaml`.")
 
 
 def _yaml_source(settings_cls: type[BaseSettings]) -> YamlConfigSettingsSource:

@@ -1,94 +1,78 @@
-"""A service that knows nothing, to see what the chassis brings; HTTP without sockets."""
+"""A service that knows nothing, to see what the chassis brings."""
 
-import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+import asyncio
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
 
-import httpx2
 import pytest
-from fastapi import FastAPI
-from sqlalchemy import BigInteger, Column, Index, MetaData, String, Table
+import structlog
+from pydantic import SecretStr
 
 from seedwork.chassis.service import Service
 from seedwork.chassis.settings import ServiceSettings
-from seedwork.messages import Command, Event, FailureEvent
-from seedwork.tables import kernel_tables
+from tests.seedwork.chassis.dummy import models
 
 MIGRATIONS = Path(__file__).parent / "dummy" / "migrations"
 TOKEN = "the-operator-s-token"
 SERVICE_TOKEN = "what-services-share"
 
 
-class MakeThing(Command):
-    """Make something of that size."""
+class VirtualClock:
+    """Time that passes when the test says so; who sleeps is woken when its time has come."""
 
-    size: int
+    def __init__(self) -> None:
+        self.ms = 1_800_000_000_000
+        self.slept: list[float] = []
+        self._sleepers: list[tuple[int, asyncio.Event]] = []
 
-    EXAMPLE: ClassVar[Mapping[str, Any]] = {"size": 1}
+    def now_ms(self) -> int:
+        """Milliseconds since 1970."""
+        return self.ms
 
+    async def sleep(self, seconds: float) -> None:
+        """Until `advance` has come that far."""
+        self.slept.append(seconds)
+        wake = asyncio.Event()
+        self._sleepers.append((self.ms + int(seconds * 1000), wake))
+        await wake.wait()
 
-class ThingMade(Event):
-    """It is there."""
-
-    size: int
-
-    EXAMPLE: ClassVar[Mapping[str, Any]] = {"size": 1}
-
-
-class ThingFailed(FailureEvent):
-    """It is not."""
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.ms += int(seconds * 1000)
+        for at_ms, wake in self._sleepers:
+            if at_ms <= self.ms:
+                wake.set()
 
 
 @pytest.fixture
-def migrations() -> Path:
-    """The dummy service's two migrations."""
-    return MIGRATIONS
+def clock() -> VirtualClock:
+    """A clock that stands still."""
+    return VirtualClock()
 
 
-@pytest.fixture
-def metadata() -> MetaData:
-    """The dummy service's tables, as its newest migration leaves them."""
-    made = MetaData()
-    kernel_tables(made)
-    things = Table("things", made, Column("id", String(36), primary_key=True), Column("size_bytes", BigInteger))
-    Index("ix_things", things.c.id)
-    return made
+@pytest.fixture(autouse=True)
+def quiet_logs() -> Iterator[None]:
+    """One line a message while a test runs; afterwards as it was."""
+    before = structlog.get_config()
+    structlog.configure(processors=[structlog.processors.KeyValueRenderer()])
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServiceSettings:
-    """Settings that see neither this machine's environment nor its files."""
+    """Settings that see no files of this machine."""
     monkeypatch.chdir(tmp_path)
     return ServiceSettings(
-        home=tmp_path / "home", token=TOKEN, service_token=SERVICE_TOKEN, test_endpoints=True, stop_grace_s=5
+        home=tmp_path / "home",
+        token=SecretStr(TOKEN),
+        service_token=SecretStr(SERVICE_TOKEN),
+        test_endpoints=True,
+        stop_grace_s=5,
     )
 
 
 @pytest.fixture
-def service(settings: ServiceSettings, metadata: MetaData) -> Service:
+def service(settings: ServiceSettings) -> Service:
     """The dummy service, wired, not started."""
-    return Service("builder", settings, metadata=metadata, migrations=MIGRATIONS)
-
-
-Running = Callable[[FastAPI], AbstractAsyncContextManager[httpx2.AsyncClient]]
-
-
-@pytest.fixture
-def running() -> Running:
-    """Starts an app and gives a client that shows the operator's token."""
-
-    @contextlib.asynccontextmanager
-    async def run(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
-        async with (
-            app.router.lifespan_context(app),
-            httpx2.AsyncClient(
-                transport=httpx2.ASGITransport(app),
-                base_url="http://builder",
-                headers={"Authorization": f"Bearer {TOKEN}"},
-            ) as client,
-        ):
-            yield client
-
-    return run
+    return Service("builder", settings, metadata=models.metadata, migrations=MIGRATIONS)

@@ -1,7 +1,6 @@
 """The whole environment of a service's migrations."""
 
-from sqlalchemy import MetaData
-
 from seedwork.chassis.migrate import run_env
+from tests.seedwork.chassis.dummy.models import metadata
 
-run_env(MetaData())
+run_env(metadata)

@@ -1,0 +1,48 @@
+"""Platforms for the scenarios: one that several share, and one that a test has for itself."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.harness import Knarr, remove
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything here is an end-to-end test."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(scope="module")
+def knarr() -> Iterator[Knarr]:
+    """A running platform for all tests of a file; each test has an app of its own."""
+    yield from _platform(start=True)
+
+
+@pytest.fixture
+def own_knarr() -> Iterator[Knarr]:
+    """A platform for this test alone, not started yet."""
+    yield from _platform(start=False)
+
+
+def _platform(*, start: bool) -> Iterator[Knarr]:
+    folder = Path(tempfile.mkdtemp(prefix="knarr-e2e-"))
+    platform = Knarr(folder)
+    try:
+        yield platform.start() if start else platform
+    finally:
+        _end(platform)
+        remove(folder)
+
+
+def _end(platform: Knarr) -> None:
+    """Stop it, and see that its apps stopped with it."""
+    platform.stop()
+    left = platform.processes()
+    for process in left:
+        process.kill()
+    assert not left, f"apps outlived the platform: {left}"

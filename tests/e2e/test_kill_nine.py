@@ -1,0 +1,117 @@
+"""`kill -9` of the whole process in the middle of each step and of each undo, then a restart.
+
+The saga ends, the app answers with what it should, one instance runs, nothing is left over.
+"""
+
+import contextlib
+
+import pytest
+
+from seedwork.errors import Unavailable
+from tests.e2e.harness import CRASHES, NEVER_LISTENS, Knarr, eventually, web_app
+
+STEPS = ("FetchSource", "BuildImage", "PublishImage", "DeployRelease")
+UNDOS = ("RollBackRelease", "UnpublishImage", "DiscardBuild", "DiscardSource")
+WHEN = ("before_effect", "after_effect")
+
+
+def one_instance_answers(knarr: Knarr, app: str, version: str) -> None:
+    """At its old address, and only one process is there."""
+    eventually(f"{app} answers {version}", lambda: knarr.ask(app) == version)
+    eventually("one instance runs", lambda: len(knarr.app(app)["instances"]) == 1)
+    eventually("one process runs", lambda: len(knarr.processes()) == 1)
+
+
+def only_saga(knarr: Knarr) -> str | None:
+    """The one saga that there is; none yet."""
+    found = knarr.api.pages("saga_coordinator", "/sagas", limit=10)
+    assert len(found) <= 1, found
+    return str(found[0]["id"]) if found else None
+
+
+@pytest.mark.parametrize("when", WHEN)
+@pytest.mark.parametrize("command", STEPS)
+def test_a_kill_in_a_step_is_taken_up_after_the_restart(own_knarr: Knarr, command: str, when: str) -> None:
+    """The push goes through as if nothing had been; the version before goes on in between."""
+    knarr = own_knarr.start()
+    repository = knarr.repository("app")
+    knarr.create_app("app", repository)
+    assert knarr.deploy(repository)["state"] == "SUCCEEDED"
+    knarr.stop()
+    repository.commit(web_app("two"))
+    knarr.start(KNARR_CRASH_AT=f"job.{when}/{command}")
+    (saga_id,) = knarr.push(repository)["deployments"]
+    assert knarr.wait_for_crash() == f"job.{when}/{command}"
+    knarr.start()
+    saga = knarr.ended(saga_id)
+    assert saga["state"] == "SUCCEEDED", saga
+    one_instance_answers(knarr, "app", "two")
+
+
+@pytest.mark.parametrize("when", WHEN)
+@pytest.mark.parametrize("command", UNDOS)
+def test_a_kill_in_an_undo_is_taken_up_after_the_restart(own_knarr: Knarr, command: str, when: str) -> None:
+    """The undo is finished, the version before answers, nothing of the saga is left."""
+    knarr = own_knarr.start()
+    repository = knarr.repository("app")
+    knarr.create_app("app", repository)
+    assert knarr.deploy(repository)["state"] == "SUCCEEDED"
+    images = knarr.images()
+    knarr.stop()
+    repository.commit({"app.py": CRASHES})
+    knarr.start(KNARR_CRASH_AT=f"job.{when}/{command}")
+    (saga_id,) = knarr.push(repository)["deployments"]
+    assert knarr.wait_for_crash() == f"job.{when}/{command}"
+    knarr.start()
+    saga = knarr.ended(saga_id)
+    assert saga["state"] == "COMPENSATED", saga
+    one_instance_answers(knarr, "app", "one")
+    knarr.has_let_go_of(saga_id)
+    assert knarr.images() == images
+
+
+@pytest.mark.parametrize("point", ["webhook.after_commit", "coordinator.before_commit", "outbox.before_publish"])
+def test_a_push_that_reached_knarr_is_never_lost(own_knarr: Knarr, point: str) -> None:
+    """Killed before the answer left, or before the coordinator has seen it: it is deployed all the same, once."""
+    knarr = own_knarr.start()
+    repository = knarr.repository("app")
+    knarr.create_app("app", repository)
+    knarr.stop()
+    knarr.start(KNARR_CRASH_AT=point)
+    with contextlib.suppress(Unavailable):  # some points are passed before the answer leaves
+        knarr.push(repository)
+    knarr.wait_for_crash()
+    knarr.start()
+    saga_id = eventually("the saga is there", lambda: only_saga(knarr))
+    assert knarr.ended(saga_id)["state"] == "SUCCEEDED"
+    one_instance_answers(knarr, "app", "one")
+
+
+def test_a_kill_while_an_app_starts_leaves_no_process_behind(own_knarr: Knarr) -> None:
+    """The instance that was being started has no owner any more: it goes, and the deployment is finished or undone."""
+    own_knarr.settings["KNARR_START_TIMEOUT_S"] = "4"
+    knarr = own_knarr.start()
+    repository = knarr.repository("app")
+    knarr.create_app("app", repository)
+    assert knarr.deploy(repository)["state"] == "SUCCEEDED"
+    repository.commit({"app.py": NEVER_LISTENS})
+    (saga_id,) = knarr.push(repository)["deployments"]
+    eventually("the new instance is being started", lambda: knarr.processes(saga_id))
+    knarr.kill()
+    knarr.start()
+    assert knarr.ended(saga_id)["state"] == "COMPENSATED"
+    knarr.has_let_go_of(saga_id)
+    one_instance_answers(knarr, "app", "one")
+
+
+def test_what_ran_runs_again_once_after_a_kill(own_knarr: Knarr) -> None:
+    """At the same address, one process."""
+    knarr = own_knarr.start()
+    repository = knarr.repository("app")
+    knarr.create_app("app", repository)
+    knarr.deploy(repository)
+    url = knarr.app("app")["url"]
+    knarr.kill()
+    knarr.start()
+    assert knarr.app("app")["url"] == url
+    one_instance_answers(knarr, "app", "one")

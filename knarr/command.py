@@ -79,6 +79,7 @@ def group(help_text: str) -> typer.Typer:
         help=help_text,
         no_args_is_help=True,
         rich_markup_mode=None,
+        pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     )
 
@@ -125,6 +126,19 @@ def with_errors_as_sentences(terminal: Terminal, work: Callable[[], None]) -> No
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise typer.Exit(Exit.DONE) from None
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        if "KNARR_TRACEBACK" in os.environ:
+            raise
+        terminal.error(
+            KnarrError(
+                f"This is a fault of knarr: {type(error).__name__}",
+                why=str(error),
+                todo="Please report it with the traceback, which KNARR_TRACEBACK=1 shows.",
+            )
+        )
+        raise typer.Exit(Exit.FAULT) from error
 
 
 def _with_common_options(function: Callable[..., None]) -> inspect.Signature:

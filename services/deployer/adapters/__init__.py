@@ -1,0 +1,1 @@
+"""The deployer's outside world: runtimes and the router."""

@@ -1,0 +1,420 @@
+"""Releases as local processes: folders, instances and routes brought together behind the port `Runtime`.
+
+What runs is known in this process only, and dies with it: the kernel kills the instances when knarr is killed, a
+graceful stop ends them, and `recover` kills whatever is left of both before it starts what the database says. So
+each thing runs exactly once.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+import structlog
+
+from ocistore.store import ImageStore
+from seedwork.clock import Clock
+from seedwork.errors import Conflict, InvalidInput, KnarrError
+from services.deployer.adapters.process import leftovers
+from services.deployer.adapters.process.folders import Folders, Root
+from services.deployer.adapters.process.instance import AGAIN, Command, Patience, Process, Supervised
+from services.deployer.adapters.process.output import AppLog
+from services.deployer.adapters.router import Backend, Router
+from services.deployer.errors import Fenced, ReleaseCommandFailed
+from services.deployer.ports import Address, Instance, Needed, Note, Release, Standing
+
+log = structlog.get_logger(__name__)
+
+STARTING = "It is starting: try again in a moment."
+_NO_RELEASE = "It has no release yet."
+_SAFE_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,63}")
+_FIRST_AGAIN_S = 1.0
+_LONGEST_AGAIN_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How long, and how much."""
+
+    start_timeout_s: float = 60.0
+    grace_s: float = 10.0
+    drain_s: float = 10.0
+    release_command_timeout_s: float = 600.0
+    settle_s: float = 1.0
+    log_max_bytes: int = 16 * 1024 * 1024
+
+
+@dataclass(slots=True, eq=False)
+class _Unit:
+    """A release that runs here."""
+
+    release: Release
+    root: Root
+    instances: list[Supervised] = field(default_factory=list)
+
+
+class ProcessRuntime:
+    """See `Runtime`.
+
+    Args:
+        home: The deployer's folder.
+        images: Where images are read from.
+        router: The apps' ports.
+        clock: Time for people.
+        limits: How long, and how much.
+    """
+
+    name = "process"
+    addons: AbstractSet[str] = frozenset()
+
+    def __init__(self, home: Path, *, images: ImageStore, router: Router, clock: Clock, limits: Limits) -> None:
+        self._home = home
+        self._router = router
+        self._clock = clock
+        self._limits = limits
+        self._folders = Folders(home, images)
+        self._records = leftovers.Records(home / "run")
+        self._units: dict[str, _Unit] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._served: dict[str, str] = {}
+        self._fences: dict[str, int] = {}
+        self._troubles: dict[str, str] = {}
+        self._logs: dict[str, AppLog] = {}
+        self._background: dict[str, asyncio.Task[None]] = {}
+        self._home_id = ""
+
+    # ── a release, step by step ──────────────────────────────────────────────────────────────────────────────────
+
+    async def expose(self, app_id: str, app: str, *, taken: AbstractSet[int]) -> Address:
+        """See `Runtime.expose`."""
+        route = await self._router.open_free(app_id, app, taken=taken)
+        return Address(url=self._router.url(route.port), port=route.port)
+
+    async def prepare(self, release: Release) -> None:
+        """See `Runtime.prepare`."""
+        await self._folders.prepare(release)
+
+    async def run_release_command(self, release: Release) -> None:
+        """See `Runtime.run_release_command`."""
+        if release.release_command is None:
+            return
+        app_log = self._log(release.app_id)
+        root = await self._folders.prepare(release)
+        command = self._command(release, root, "release.1", release.release_command)
+        app_log.say(command.label, f"release {release.number}: running the release command")
+        process = await Process.start(command, app_log=app_log, records=self._records, env={})
+        limit_s = self._limits.release_command_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                status = await process.wait()
+            how = f"ended with status {status}" if status >= 0 else f"was ended by signal {-status}"
+        except TimeoutError:
+            status, how = 1, f"ran for longer than {limit_s:g} s (KNARR_RELEASE_COMMAND_TIMEOUT_S)"
+        finally:
+            await process.end(self._records)
+        app_log.say(command.label, f"the release command {how}")
+        if status:
+            raise ReleaseCommandFailed(
+                f"The release command {how}",
+                why="nothing was switched over",
+                todo=AGAIN,
+                log_tail=process.output.tail(secrets=command.secrets),
+            )
+
+    async def start(self, release: Release) -> None:
+        """See `Runtime.start`."""
+        async with self._lock(release.saga_id):
+            if release.saga_id in self._units:
+                return
+            root = await self._folders.prepare(release)
+            unit = _Unit(release, root)
+            for process, count in release.formation.items():
+                for number in range(1, count + 1):
+                    unit.instances.append(self._instance(unit, process, f"{process}.{number}"))
+            self._units[release.saga_id] = unit
+            for instance in unit.instances:
+                instance.start()
+
+    async def observe(self, release: Release, *, note: Note) -> None:
+        """See `Runtime.observe`."""
+        unit = self._units.get(release.saga_id)
+        if unit is None:
+            raise Conflict("The release was stopped meanwhile", why=f"nothing runs for the saga {release.saga_id}")
+        verdicts = [asyncio.create_task(each.proved()) for each in unit.instances]
+        try:
+            waiting: set[asyncio.Task[None]] = set(verdicts)
+            while waiting:
+                open_notes = [each.note for each in unit.instances if each.note and not each.decided]
+                note(open_notes[0] if open_notes else f"waiting for {len(waiting)} of {len(verdicts)} instances")
+                done, waiting = await asyncio.wait(waiting, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+                for verdict in done:
+                    verdict.result()
+        finally:
+            for verdict in verdicts:
+                verdict.cancel()
+            await asyncio.gather(*verdicts, return_exceptions=True)
+        for instance in unit.instances:
+            instance.keep()
+
+    async def switch(self, app_id: str, saga_id: str | None, *, fence: int) -> None:
+        """See `Runtime.switch`."""
+        if fence < self._fences.get(app_id, 0):
+            raise Fenced(
+                "The traffic stays where it is",
+                why=f"it was moved under the fence {self._fences[app_id]}, and this is {fence}",
+                todo="A newer deployment of the app is live; nothing is to be done.",
+            )
+        self._fences[app_id] = fence
+        if saga_id is None:
+            self._served.pop(app_id, None)
+        else:
+            self._served[app_id] = saga_id
+        self._refresh(app_id)
+
+    async def stop(self, app_id: str, saga_id: str) -> Sequence[str]:
+        """See `Runtime.stop`."""
+        if not _SAFE_NAME.fullmatch(saga_id):
+            raise InvalidInput("That is no saga's id", why=repr(saga_id[:100]))
+        found: list[str] = []
+        await self._end_background(saga_id)
+        if self._served.get(app_id) == saga_id:
+            del self._served[app_id]
+            self._refresh(app_id)
+            found.append("the route")
+        async with self._lock(saga_id):
+            if unit := self._units.get(saga_id):
+                found += [f"instance {each.command.label} of release {unit.release.number}" for each in unit.instances]
+                await self._stop_unit(unit)
+            found += await self._kill_marked({leftovers.SAGA: saga_id})
+            found += await self._folders.remove(saga_id)
+        return found
+
+    async def forget(self, app_id: str) -> Sequence[str]:
+        """See `Runtime.forget`."""
+        found: list[str] = []
+        for saga_id in [each.release.saga_id for each in self._units.values() if each.release.app_id == app_id]:
+            found += await self.stop(app_id, saga_id)
+        await self._end_background(app_id)
+        found += await self._kill_marked({leftovers.APP_ID: app_id})
+        if route := self._router.route(app_id):
+            found.append(f"port {route.port}")
+            await self._router.close(app_id)
+        found += await asyncio.to_thread(self._log(app_id).remove)
+        for known in (self._served, self._fences, self._troubles, self._logs):
+            known.pop(app_id, None)
+        return found
+
+    # ── what there is ────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def instances(self, app_id: str) -> Sequence[Instance]:
+        """See `Runtime.instances`."""
+        return [
+            Instance(
+                id=each.command.record,
+                app_id=app_id,
+                saga_id=unit.release.saga_id,
+                release=unit.release.number,
+                process=each.command.label,
+                state=each.state,
+                since_ms=each.since_ms,
+                restarts=each.restarts,
+                note=each.note,
+                digest=unit.root.digest,
+            )
+            for unit in list(self._units.values())
+            if unit.release.app_id == app_id
+            for each in unit.instances
+        ]
+
+    async def trouble(self, app_id: str) -> str:
+        """See `Runtime.trouble`."""
+        return self._troubles.get(app_id, "")
+
+    async def logs(self, app_id: str, *, lines: int, follow: bool) -> AsyncIterator[bytes]:
+        """See `Runtime.logs`."""
+        async for piece in self._log(app_id).read(lines=lines, follow=follow):
+            yield piece
+
+    # ── from start to stop of knarr ──────────────────────────────────────────────────────────────────────────────
+
+    async def recover(self, standing: Sequence[Standing]) -> None:
+        """See `Runtime.recover`."""
+        self._home_id = await asyncio.to_thread(leftovers.home_id_of, self._home)
+        for each in standing:
+            self._fences[each.app_id] = each.fence
+            if each.saga_id:
+                self._served[each.app_id] = each.saga_id
+            try:
+                await self._reopen(each)
+            except Conflict as error:
+                self._trouble(each, error)
+                self._in_background(each.app_id, self._reopen_some_day(each))
+        killed = await asyncio.to_thread(self._kill_leftovers)
+        if killed:
+            log.warning("processes of an earlier run were ended", count=killed)
+        await self._folders.clear_unfinished()
+        for each in standing:
+            if each.saga_id:
+                self._in_background(each.saga_id, self._bring_up(each))
+
+    async def sweep(self, needed: Callable[[], Awaitable[Needed]]) -> None:
+        """See `Runtime.sweep`."""
+        await self._folders.sweep(needed, running=set(self._units))
+
+    async def close(self) -> None:
+        """See `Runtime.close`."""
+        for name in list(self._background):
+            await self._end_background(name)
+        await self._router.close()
+        await asyncio.gather(*(self._stop_unit(unit, drain=False) for unit in list(self._units.values())))
+        if self._home_id:
+            await asyncio.to_thread(self._kill_leftovers)
+        for app_log in self._logs.values():
+            app_log.close()
+
+    def _kill_leftovers(self) -> int:
+        found = {each.pid: each for each in self._records.remembered()}
+        found |= {each.pid: each for each in leftovers.marked(self._home_id)}
+        return leftovers.kill(found.values())
+
+    async def _reopen(self, standing: Standing) -> None:
+        await self._router.open(standing.app_id, standing.app, standing.port)
+        self._refresh(standing.app_id)
+
+    async def _reopen_some_day(self, standing: Standing) -> None:
+        while True:
+            await self._clock.sleep(5.0)
+            with contextlib.suppress(Conflict):
+                await self._reopen(standing)
+                self._troubles.pop(standing.app_id, None)
+                return
+
+    async def _bring_up(self, standing: Standing) -> None:
+        """Start what was live, however long it takes: it is live, so nobody else will."""
+        wait_s = _FIRST_AGAIN_S
+        while True:
+            try:
+                release = await standing.load()
+                await self.start(release)
+                break
+            except (KnarrError, OSError) as error:
+                self._trouble(standing, error)
+                await self._clock.sleep(wait_s)
+                wait_s = min(_LONGEST_AGAIN_S, wait_s * 2)
+        self._troubles.pop(standing.app_id, None)
+        for instance in self._units[release.saga_id].instances:
+            instance.keep()
+        self._refresh(standing.app_id)
+
+    def _trouble(self, standing: Standing, error: Exception) -> None:
+        text = error.message if isinstance(error, KnarrError) else str(error)
+        self._troubles[standing.app_id] = text
+        self._refresh(standing.app_id)
+        log.error("an app is not reachable", app=standing.app, why=text)
+
+    def _in_background(self, name: str, work: Coroutine[None, None, None]) -> None:
+        self._background[name] = asyncio.create_task(work, name=f"bring-up-{name}")
+
+    async def _end_background(self, name: str) -> None:
+        if task := self._background.pop(name, None):
+            task.cancel()
+            await asyncio.wait([task])
+
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _instance(self, unit: _Unit, process: str, label: str) -> Supervised:
+        release = unit.release
+        return Supervised(
+            self._command(release, unit.root, label, release.processes[process]),
+            is_web=process == "web",
+            health_path=release.health_path,
+            patience=Patience(
+                start_s=self._limits.start_timeout_s, settle_s=self._limits.settle_s, grace_s=self._limits.grace_s
+            ),
+            app_log=self._log(release.app_id),
+            records=self._records,
+            clock=self._clock,
+            changed=lambda: self._refresh(release.app_id),
+        )
+
+    def _command(self, release: Release, root: Root, label: str, arguments: Sequence[str]) -> Command:
+        record = f"{release.saga_id}.{label}"
+        return Command(
+            label=label,
+            arguments=tuple(arguments),
+            env={
+                "LANG": "C.UTF-8",
+                "HOME": os.fspath(root.path / "app"),
+                "TMPDIR": os.fspath(root.path / "tmp"),
+                **root.env,
+                "PATH": _joined(root.env.get("PATH", ""), os.environ.get("PATH", os.defpath)),
+                **release.env,
+                "KNARR_APP": release.app,
+                leftovers.APP_ID: release.app_id,
+                leftovers.SAGA: release.saga_id,
+                "KNARR_RELEASE": str(release.number),
+                "KNARR_INSTANCE": label,
+                leftovers.MARK: self._home_id,
+            },
+            secrets=tuple(release.env.values()),
+            cwd=root.workdir,
+            record=record,
+        )
+
+    async def _stop_unit(self, unit: _Unit, *, drain: bool = True) -> None:
+        """Requests end, then instances; the unit is gone whatever happens."""
+        try:
+            if drain:
+                busy = [each.backend for each in unit.instances if each.backend]
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._limits.drain_s):
+                        await asyncio.gather(*(backend.idle() for backend in busy))
+        finally:
+            await asyncio.gather(*(each.stop() for each in unit.instances))
+            self._units.pop(unit.release.saga_id, None)
+            self._refresh(unit.release.app_id)
+
+    async def _kill_marked(self, labels: Mapping[str, str]) -> list[str]:
+        """Those that left their group: daemons, and whatever else had set itself apart."""
+        escaped = await asyncio.to_thread(lambda: leftovers.kill(leftovers.marked(self._home_id, labels)))
+        return [f"{escaped} processes beside the instances"] if escaped else []
+
+    def _refresh(self, app_id: str) -> None:
+        """Tell the router who serves the app now, or why nobody does."""
+        if route := self._router.route(app_id):
+            unit = self._units.get(self._served.get(app_id, ""))
+            route.serve(*self._serving(app_id, unit))
+
+    def _serving(self, app_id: str, unit: _Unit | None) -> tuple[Sequence[Backend], str]:
+        if trouble := self._troubles.get(app_id):
+            return (), trouble
+        if unit is None:
+            return (), STARTING if app_id in self._served else _NO_RELEASE
+        webs = [each for each in unit.instances if each.is_web]
+        if not webs:
+            return (), "No web process runs: its formation has none. `knarr scale web=1` starts one."
+        backends = [each.backend for each in webs if each.backend and each.state == "up"]
+        crashed = any(each.state == "crashed" for each in webs)
+        return backends, "It crashed and is starting again; `knarr logs` shows its output." if crashed else STARTING
+
+    def _lock(self, saga_id: str) -> asyncio.Lock:
+        lock = self._locks.get(saga_id) or asyncio.Lock()
+        self._locks[saga_id] = lock
+        return lock
+
+    def _log(self, app_id: str) -> AppLog:
+        if app_id not in self._logs:
+            if not _SAFE_NAME.fullmatch(app_id):
+                raise InvalidInput("That is no app's id", why=repr(app_id[:100]))
+            self._logs[app_id] = AppLog(self._home / "logs" / f"{app_id}.log", max_bytes=self._limits.log_max_bytes)
+        return self._logs[app_id]
+
+
+def _joined(first: str, second: str) -> str:
+    """One PATH of two, each folder once."""
+    return os.pathsep.join(dict.fromkeys(part for part in (*first.split(":"), *second.split(os.pathsep)) if part))

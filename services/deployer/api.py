@@ -1,0 +1,259 @@
+"""HTTP: what runs, and requests to run something else."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Depends, Query, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, StrictInt, StrictStr
+
+from seedwork.chassis.auth import Caller, require
+from seedwork.chassis.paging import Page, PagingQuery, page_of
+from seedwork.errors import InvalidInput, NotAllowed, NotFound
+from seedwork.messages import rfc3339_ms
+from seedwork.unit_of_work import Database
+from services.deployer import releases
+from services.deployer.ports import Instance, Runtime
+from services.deployer.releases import KnownRelease
+from services.deployer.requests import Asked, Requests
+
+MASK = "********"
+
+Reader = Annotated[Caller, Depends(require("read"))]
+Operator = Annotated[Caller, Depends(require("deploy"))]
+
+
+class ShownInstance(BaseModel):
+    """One copy of a process."""
+
+    id: str
+    process: str
+    """`web.1`"""
+    state: str
+    """`starting`, `up`, `crashed` or `stopping`."""
+    since: str
+    release: int
+    restarts: int
+    note: str
+
+
+class ShownApp(BaseModel):
+    """An app as it runs."""
+
+    id: str
+    name: str
+    team: str
+    url: str | None
+    release: int | None
+    digest: str | None
+    commit: str | None
+    health: str
+    """`healthy`, `degraded` (some instances are not up), `starting`, `down` or `none` (nothing is live)."""
+    note: str
+    """Why it is not healthy, for people."""
+    formation: dict[str, int]
+    config_version: int | None
+    instances: list[ShownInstance]
+
+
+class ShownRelease(BaseModel):
+    """One release."""
+
+    number: int
+    app: str
+    kind: str
+    commit: str | None
+    digest: str
+    config_version: int
+    formation: dict[str, int]
+    manifest_hash: str
+    saga_id: str
+    state: str
+    """`pending`, `live`, `superseded` (can be rolled back to), `undone` or `retired`."""
+    created_at: str
+
+
+class SagaStarted(BaseModel):
+    """A saga was started, or (`saga_id` null) none was needed."""
+
+    id: str | None
+    saga_id: str | None
+    config_version: int
+
+
+class RollBack(BaseModel):
+    """Which release comes back."""
+
+    rollback_to: StrictInt
+
+
+def router(*, db: Database, requests: Requests, runtime: Runtime, coordinator_url: str) -> APIRouter:
+    """All routes of the deployer.
+
+    Args:
+        db: The service's database.
+        requests: Takes requests for releases.
+        runtime: Says what runs.
+        coordinator_url: Where sagas are looked at.
+    """
+    routes = APIRouter(tags=["apps"])
+
+    def started(asked: Asked, response: Response) -> SagaStarted:
+        if asked.saga_id:
+            response.status_code = 202
+            response.headers["Location"] = f"{coordinator_url}/sagas/{asked.saga_id}"
+        return SagaStarted(id=asked.saga_id, saga_id=asked.saga_id, config_version=asked.config_version)
+
+    _add_apps(routes, db, requests, runtime)
+    _add_releases(routes, db, requests, started)
+    _add_config(routes, requests, started)
+    _add_addons(routes, requests, runtime)
+    return routes
+
+
+def _add_apps(routes: APIRouter, db: Database, requests: Requests, runtime: Runtime) -> None:
+    @routes.get("/apps/{app}", summary="The app's address, its live release and its instances")
+    async def app(app: str, caller: Reader) -> ShownApp:
+        found = await requests.app(app, caller)
+        live = await db.read(lambda conn: releases.live(conn, found.app_id))
+        route = await db.read(lambda conn: releases.route_of(conn, found.app_id))
+        instances = await runtime.instances(found.app_id)
+        health, note = health_of(live, instances, await runtime.trouble(found.app_id))
+        return ShownApp(
+            id=found.app_id,
+            name=found.name,
+            team=found.team,
+            url=route.url if route else None,
+            release=live.number if live else None,
+            digest=live.digest if live else None,
+            commit=live.commit if live else None,
+            health=health,
+            note=note,
+            formation=dict(live.formation) if live else {},
+            config_version=live.config_version if live else None,
+            instances=[_instance(each) for each in instances],
+        )
+
+    @routes.get("/apps/{app}/logs", summary="What the instances print", response_class=StreamingResponse)
+    async def logs(
+        app: str,
+        caller: Reader,
+        lines: Annotated[int, Query(ge=0, le=10_000, description="How many of the last lines.")] = 100,
+        follow: Annotated[bool, Query(description="Go on with what comes.")] = False,
+    ) -> StreamingResponse:
+        found = await requests.app(app, caller)
+        pieces: AsyncIterator[bytes] = runtime.logs(found.app_id, lines=lines, follow=follow)
+        return StreamingResponse(pieces, media_type="text/plain; charset=utf-8", headers={"Cache-Control": "no-store"})
+
+
+def _add_releases(routes: APIRouter, db: Database, requests: Requests, started: Any) -> None:
+    @routes.get("/apps/{app}/releases", summary="The app's releases, newest first")
+    async def listed(app: str, caller: Reader, paging: PagingQuery) -> Page[ShownRelease]:
+        found = await requests.app(app, caller)
+        below = paging.after("number", int)
+        rows = await db.read(lambda conn: releases.page(conn, found.app_id, below=below, limit=paging.limit + 1))
+        return page_of(rows, paging, key=lambda row: {"number": row.number}, show=lambda row: _release(row, found.name))
+
+    @routes.post("/apps/{app}/releases", summary="Roll back to an earlier release", status_code=202)
+    async def roll_back(app: str, wanted: RollBack, caller: Operator, response: Response) -> SagaStarted:
+        found = await requests.app(app, caller)
+        result: SagaStarted = started(await requests.roll_back(found, wanted.rollback_to, caller), response)
+        return result
+
+    @routes.patch("/apps/{app}/formation", summary="Change the number of instances", status_code=202)
+    async def scale(
+        app: str,
+        wanted: Annotated[dict[str, StrictInt], Body(examples=[{"web": 2}])],
+        caller: Operator,
+        response: Response,
+    ) -> SagaStarted:
+        found = await requests.app(app, caller)
+        result: SagaStarted = started(await requests.scale(found, wanted, caller), response)
+        return result
+
+    @routes.post("/apps/{app}/restart", summary="Replace all instances by fresh ones", status_code=202)
+    async def restart(app: str, caller: Operator, response: Response) -> SagaStarted:
+        found = await requests.app(app, caller)
+        result: SagaStarted = started(await requests.restart(found, caller), response)
+        return result
+
+
+def _add_config(routes: APIRouter, requests: Requests, started: Any) -> None:
+    @routes.get("/apps/{app}/config", summary="The newest config vars; values are masked unless revealed")
+    async def config(app: str, caller: Reader, reveal: bool = False) -> dict[str, str]:
+        if reveal and not caller.may("admin"):
+            raise NotAllowed(
+                f"The token {caller.name!r} may not see config values",
+                why="`reveal=1` needs the scope 'admin'",
+                todo="Use a token that has it, or leave `reveal` out to see the names.",
+            )
+        found = await requests.app(app, caller)
+        _, values = await requests.config(found)
+        return dict(sorted((name, value if reveal else MASK) for name, value in values.items()))
+
+    @routes.patch("/apps/{app}/config", summary="Set (a text) and remove (null) config vars")
+    async def change(
+        app: str,
+        wanted: Annotated[dict[str, StrictStr | None], Body(examples=[{"GREETING": "hello", "OLD": None}])],
+        caller: Operator,
+        response: Response,
+    ) -> SagaStarted:
+        if not wanted:
+            raise InvalidInput("No config var is named", todo='Send for example {"GREETING": "hello"}.')
+        found = await requests.app(app, caller)
+        result: SagaStarted = started(await requests.change_config(found, wanted, caller), response)
+        return result
+
+
+def _add_addons(routes: APIRouter, requests: Requests, runtime: Runtime) -> None:
+    @routes.get("/apps/{app}/addons", summary="The app's add-ons")
+    async def addons(app: str, caller: Reader) -> Page[dict[str, str]]:
+        await requests.app(app, caller)
+        return Page(items=[])
+
+    @routes.delete("/apps/{app}/addons/{name}", summary="Remove an add-on with its data")
+    async def remove(
+        app: str, name: str, caller: Operator, confirm: Annotated[str, Query(description="The add-on's name.")]
+    ) -> None:
+        found = await requests.app(app, caller)
+        if confirm != name:
+            raise InvalidInput("The add-on is not removed", why=f"`confirm` must be {name!r}: its data would be lost")
+        raise NotFound(f"{found.name} has no add-on {name[:100]!r}", why=f"the runtime `{runtime.name}` provides none")
+
+
+def health_of(live: KnownRelease | None, instances: Sequence[Instance], trouble: str) -> tuple[str, str]:
+    """In one word, and why."""
+    if live is None:
+        return "none", trouble or "nothing was deployed yet"
+    if trouble:
+        return "down", trouble
+    ours = [each for each in instances if each.saga_id == live.saga_id]
+    wanted = sum(live.formation.values())
+    up = sum(each.state == "up" for each in ours)
+    if up >= wanted:
+        return "healthy", "" if wanted else "scaled to no instance"
+    note = next((each.note for each in ours if each.note), "")
+    if up:
+        return "degraded", note or f"{up} of {wanted} instances are up"
+    if any(each.state == "crashed" for each in ours):
+        return "down", note
+    return "starting", note or "waiting for its instances"
+
+
+def _instance(instance: Instance) -> ShownInstance:
+    return ShownInstance(
+        id=instance.id,
+        process=instance.process,
+        state=instance.state,
+        since=rfc3339_ms(instance.since_ms),
+        release=instance.release,
+        restarts=instance.restarts,
+        note=instance.note,
+    )
+
+
+def _release(release: KnownRelease, app: str) -> ShownRelease:
+    shown: Mapping[str, Any] = {
+        name: getattr(release, name) for name in ShownRelease.model_fields if hasattr(release, name)
+    }
+    return ShownRelease(app=app, created_at=rfc3339_ms(release.created_ms), **shown)

@@ -1,0 +1,100 @@
+"""The wiring of `deployer`."""
+
+from functools import partial
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from ocistore.layout import OciLayout
+from ocistore.store import ImageStore
+from seedwork.bus import Bus
+from seedwork.chassis.service import Service
+from seedwork.clock import Clock
+from seedwork.messages import Catalog
+from services.deployer import api, handlers, models
+from services.deployer.adapters.memory import MemoryRuntime
+from services.deployer.adapters.process.runtime import Limits, ProcessRuntime
+from services.deployer.adapters.router import Router
+from services.deployer.contract import (
+    AppRetired,
+    DeployRelease,
+    ReleaseDeployed,
+    ReleaseDeployFailed,
+    ReleaseRequested,
+    ReleaseRetired,
+    ReleaseRolledBack,
+    RetireApp,
+    RetireAppFailed,
+    RollBackRelease,
+)
+from services.deployer.ports import Runtime
+from services.deployer.requests import Requests
+from services.deployer.settings import DeployerSettings
+from services.deployer.standing import Standby
+from services.deployer.vault import Vault
+from services.saga_coordinator.contract import DeploymentFailed
+from services.webhook.contract import AppChanged, AppCreated
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+TELLS = Catalog([ReleaseRequested, ReleaseRetired])
+
+
+def create_app(
+    settings: DeployerSettings | None = None,
+    *,
+    bus: Bus | None = None,
+    images: ImageStore | None = None,
+    runtime: Runtime | None = None,
+) -> FastAPI:
+    """The service's app; nothing is connected before its lifespan. `images`, `runtime`: for tests."""
+    settings = settings or DeployerSettings()
+    service = Service("deployer", settings, metadata=models.metadata, migrations=MIGRATIONS, bus=bus, catalog=TELLS)
+    images = images or OciLayout(settings.image_store_path())
+    runtime = runtime or _runtime(settings, service.home, images, service.clock)
+    vault = Vault.open(settings.config_key, service.home / "config.key")
+    deployer = handlers.Deployer(
+        db=service.db, images=images, runtime=runtime, vault=vault, outbox=service.outbox, keep=settings.registry_keep
+    )
+    standby = Standby(service.db, images, vault, runtime, service.clock)
+    requests = Requests(service.db, service.outbox, vault, max_instances=settings.max_instances)
+
+    service.participant.step(
+        DeployRelease,
+        partial(handlers.deploy_release, deployer=deployer),
+        ok=ReleaseDeployed,
+        failed=ReleaseDeployFailed,
+        undo=RollBackRelease,
+        undo_handler=partial(handlers.roll_back_release, deployer=deployer),
+        undone=ReleaseRolledBack,
+        limit_s=settings.deploy_limit_s,
+    )
+    service.participant.step(
+        RetireApp, partial(handlers.retire_app, deployer=deployer), ok=AppRetired, failed=RetireAppFailed
+    )
+    service.participant.on(AppCreated, handlers.on_app)
+    service.participant.on(AppChanged, handlers.on_app)
+    service.participant.on(DeploymentFailed, handlers.on_failed)
+    service.on_start(standby.recover)
+    service.on_stop(runtime.close)
+    service.background("sweep", standby.sweep)
+    service.app.include_router(
+        api.router(
+            db=service.db, requests=requests, runtime=runtime, coordinator_url=service.url_of("saga_coordinator")
+        )
+    )
+    return service.app
+
+
+def _runtime(settings: DeployerSettings, home: Path, images: ImageStore, clock: Clock) -> Runtime:
+    if settings.runtime == "memory":
+        return MemoryRuntime(clock=clock)
+    router = Router(host=settings.app_host, port_base=settings.app_port_base, idle_s=settings.request_idle_s)
+    limits = Limits(
+        start_timeout_s=settings.start_timeout_s,
+        grace_s=settings.app_grace_s,
+        drain_s=settings.drain_s,
+        release_command_timeout_s=settings.release_command_timeout_s,
+        settle_s=settings.worker_settle_s,
+        log_max_bytes=settings.app_log_max_bytes,
+    )
+    return ProcessRuntime(home, images=images, router=router, clock=clock, limits=limits)

@@ -1,0 +1,57 @@
+"""A release row in, everything that a runtime needs to run it out: the image's facts and the unsealed config vars."""
+
+from collections.abc import Mapping
+
+from ocistore.store import ImageStore
+from seedwork.errors import Conflict
+from seedwork.unit_of_work import Database
+from services.deployer import configs
+from services.deployer.image import ImageFacts, facts_of
+from services.deployer.ports import Release
+from services.deployer.releases import App, KnownRelease
+from services.deployer.vault import Vault
+
+
+async def assemble(known: KnownRelease, app: App, *, db: Database, images: ImageStore, vault: Vault) -> Release:
+    """Read what the row names.
+
+    Raises:
+        NotFound: The image is not in the store.
+        CannotRun: The image's labels cannot be read.
+        Conflict: The config version is gone.
+        Misconfigured: The config vars were sealed with another key.
+    """
+    facts = facts_of(await images.get(known.repository, known.digest))
+    version = await db.read(lambda conn: configs.get(conn, known.app_id, known.config_version))
+    if version is None:
+        raise Conflict(f"Config version {known.config_version} of {app.name} is gone", why="the app was removed")
+    return Release(
+        app_id=known.app_id,
+        app=app.name,
+        team=app.team,
+        saga_id=known.saga_id,
+        number=known.number,
+        repository=known.repository,
+        digest=known.digest,
+        processes=facts.processes,
+        formation=known.formation,
+        env=variables(facts, vault.unseal(version.sealed)),
+        release_command=facts.release_command,
+        health_path=facts.health_path,
+    )
+
+
+def variables(facts: ImageFacts, config: Mapping[str, str]) -> dict[str, str]:
+    """The app's declared defaults, and over them its config vars."""
+    defaults = {name: var.value for name, var in facts.env.items() if var.value is not None}
+    return {**defaults, **config}
+
+
+def formation_for(
+    facts: ImageFacts, wanted: Mapping[str, int] | None, live: Mapping[str, int] | None
+) -> dict[str, int]:
+    """Instances by process type: as wanted, else as live, else as the image says; only types that the image has."""
+    return {
+        name: max(0, (wanted or {}).get(name, (live or {}).get(name, declared)))
+        for name, declared in facts.formation.items()
+    }

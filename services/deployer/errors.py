@@ -1,0 +1,57 @@
+"""`deployer`'s branch of the error tree: faults of an app are final and carry what it printed last.
+
+FinalError
+├── AppDoesNotStart         an instance exits, never answers, or listens elsewhere
+├── ReleaseCommandFailed    the `release:` command ended with an error
+├── CannotRun               the image needs something that this runtime does not have
+├── Fenced                  a newer deployment has the traffic
+└── Undone                  the release was undone while somebody still worked on it
+RetryableError
+└── PreviousDoesNotStart    an undo: what ran before does not come up, so ours keeps serving
+"""
+
+from seedwork.errors import FinalError, RetryableError
+
+
+class AppDoesNotStart(FinalError):
+    """An instance of the new release does not come up."""
+
+    code = "start_failed"
+    title = "The app does not start"
+
+
+class ReleaseCommandFailed(FinalError):
+    """The command that runs before traffic moves failed."""
+
+    code = "release_command_failed"
+    title = "The release command failed"
+
+
+class CannotRun(FinalError):
+    """The image asks for what this runtime does not have."""
+
+    code = "cannot_run"
+    title = "Not possible with this runtime"
+
+
+class Fenced(FinalError):
+    """A newer deployment has taken the traffic: this one may not move it any more."""
+
+    code = "fenced"
+    http_status = 409
+    title = "A newer deployment has the traffic"
+
+
+class Undone(FinalError):
+    """The release was undone; nobody may bring it back."""
+
+    code = "undone"
+    http_status = 409
+    title = "The release was undone"
+
+
+class PreviousDoesNotStart(RetryableError):
+    """The release before this one does not come up; this one keeps serving."""
+
+    code = "previous_does_not_start"
+    title = "The release before does not start"

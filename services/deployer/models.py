@@ -1,0 +1,77 @@
+"""Tables of `deployer`: apps, their releases, config versions and routes. What runs is asked of the runtime, not kept.
+
+The row in `routes` says which release serves; everything else follows from it, also after a crash.
+"""
+
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, Text
+
+from seedwork.tables import Id, Json, Ms, kernel_tables
+
+metadata = MetaData()
+kernel = kernel_tables(metadata)
+
+Digest = String(71)
+"""`sha256:` and 64 hex digits."""
+
+apps = Table(
+    "apps",
+    metadata,
+    Column("app_id", Id, primary_key=True),
+    Column("name", String(100), nullable=False),
+    Column("team", String(100), nullable=False),
+    Column("created_ms", Ms, nullable=False),
+    Index("ix_apps_name", "name"),
+)
+
+releases = Table(
+    "releases",
+    metadata,
+    # one release per saga, whatever is delivered twice
+    Column("saga_id", Id, primary_key=True),
+    Column("app_id", Id, nullable=False),
+    # null: a saga that was undone before it had a release; its row keeps a late worker out
+    Column("number", Integer),
+    Column("kind", String(16), nullable=False),
+    Column("commit", String(40)),
+    Column("repository", String(255), nullable=False),
+    Column("digest", Digest, nullable=False),
+    Column("config_version", Integer, nullable=False),
+    Column("formation", Json, nullable=False),
+    Column("processes", Json, nullable=False),
+    Column("layers", Json, nullable=False),
+    Column("manifest_hash", Digest, nullable=False),
+    # pending, live, superseded, undone, retired
+    Column("state", String(16), nullable=False),
+    Column("created_ms", Ms, nullable=False),
+    Index("ux_releases_number", "app_id", "number", unique=True),
+    Index("ix_releases_state", "app_id", "state", "number"),
+)
+
+config_versions = Table(
+    "config_versions",
+    metadata,
+    Column("app_id", Id, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    # pending, live, superseded (was live, or a newer one that contains it is), undone
+    Column("state", String(16), nullable=False),
+    # Fernet over JSON
+    Column("sealed", Json, nullable=False),
+    # the saga that brings it live; null: the next deployment does
+    Column("saga_id", Id),
+    Column("created_by", String(100), nullable=False),
+    Column("created_ms", Ms, nullable=False),
+    Index("ix_config_versions_saga", "saga_id"),
+)
+
+routes = Table(
+    "routes",
+    metadata,
+    Column("app_id", Id, primary_key=True),
+    Column("port", Integer, nullable=False, unique=True),
+    Column("url", Text, nullable=False),
+    # only grows; the write that moves traffic compares it
+    Column("fence", BigInteger, nullable=False),
+    # the saga whose release serves; null: none does
+    Column("saga_id", Id),
+    Column("moved_ms", Ms, nullable=False),
+)

@@ -1,0 +1,163 @@
+"""What `deployer` asks of the world: something that runs images, and says what runs.
+
+A runtime knows no releases' history and decides nothing; it runs what it is given under the label of a saga, and can
+name and remove everything that carries that label. Local processes, containers and Kubernetes objects fit it alike:
+`prepare` is a pull, `start` makes the instances, `observe` waits for them, `switch` moves the traffic, `stop` removes.
+Every method may be called again with the same arguments and then changes nothing.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+InstanceState = Literal["starting", "up", "crashed", "stopping"]
+"""`crashed`: it ended by itself; it is started again after a wait that grows (the note says when)."""
+
+Note = Callable[[str], None]
+"""Told what is waited for, a short phrase."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """Everything that a runtime needs to know to run a release."""
+
+    app_id: str
+    app: str
+    team: str
+    saga_id: str
+    """The label: whoever removes this saga's things finds them by it."""
+    number: int
+    repository: str
+    digest: str
+    processes: Mapping[str, tuple[str, ...]]
+    """Argument lists by process type."""
+    formation: Mapping[str, int]
+    """Instances by process type."""
+    env: Mapping[str, str] = field(repr=False)
+    """Config vars and declared defaults; the image's own variables are the runtime's to add."""
+    release_command: tuple[str, ...] | None = None
+    health_path: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """One running (or to be running) copy of a process."""
+
+    id: str
+    app_id: str
+    saga_id: str
+    release: int
+    process: str
+    """`web.1`: the process type and its number."""
+    state: InstanceState
+    since_ms: int
+    restarts: int = 0
+    note: str = ""
+    """Why it is not up, for people."""
+    digest: str = ""
+    """Of the image that it was started from, as observed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where an app is reached, from its first deployment to its removal."""
+
+    url: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What an app should look like after a restart of ours."""
+
+    app_id: str
+    app: str
+    port: int
+    fence: int
+    saga_id: str | None
+    """Whose release serves; null: nobody's."""
+    load: Callable[[], Awaitable[Release]]
+    """The release that serves; called only where there is one, again after an error."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needed:
+    """What must stay on this machine."""
+
+    sagas: AbstractSet[str]
+    layers: AbstractSet[str]
+    """Digests."""
+
+
+class Runtime(Protocol):
+    """Runs releases.
+
+    Raises, from every method:
+        Unavailable: The runtime does not answer.
+        StorageFull: The disk has no room left.
+    """
+
+    name: str
+    """`process`, `docker`, `kubernetes`."""
+    addons: AbstractSet[str]
+    """Kinds of add-ons that it can provide."""
+
+    async def expose(self, app_id: str, app: str, *, taken: AbstractSet[int]) -> Address:
+        """Give the app its stable address, or say which one it has; `taken` ports belong to other apps."""
+
+    async def prepare(self, release: Release) -> None:
+        """Have the image's bytes where they can run.
+
+        Raises:
+            NotFound: The image is not in the store.
+            CannotRun: It is no image for this runtime.
+        """
+
+    async def run_release_command(self, release: Release) -> None:
+        """Run the release's `release:` command to its end.
+
+        Raises:
+            ReleaseCommandFailed: It ended with an error, or took too long; `log_tail` has its last lines.
+        """
+
+    async def start(self, release: Release) -> None:
+        """Start its instances, without traffic; those that run already stay."""
+
+    async def observe(self, release: Release, *, note: Note) -> None:
+        """Wait until every instance runs the release's digest and answers; from then on crashes are restarted.
+
+        Raises:
+            AppDoesNotStart: One does not; the text says exactly what it does instead, `log_tail` its last lines.
+        """
+
+    async def switch(self, app_id: str, saga_id: str | None, *, fence: int) -> None:
+        """Send new requests to this saga's instances (None: nobody's), requests under way end where they are.
+
+        Raises:
+            Fenced: Traffic was moved under a higher fence.
+        """
+
+    async def stop(self, app_id: str, saga_id: str) -> Sequence[str]:
+        """Let requests end, stop the saga's instances, remove everything that carries its label; what was found."""
+
+    async def forget(self, app_id: str) -> Sequence[str]:
+        """Remove everything of the app, its address and logs included; what was found."""
+
+    async def instances(self, app_id: str) -> Sequence[Instance]:
+        """What runs, or should."""
+
+    async def trouble(self, app_id: str) -> str:
+        """Why the app cannot be reached or started, for people; empty: nothing is known."""
+
+    def logs(self, app_id: str, *, lines: int, follow: bool) -> AsyncIterator[bytes]:
+        """The last lines that the app printed; with `follow` what comes, until the caller closes it."""
+
+    async def recover(self, standing: Sequence[Standing]) -> None:
+        """After a restart of ours: exactly this runs, and nothing else of ours; returns before apps are up."""
+
+    async def sweep(self, needed: Callable[[], Awaitable[Needed]]) -> None:
+        """Remove what nobody needs. `needed` is asked after looking what there is: what came later stays."""
+
+    async def close(self) -> None:
+        """Stop what runs in this process; what the database says starts again at the next `recover`."""

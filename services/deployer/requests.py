@@ -1,0 +1,196 @@
+"""What people ask of a running app: other config, another formation, a restart, an earlier release.
+
+Nothing is changed here but the database: each request that needs a release leaves `ReleaseRequested` in the outbox, in
+the same transaction, under the id of the saga that it starts.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from seedwork.chassis.auth import Caller
+from seedwork.errors import Conflict, InvalidInput, NotFound
+from seedwork.messages import envelope, new_id
+from seedwork.outbox import Outbox
+from seedwork.unit_of_work import Database
+from services.deployer import configs, releases
+from services.deployer.contract import ReleaseKind, ReleaseRequested
+from services.deployer.releases import App, KnownRelease
+from services.deployer.vault import Vault
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What became of a request."""
+
+    saga_id: str | None
+    """The saga that it started; null: none was needed."""
+    config_version: int
+
+
+class Requests:
+    """Takes what people ask for.
+
+    Args:
+        db: The service's database.
+        outbox: Where `ReleaseRequested` is left.
+        vault: Seals config vars.
+        max_instances: Of one process type.
+    """
+
+    def __init__(self, db: Database, outbox: Outbox, vault: Vault, *, max_instances: int) -> None:
+        self._db = db
+        self._outbox = outbox
+        self._vault = vault
+        self._max_instances = max_instances
+
+    async def app(self, name_or_id: str, caller: Caller) -> App:
+        """The app that the caller means.
+
+        Raises:
+            NotFound: There is none of this name or id in the caller's team.
+        """
+        team = None if "service" in caller.scopes else caller.team
+        found = await self._db.read(lambda conn: releases.find_app(conn, name_or_id, team=team))
+        if found is None:
+            raise NotFound(f"There is no app {name_or_id[:100]!r}", todo="`knarr apps` lists them.")
+        return found
+
+    async def config(self, app: App) -> tuple[int, dict[str, str]]:
+        """The newest config vars, with their version; 0 and none, if nothing was ever set."""
+        current = await self._db.read(lambda conn: configs.current(conn, app.app_id))
+        return (current.version, self._vault.unseal(current.sealed)) if current else (0, {})
+
+    async def change_config(self, app: App, change: Mapping[str, str | None], caller: Caller) -> Asked:
+        """A new config version; with a live release it is brought live by a saga.
+
+        Raises:
+            InvalidInput: A name or value is not allowed.
+        """
+
+        async def work(conn: AsyncConnection) -> Asked:
+            base = await configs.current(conn, app.app_id)
+            before = self._vault.unseal(base.sealed) if base else {}
+            after = configs.changed(before, change)
+            if base and after == before:
+                return Asked(saga_id=None, config_version=base.version)
+            live = await releases.live(conn, app.app_id)
+            saga_id = new_id() if live else None
+            made = await configs.add(conn, app.app_id, after, vault=self._vault, saga_id=saga_id, by=caller.name)
+            if live and saga_id:
+                await self._ask(conn, app, live, saga_id, caller, kind="config", config_version=made.version)
+            return Asked(saga_id=saga_id, config_version=made.version)
+
+        return await self._db.write(work)
+
+    async def scale(self, app: App, wanted: Mapping[str, int], caller: Caller) -> Asked:
+        """Another number of instances.
+
+        Raises:
+            InvalidInput: The app has no such process, or the number is out of bounds.
+            Conflict: Nothing is live.
+        """
+
+        async def work(conn: AsyncConnection) -> Asked:
+            live = await self._live(conn, app)
+            self._check_formation(live, wanted)
+            formation = {**live.formation, **wanted}
+            saga_id = new_id()
+            await self._ask(conn, app, live, saga_id, caller, kind="scale", formation=formation)
+            return Asked(saga_id=saga_id, config_version=live.config_version)
+
+        return await self._db.write(work)
+
+    async def restart(self, app: App, caller: Caller) -> Asked:
+        """The same again, with fresh instances.
+
+        Raises:
+            Conflict: Nothing is live.
+        """
+
+        async def work(conn: AsyncConnection) -> Asked:
+            live = await self._live(conn, app)
+            saga_id = new_id()
+            await self._ask(conn, app, live, saga_id, caller, kind="restart")
+            return Asked(saga_id=saga_id, config_version=live.config_version)
+
+        return await self._db.write(work)
+
+    async def roll_back(self, app: App, number: int, caller: Caller) -> Asked:
+        """An earlier release's image and config, as a new release.
+
+        Raises:
+            NotFound: There is no such release.
+            Conflict: It is live, not yet live, undone, or its image is not kept any more.
+        """
+
+        async def work(conn: AsyncConnection) -> Asked:
+            target = await releases.numbered(conn, app.app_id, number)
+            if target is None:
+                raise NotFound(f"{app.name} has no release {number}", todo="`knarr releases` lists them.")
+            if target.state != "superseded":
+                raise Conflict(f"Release {number} of {app.name} cannot be rolled back to", why=_WHY_NOT[target.state])
+            saga_id = new_id()
+            await self._ask(
+                conn,
+                app,
+                target,
+                saga_id,
+                caller,
+                kind="rollback",
+                config_version=target.config_version,
+                rollback_to=number,
+            )
+            return Asked(saga_id=saga_id, config_version=target.config_version)
+
+        return await self._db.write(work)
+
+    async def _live(self, conn: AsyncConnection, app: App) -> KnownRelease:
+        live = await releases.live(conn, app.app_id)
+        if live is None:
+            raise Conflict(f"{app.name} has no live release", why="nothing was deployed yet", todo="Deploy it first.")
+        return live
+
+    def _check_formation(self, live: KnownRelease, wanted: Mapping[str, int]) -> None:
+        if not wanted:
+            raise InvalidInput("No process is named", todo='Send for example {"web": 2}.')
+        for process, count in wanted.items():
+            if process not in live.processes:
+                raise InvalidInput(
+                    f"The app has no process {process[:100]!r}", why=f"its image has {', '.join(live.processes)}"
+                )
+            if not 0 <= count <= self._max_instances:
+                raise InvalidInput(
+                    f"{count} instances of {process} are not possible",
+                    why=f"0 to {self._max_instances} are (KNARR_MAX_INSTANCES)",
+                )
+
+    async def _ask(
+        self,
+        conn: AsyncConnection,
+        app: App,
+        release: KnownRelease,
+        saga_id: str,
+        caller: Caller,
+        *,
+        kind: ReleaseKind,
+        **what: Any,
+    ) -> None:
+        """Leave the event that starts a `release` saga for this release's image."""
+        event = ReleaseRequested(
+            app=app.name, kind=kind, digest=release.digest, commit=release.commit, requested_by=caller.name, **what
+        )
+        await self._outbox.add(
+            conn,
+            [envelope(event, source="deployer", saga_id=saga_id, app_id=app.app_id, team=app.team, app=app.name)],
+        )
+
+
+_WHY_NOT = {
+    "pending": "it was never live",
+    "live": "it is live",
+    "undone": "it was undone",
+    "retired": "its image is not kept any more (KNARR_REGISTRY_KEEP)",
+}

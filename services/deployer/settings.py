@@ -1,0 +1,72 @@
+"""What `deployer` needs to know: how long apps may take to start and stop, and where they are reached."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+
+from seedwork.chassis.settings import ServiceSettings
+
+MIB = 1024 * 1024
+
+
+class DeployerSettings(ServiceSettings):
+    """Times are limits of patience: every one of them ends with an answer that says what was waited for."""
+
+    runtime: Literal["process", "memory"] = "process"
+    """`process`: local processes behind a stable port per app. `memory`: nothing runs; for trying the service out."""
+
+    image_store: Path | None = None
+    """The folder of the OCI layout. Default: `<home>/registry/images`, the store that `registry` publishes into."""
+
+    app_host: str = "127.0.0.1"
+    """The address on which apps are reached. Loopback by default, like the services themselves."""
+
+    app_port_base: int = Field(default=8800, ge=1024, le=65_000)
+    """Apps get the first free port from here on, and keep it. Above the services' ports 8700 to 8706."""
+
+    start_timeout_s: float = Field(default=60.0, gt=0)
+    """Seconds until a new instance must answer. Heroku's boot limit is 60; slow frameworks take 20 to 40."""
+
+    app_stop_grace_s: float | None = Field(default=None, ge=0)
+    """Seconds between SIGTERM and SIGKILL for an app. Default: half of `stop_grace_s`, so that apps stop before us."""
+
+    drain_s: float = Field(default=10.0, ge=0)
+    """Seconds that requests under way get to finish on the old instances, before those are told to stop."""
+
+    release_command_timeout_s: float = Field(default=600.0, gt=0)
+    """Seconds for the `release:` command: a database migration of minutes is normal, of hours is not."""
+
+    worker_settle_s: float = Field(default=1.0, ge=0)
+    """Seconds that a process without a port must stay alive to count as started: a wrong import fails well before."""
+
+    request_idle_s: float = Field(default=300.0, gt=0)
+    """Seconds without a byte in either direction after which a request through the router is given up."""
+
+    max_instances: int = Field(default=20, ge=1)
+    """Instances of one process type at most: a typing error must not take the machine."""
+
+    app_log_max_bytes: int = Field(default=16 * MIB, ge=64 * 1024)
+    """Bytes kept of one app's output on disk, in two files; the oldest goes first."""
+
+    registry_keep: int = Field(default=10, ge=1)
+    """Releases per app that can be rolled back to, beside the live one; older ones let go of their image."""
+
+    config_key: SecretStr | None = None
+    """The key (Fernet: 32 bytes, url-safe base64) of the config vars. Default: `<home>/deployer/config.key`."""
+
+    @property
+    def app_grace_s(self) -> float:
+        """Seconds between SIGTERM and SIGKILL for an app."""
+        return self.stop_grace_s / 2 if self.app_stop_grace_s is None else self.app_stop_grace_s
+
+    @property
+    def deploy_limit_s(self) -> float:
+        """Seconds for a whole deployment: its parts end earlier, each with a better answer."""
+        unpacking_s = 900.0
+        parts = (self.release_command_timeout_s, self.start_timeout_s, self.worker_settle_s, self.drain_s)
+        return unpacking_s + sum(parts) + 2 * self.app_grace_s
+
+    def image_store_path(self) -> Path:
+        """Where the images are."""
+        return (self.image_store or self.home / "registry" / "images").expanduser().absolute()

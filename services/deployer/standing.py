@@ -1,0 +1,75 @@
+"""What must be there after a restart, and what nobody needs any more: the database in, the runtime's orders out."""
+
+from functools import partial
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ocistore.store import ImageStore
+from seedwork.clock import Clock
+from seedwork.errors import Conflict
+from seedwork.unit_of_work import Database
+from services.deployer import releases
+from services.deployer.assembly import assemble
+from services.deployer.ports import Needed, Release, Runtime, Standing
+from services.deployer.releases import App, KnownRoute
+from services.deployer.vault import Vault
+
+SWEEP_S = 600.0
+"""How often unneeded folders are removed: they cost disk only."""
+
+log = structlog.get_logger(__name__)
+
+
+class Standby:
+    """Brings the runtime to what the database says, at start and from time to time.
+
+    Args:
+        db: The service's database.
+        images: Where images are read from.
+        vault: Opens config vars.
+        runtime: Gets the orders.
+        clock: For waiting.
+    """
+
+    def __init__(self, db: Database, images: ImageStore, vault: Vault, runtime: Runtime, clock: Clock) -> None:
+        self._db = db
+        self._images = images
+        self._vault = vault
+        self._runtime = runtime
+        self._clock = clock
+
+    async def recover(self) -> None:
+        """Have exactly what is live started; returns before it is."""
+        routes = await self._db.read(releases.all_routes)
+        apps = await self._db.read(releases.all_apps)
+        await self._runtime.recover(
+            [self._standing(route, apps[route.app_id]) for route in routes if route.app_id in apps]
+        )
+
+    async def sweep(self) -> None:
+        """From time to time, for ever."""
+        while True:
+            await self._runtime.sweep(lambda: self._db.read(_needed))
+            await self._clock.sleep(SWEEP_S)
+
+    def _standing(self, route: KnownRoute, app: App) -> Standing:
+        return Standing(
+            app_id=app.app_id,
+            app=app.name,
+            port=route.port,
+            fence=route.fence,
+            saga_id=route.saga_id,
+            load=partial(self._load, app, route.saga_id or ""),
+        )
+
+    async def _load(self, app: App, saga_id: str) -> Release:
+        known = await self._db.read(lambda conn: releases.of_saga(conn, saga_id))
+        if known is None:
+            raise Conflict(f"The release of the saga {saga_id} is gone")
+        return await assemble(known, app, db=self._db, images=self._images, vault=self._vault)
+
+
+async def _needed(conn: AsyncConnection) -> Needed:
+    kept = await releases.in_states(conn, releases.KEPT_STATES)
+    return Needed(sagas={each.saga_id for each in kept}, layers={layer for each in kept for layer in each.layers})

@@ -233,22 +233,23 @@ class Directory:
     def _write_index(self, repository: str, index: oci.Index) -> None:
         """Replace a repository's index as a whole; the repository comes with its first image and goes with its last."""
         home, fresh = self._home(repository), self._folder() / new_id()
-        if not index:
-            home.rename(fresh)
-            sync_folder(self._repositories)
-            shutil.rmtree(fresh)
-        elif home.exists():
-            write_new(fresh, oci.write_index(index))
-            fresh.rename(home / "index.json")
-            sync_folder(home)
-        else:
-            fresh.mkdir()
-            (fresh / "blobs").symlink_to("../../blobs")
-            write_new(fresh / "oci-layout", _LAYOUT)
-            write_new(fresh / "index.json", oci.write_index(index))
-            sync_folder(fresh)
-            fresh.rename(home)
-            sync_folder(self._repositories)
+        try:
+            if not index:
+                home.rename(fresh)
+                sync_folder(self._repositories)
+            elif home.exists():
+                write_new(fresh, oci.write_index(index))
+                fresh.rename(home / "index.json")
+                sync_folder(home)
+            else:
+                _write_repository(fresh, index)
+                fresh.rename(home)
+                sync_folder(self._repositories)
+        finally:
+            if fresh.is_dir():
+                shutil.rmtree(fresh)
+            else:
+                fresh.unlink(missing_ok=True)
 
     def _delete(self, digests: Iterable[str]) -> None:
         for digest in digests:
@@ -393,6 +394,14 @@ def damaged(what: str, why: object) -> NotFound:
     return NotFound(
         f"{what} is damaged", why=str(why), todo="Deploy the commit again: its layers are then stored anew."
     )
+
+
+def _write_repository(folder: Path, index: oci.Index) -> None:
+    folder.mkdir()
+    (folder / "blobs").symlink_to("../../blobs")
+    write_new(folder / "oci-layout", _LAYOUT)
+    write_new(folder / "index.json", oci.write_index(index))
+    sync_folder(folder)
 
 
 def _own_folder(ingest: Path) -> tuple[Path, int]:

@@ -173,18 +173,11 @@ class Service:
             stack.enter_context(structlog.contextvars.bound_contextvars(service=self.name))
             stack.push_async_callback(self._tracing.close)
             stack.push_async_callback(self._http.close)
-            await self.db.open()
-            stack.push_async_callback(self.db.close)
-            await migrate.upgrade(self.db, self._migrations)
-            await self._make_operator_known()
-            for stopping in self._on_stop:
-                stack.push_async_callback(self._stopped, stopping)
-            for starting in self._on_start:
-                await starting()
-            await self._start_messages(stack)
-            for name, run in self._background.items():
-                self._supervisor.start(name, run)
-                stack.push_async_callback(self._supervisor.stop, name)
+            try:
+                await self._start(stack)
+            except KnarrError as error:
+                log.error("cannot start", error=error.message)  # noqa: TRY400  for a person; the server logs the rest
+                raise
             self._started = True
             log.info("started", version=self.version)
             try:
@@ -192,6 +185,20 @@ class Service:
             finally:
                 self._started = False
                 log.info("stopping")
+
+    async def _start(self, stack: contextlib.AsyncExitStack) -> None:
+        await self.db.open()
+        stack.push_async_callback(self.db.close)
+        await migrate.upgrade(self.db, self._migrations)
+        await self._make_operator_known()
+        for stopping in self._on_stop:
+            stack.push_async_callback(self._stopped, stopping)
+        for starting in self._on_start:
+            await starting()
+        await self._start_messages(stack)
+        for name, run in self._background.items():
+            self._supervisor.start(name, run)
+            stack.push_async_callback(self._supervisor.stop, name)
 
     async def _start_messages(self, stack: contextlib.AsyncExitStack) -> None:
         """Take commands, work on them, tell the answers."""

@@ -129,9 +129,10 @@ async def test_a_start_that_fails_closes_what_was_opened(service: Service) -> No
 
     service.on_stop(close)
     service.on_start(fail)
-    with pytest.raises(Misconfigured, match="no git"):
+    with structlog.testing.capture_logs() as lines, pytest.raises(Misconfigured, match="no git"):
         async with running(service.app):
             pytest.fail("it must not start")
+    assert ("cannot start", "There is no git. Install it.") in [(each["event"], each.get("error")) for each in lines]
     assert closed == ["runtime"]
     with pytest.raises(KnarrError, match="closed"):
         await service.db.write(_nothing)

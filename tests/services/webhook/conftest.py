@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +14,15 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 
 from seedwork.adapters.in_process import InProcessBus
+from seedwork.chassis.migrate import upgrade
 from seedwork.chassis.service import Service
 from seedwork.clock import SystemClock
 from seedwork.errors import KnarrError, NotFound
 from seedwork.messages import Envelope, envelope
+from seedwork.unit_of_work import opened
 from services.saga_coordinator.contract import DeploymentSucceeded
-from services.webhook.app import TELLS, create_app
+from services.webhook.app import MIGRATIONS, TELLS, create_app
+from services.webhook.ports import RemoteRefs
 from services.webhook.settings import WebhookSettings
 from tests.services.webhook.github_payloads import SECRET, Webhook
 
@@ -127,18 +131,18 @@ class Knarr:
 
 
 @contextlib.asynccontextmanager
-async def running(home: Path, *, clock: ManualClock | None = None, **settings: Any) -> AsyncIterator[Knarr]:
+async def running(home: Path, *, refs: RemoteRefs | None = None, **settings: Any) -> AsyncIterator[Knarr]:
     """The service, started and stopped."""
-    bus, refs, archives, clock = InProcessBus(), FakeRefs(), FakeArchives(), clock or ManualClock()
+    bus, fake, archives, clock = InProcessBus(), FakeRefs(), FakeArchives(), ManualClock()
     chosen: dict[str, Any] = {"home": home, "token": SecretStr(TOKEN), "poll_s": 0.0, "_env_file": None, **settings}
-    app = create_app(WebhookSettings(**chosen), bus=bus, clock=clock, refs=refs, archives=archives)
+    app = create_app(WebhookSettings(**chosen), bus=bus, clock=clock, refs=refs or fake, archives=archives)
     async with app.router.lifespan_context(app):
         async with httpx2.AsyncClient(
             transport=httpx2.ASGITransport(app=app),
             base_url="http://knarr",
             headers={"Authorization": f"Bearer {TOKEN}"},
         ) as client:
-            knarr = Knarr(app, client, bus, refs, archives, clock)
+            knarr = Knarr(app, client, bus, fake, archives, clock)
 
             async def listen(envelopes: Sequence[Envelope]) -> None:
                 async with knarr.heard:
@@ -151,8 +155,30 @@ async def running(home: Path, *, clock: ManualClock | None = None, **settings: A
         await bus.close()
 
 
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with the newest schema, made once: most tests are not about migrations."""
+    file = tmp_path_factory.mktemp("migrated") / "webhook.db"
+
+    async def make() -> None:
+        async with opened(f"sqlite+aiosqlite:///{file}") as db:
+            await upgrade(db, MIGRATIONS)
+
+    asyncio.run(make())
+    return file
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, migrated: Path) -> Path:
+    """Knarr's home, with the intake's empty database in it."""
+    folder = tmp_path / "home"
+    (folder / "webhook").mkdir(parents=True, mode=0o700)
+    shutil.copy(migrated, folder / "webhook" / "webhook.db")
+    return folder
+
+
 @pytest.fixture
-async def knarr(tmp_path: Path) -> AsyncIterator[Knarr]:
+async def knarr(home: Path) -> AsyncIterator[Knarr]:
     """A fresh intake that polls nothing by itself."""
-    async with running(tmp_path / "home") as started:
+    async with running(home) as started:
         yield started

@@ -1,0 +1,282 @@
+"""The sagas. Downward each reads as the flow, upward as the undo (DESIGN §3).
+
+A definition that a running saga began with stays here until the last of them has ended: a change that such a saga would
+misunderstand gets a new `version` beside the old one. Seconds are those of silence: whoever works reports every 30 s.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from seedwork.lanes import Place
+from seedwork.saga import Definitions, Link, Retry, Saga, Step, VerbRefused, View
+from services.builder.contract import BuildDiscarded, BuildImage, DiscardBuild, ImageBuildFailed, ImageBuilt
+from services.deployer.contract import (
+    AppRetired,
+    DeployRelease,
+    ReleaseDeployed,
+    ReleaseDeployFailed,
+    ReleaseRequested,
+    ReleaseRolledBack,
+    RetireApp,
+    RetireAppFailed,
+    RollBackRelease,
+)
+from services.registry.contract import (
+    DropImages,
+    DropImagesFailed,
+    ImagePublished,
+    ImagePublishFailed,
+    ImagesDropped,
+    ImageUnpublished,
+    PublishImage,
+    UnpublishImage,
+)
+from services.saga_coordinator.contract import DeploymentFailed, DeploymentSucceeded
+from services.source.contract import DiscardSource, FetchSource, SourceDiscarded, SourceFetched, SourceFetchFailed
+from services.webhook.contract import AppRemovalRequested, DeploymentRequested
+
+PERSISTENT = Retry(attempts=12, first_s=2.0, longest_s=600.0)
+"""For what cannot be undone: about half an hour of attempts, then a person."""
+
+
+# ------------------------------------------------------------------------------------------------ deploy
+
+
+def fetch_source(view: View) -> FetchSource:
+    """The commit that was pushed, or the upload; with the commits it must not set back."""
+    asked = view.started(DeploymentRequested)
+    return FetchSource(
+        app=asked.app,
+        repository=asked.repository,
+        clone_url=asked.clone_url,
+        ref=asked.ref,
+        commit=asked.commit,
+        root=asked.root,
+        source_digest=asked.source_digest,
+        known_commits={saga: commit for saga, commit in view.known_commits.items() if commit != asked.commit},
+        force=asked.force,
+    )
+
+
+def build_image(view: View) -> BuildImage:
+    """The archive, into a staged image."""
+    source = view.result("source", SourceFetched)
+    return BuildImage(
+        app=view.saga.origin.app,
+        commit=view.saga.commit,
+        source_digest=source.digest,
+        description=source.description,
+    )
+
+
+def publish_built(view: View) -> PublishImage:
+    """The staged image, to its permanent place."""
+    image = view.result("build", ImageBuilt)
+    return PublishImage(app=view.saga.origin.app, digest=image.digest, staged=image.repository, commit=view.saga.commit)
+
+
+def deploy_built(view: View) -> DeployRelease:
+    """The published image, to running instances."""
+    image = view.result("publish", ImagePublished)
+    return DeployRelease(
+        app=view.saga.origin.app, repository=image.repository, digest=image.digest, commit=view.saga.commit
+    )
+
+
+def newest_push_counts(data: Mapping[str, Any]) -> Place:
+    """Deployments wait as a group in which only the newest counts."""
+    return Place(group="deploy", order=data.get("number") or 0)
+
+
+def deploy_again(view: View) -> Mapping[str, Any]:
+    """The same commit, also where a branch was asked for."""
+    return {
+        **view.saga.origin.data,
+        "commit": view.saga.commit,
+        "trigger": "retry",
+        "parent_id": view.saga.id,
+    }
+
+
+# ------------------------------------------------------------------------------------------------ release
+
+
+def publish_known(view: View) -> PublishImage:
+    """A reference to an image that is there."""
+    asked = view.started(ReleaseRequested)
+    return PublishImage(app=asked.app, digest=asked.digest, commit=asked.commit)
+
+
+def deploy_known(view: View) -> DeployRelease:
+    """The image with what was asked for: older, other config, other formation, or just anew."""
+    asked = view.started(ReleaseRequested)
+    image = view.result("publish", ImagePublished)
+    return DeployRelease(
+        app=asked.app,
+        kind=asked.kind,
+        repository=image.repository,
+        digest=image.digest,
+        commit=asked.commit,
+        config_version=asked.config_version,
+        formation=asked.formation,
+        rollback_to=asked.rollback_to,
+    )
+
+
+def by_kind(data: Mapping[str, Any]) -> Place:
+    """A rollback goes first; of config changes only the newest counts, since it contains the others."""
+    kind = data.get("kind")
+    if kind == "config":
+        return Place(group="config", order=data.get("config_version") or 0)
+    return Place(first=kind == "rollback")
+
+
+def kind_of(data: Mapping[str, Any]) -> str:
+    """What the trigger is called: rollback, config, scale, restart."""
+    return str(data.get("kind", "api"))
+
+
+# ------------------------------------------------------------------------------------------------ both
+
+
+def release_to_remember(view: View) -> Mapping[str, Any]:
+    """What a later rollback, retry or push has to know of this release."""
+    release = view.result("deploy", ReleaseDeployed)
+    number = view.saga.origin.number
+    if number is None:  # the same image as some deployment's: as old as that
+        same = (each["number"] for each in view.lane.kept if each.get("digest") == release.digest)
+        number = next(same, None)
+    return {
+        "number": number,
+        "commit": view.saga.commit,
+        "release": release.number,
+        "digest": release.digest,
+        "replaced": release.replaced,
+    }
+
+
+def put_back(view: View) -> Link:
+    """A rollback to the release that this one replaced, if this one is live."""
+    live = view.lane.live
+    release = view.result("deploy", ReleaseDeployed)
+    if live is None or live["saga_id"] != view.saga.id:
+        raise VerbRefused(
+            view.saga,
+            f"Release {release.number} is not live any more",
+            why="only the live release can be taken back",
+            todo=f"Compensate saga {live['saga_id']}, which is live." if live else "",
+        )
+    before = next((each for each in view.lane.kept if each.get("release") == release.replaced), None)
+    if release.replaced is None or before is None:
+        raise VerbRefused(
+            view.saga,
+            f"Release {release.number} has nothing to go back to",
+            why="no release before it is known" if release.replaced is None else "the one before it is not kept",
+            todo="Remove the app, or deploy another commit.",
+        )
+    asked = ReleaseRequested(
+        app=view.saga.origin.app,
+        kind="rollback",
+        digest=before["digest"],
+        commit=before["commit"],
+        rollback_to=before["release"],
+    )
+    return Link(definition="release", data=asked.model_dump(mode="json"), trigger="rollback")
+
+
+def left_in(where: str) -> Any:
+    """What stays behind when a person skips an undo, named by its saga."""
+    return lambda view: (f"what saga {view.saga.id} made for {view.saga.origin.app}", where)
+
+
+def succeeded(view: View) -> DeploymentSucceeded:
+    """The news that it is done."""
+    origin = view.saga.origin
+    return DeploymentSucceeded(app=origin.app, saga=origin.saga, commit=view.saga.commit)
+
+
+def failed(view: View) -> DeploymentFailed:
+    """The news that it was undone, and why."""
+    origin, step = view.saga.origin, view.saga.failed_step
+    return DeploymentFailed(
+        app=origin.app,
+        saga=origin.saga,
+        commit=view.saga.commit,
+        reason=view.saga.reason or "failed",
+        step=step.name if step else None,
+        message=step.error["message"] if step and step.error else "",
+    )
+
+
+# ------------------------------------------------------------------------------------------------ remove
+
+
+def retire_app(view: View) -> RetireApp:
+    """Everything that runs or is routed."""
+    return RetireApp(app=view.saga.origin.app)
+
+
+def drop_images(view: View) -> DropImages:
+    """Everything in the image store."""
+    return DropImages(app=view.saga.origin.app)
+
+
+# ------------------------------------------------------------------------------------------------ the flow
+
+# fmt: off
+DEPLOY = Saga(
+    name="deploy",
+    starts_on=DeploymentRequested,
+    steps=(
+        Step("source", send=fetch_source, ok=SourceFetched, failed=SourceFetchFailed, timeout_s=120,
+             undo=lambda _: DiscardSource(), undone=SourceDiscarded, leaves=left_in("source")),
+        Step("build", send=build_image, ok=ImageBuilt, failed=ImageBuildFailed, timeout_s=120,
+             undo=lambda _: DiscardBuild(), undone=BuildDiscarded, leaves=left_in("builder")),
+        Step("publish", send=publish_built, ok=ImagePublished, failed=ImagePublishFailed, timeout_s=120,
+             undo=lambda _: UnpublishImage(), undone=ImageUnpublished, leaves=left_in("registry")),
+        Step("deploy", send=deploy_built, ok=ReleaseDeployed, failed=ReleaseDeployFailed, timeout_s=120,
+             undo=lambda _: RollBackRelease(), undone=ReleaseRolledBack, leaves=left_in("deployer")),
+    ),
+    succeeded=succeeded,
+    compensated=failed,
+    place=newest_push_counts,
+    replaces_after="source",
+    gives_way_before="deploy",
+    remember=release_to_remember,
+    again=deploy_again,
+    compensation=put_back,
+)
+
+RELEASE = Saga(
+    name="release",
+    starts_on=ReleaseRequested,
+    steps=(
+        Step("publish", send=publish_known, ok=ImagePublished, failed=ImagePublishFailed, timeout_s=120,
+             undo=lambda _: UnpublishImage(), undone=ImageUnpublished, leaves=left_in("registry")),
+        Step("deploy", send=deploy_known, ok=ReleaseDeployed, failed=ReleaseDeployFailed, timeout_s=120,
+             undo=lambda _: RollBackRelease(), undone=ReleaseRolledBack, leaves=left_in("deployer")),
+    ),
+    succeeded=succeeded,
+    compensated=failed,
+    place=by_kind,
+    trigger=kind_of,
+    remember=release_to_remember,
+    compensation=put_back,
+)
+
+REMOVE = Saga(
+    name="remove",
+    starts_on=AppRemovalRequested,
+    forward_only=True,
+    steps=(
+        Step("retire", send=retire_app, ok=AppRetired, failed=RetireAppFailed, timeout_s=120, retry=PERSISTENT,
+             leaves=left_in("deployer")),
+        Step("drop_images", send=drop_images, ok=ImagesDropped, failed=DropImagesFailed, timeout_s=120,
+             retry=PERSISTENT, leaves=left_in("registry")),
+    ),
+    succeeded=succeeded,
+    compensated=failed,
+)
+# fmt: on
+
+DEFINITIONS = Definitions((DEPLOY, RELEASE, REMOVE))

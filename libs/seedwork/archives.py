@@ -250,7 +250,7 @@ class _Reader:
         checked = checked_name(name, self._limits)
         self._count_names(len(name) + len(target))
         if kind == "link":
-            check_link(checked, target, self._limits)
+            target = checked_link(checked, target, self._limits)
         elif not checked and kind == "file":
             raise BadArchive("The archive has a file without a name")
         return Entry(
@@ -401,8 +401,8 @@ def checked_name(name: str, limits: ArchiveLimits) -> str:
     return "/".join(parts)
 
 
-def check_link(name: str, target: str, limits: ArchiveLimits) -> None:
-    """Refuse a link that could lead out of the root, whatever else is in the tree.
+def checked_link(name: str, target: str, limits: ArchiveLimits) -> str:
+    """The target in its plain form, if it cannot lead out of the root, whatever else is in the tree.
 
     `..` is taken at the beginning only: there it starts in the real folder that holds the link. Behind a name it would
     start wherever that name leads, and a chain of harmless-looking links could climb.
@@ -423,6 +423,7 @@ def check_link(name: str, target: str, limits: ArchiveLimits) -> None:
             why="that is, or could be, outside of the app's folder",
             todo="Make it a relative link inside the folder (`..` only at its beginning), or a file.",
         )
+    return "/".join(parts) or "."
 
 
 # --- unpacking -------------------------------------------------------------------------------------------------------
@@ -649,7 +650,7 @@ def _spool(
         seen_root = True
         name = entry.name.removeprefix(prefix)
         if entry.kind == "link":
-            check_link(name, entry.target, limits)
+            checked_link(name, entry.target, limits)
         placed = Entry(name=name, kind=entry.kind, size=entry.size, executable=entry.executable, target=entry.target)
         _place(index, placed, offset)
         for piece in content:
@@ -801,9 +802,8 @@ def _walk(
                     executable = bool(status.st_mode & 0o100)
                     yield Entry(name=name, kind="file", size=status.st_size, executable=executable), path
                 elif stat.S_ISLNK(status.st_mode):
-                    target = _relative_target(path, top)
                     try:
-                        check_link(name, target, limits)
+                        target = checked_link(name, _relative_target(path, top), limits)
                     except BadArchive:
                         if skip_escaping_links:
                             continue

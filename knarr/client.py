@@ -44,20 +44,28 @@ def port_of(service: str, port_base: int = DEFAULT_PORT_BASE) -> int:
 class Platform:
     """A running platform, near or far."""
 
-    def __init__(self, address: Address, token: str | None, *, timeout_s: float = 30) -> None:
+    def __init__(
+        self,
+        address: Address,
+        token: str | None,
+        *,
+        timeout_s: float = 30,
+        transport: httpx2.BaseTransport | None = None,
+    ) -> None:
         """Connect lazily.
 
         Args:
             address: Where it listens.
             token: What it is shown; none: only what is open to everybody.
             timeout_s: For each request; streams have none.
+            transport: In place of the network, for tests.
         """
         self.address = address
         headers = {"User-Agent": "knarr"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
         # Proxies are for other machines: a platform is addressed directly.
-        self._client = httpx2.Client(headers=headers, timeout=timeout_s, trust_env=False)
+        self._client = httpx2.Client(headers=headers, timeout=timeout_s, trust_env=False, transport=transport)
 
     @classmethod
     def of(

@@ -36,6 +36,7 @@ def log_to_file(path: Path, terminal: Terminal) -> Iterator[None]:
             f"Cannot write the log {path}", why=str(error.strerror), todo="Name another: --log-file"
         ) from error
     configure_logging(ServiceSettings(log_format="json"), stream=file.stream)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # six servers that start and stop are no news
     root = logging.getLogger()
     file.setFormatter(root.handlers[0].formatter)
     root.handlers = [file, _Short(terminal)]

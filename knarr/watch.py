@@ -31,7 +31,7 @@ RECONNECT_S = 60.0
 """How long a platform may be away before watching gives up: longer than a restart takes."""
 _TICK_S = 0.1
 _LOOK_AGAIN_S = 2.0
-_LOG_DRAIN_S = 3.0
+_CATCH_UP_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +133,7 @@ class _Feed(AbstractContextManager["_Feed"]):
         self._left = threading.Event()
         self._log_started = False
         self.log_open = False
+        self.saga_open = True
 
     def __enter__(self) -> Self:
         self._start(self._saga)
@@ -148,6 +149,8 @@ class _Feed(AbstractContextManager["_Feed"]):
             return None
         if item.kind == "log_end":
             self.log_open = False
+        elif item.kind in {"end", "lost"}:
+            self.saga_open = False
         return item
 
     def follow_build(self) -> None:
@@ -230,10 +233,13 @@ class _View(AbstractContextManager["_View"]):
             self._status.stop()
 
     def remember(self, entry: Mapping[str, Any]) -> None:
-        """Keep a step's last answer for its line."""
-        if entry.get("direction") == "in" and entry.get("step"):
+        """Keep a step's last answer for its line; a command that follows makes it old."""
+        step = entry.get("step")
+        if step and entry.get("direction") == "in":
             payload = entry.get("payload") or {}
-            self._answers[entry["step"]] = payload.get("data", payload)
+            self._answers[step] = payload.get("data", payload)
+        elif step and entry.get("direction") == "out":
+            self._answers.pop(step, None)
 
     def log_line(self, line: str) -> None:
         """One line of the build's output."""
@@ -246,8 +252,7 @@ class _View(AbstractContextManager["_View"]):
                 feed.follow_build()
             if step["state"] == self._shown.get(step["name"]):
                 continue
-            if step["name"] == "build" and step["state"] not in {"PENDING", "SENT"}:
-                self._drain(feed)
+            self._catch_up(step, feed)
             self._shown[step["name"]] = step["state"]
             line = self._line(step)
             if line:
@@ -255,15 +260,29 @@ class _View(AbstractContextManager["_View"]):
         if self._status is not None:
             self._status.update(_now(saga))
 
-    def _drain(self, feed: _Feed) -> None:
-        """The build's last lines come before the line that says how it ended."""
-        until = time.monotonic() + _LOG_DRAIN_S
-        while feed.log_open and time.monotonic() < until:
+    def _catch_up(self, step: Mapping[str, Any], feed: _Feed) -> None:
+        """The streams may be a little behind the state: a step's answer, and the build's last lines, come first."""
+        until = time.monotonic() + _CATCH_UP_S
+        while self._is_behind(step, feed) and time.monotonic() < until:
             item = feed.next(_TICK_S)
             if item is not None and item.kind == "line":
                 self.log_line(item.value)
             elif item is not None and item.kind == "entry":
                 self.remember(item.value)
+
+    def _is_behind(self, step: Mapping[str, Any], feed: _Feed) -> bool:
+        answer = self._answers.get(step["name"], {})
+        match step["state"]:
+            case "PENDING" | "SENT" | "UNDOING":
+                return False
+            case "DONE":
+                return (feed.saga_open and (not answer or "retryable" in answer)) or self._log_is_behind(step, feed)
+            case "UNDONE":
+                return feed.saga_open and "found" not in answer
+        return self._log_is_behind(step, feed)
+
+    def _log_is_behind(self, step: Mapping[str, Any], feed: _Feed) -> bool:
+        return bool(step["name"] == "build" and feed.log_open)
 
     def _line(self, step: Mapping[str, Any]) -> str | None:
         name = f"{step['name']:<8}"

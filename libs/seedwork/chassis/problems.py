@@ -81,7 +81,8 @@ def of(error: KnarrError) -> Response:
         headers["Connection"] = "close"  # the rest of the body is not read
     if isinstance(error, RetryableError):
         headers["Retry-After"] = "1"
-    extensions = dict(error.extensions)
+    sentences = {"what": error.what, "why": error.why, "todo": error.todo}  # for whoever shows them one by one
+    extensions = {**{name: text for name, text in sentences.items() if text}, **error.extensions}
     if error.log_tail:
         extensions["log_tail"] = list(error.log_tail)
     return problem(

@@ -1,0 +1,119 @@
+"""Watching a saga: a line per step, a stream that is taken up again, the build's output in its place."""
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import orjson
+import pytest
+from rich.console import Console
+
+from knarr.client import Platform
+from knarr.home import Address
+from knarr.terminal import THEME, Terminal
+from knarr.watch import StillRunning, watch
+
+EVENTS = {"Content-Type": "text/event-stream"}
+STEPS = ("source", "build", "publish", "deploy")
+
+
+class Broken(httpx2.SyncByteStream):
+    """A stream that ends in the middle of nowhere after some events."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._pieces
+        raise httpx2.ReadError("gone")
+
+
+class Coordinator:
+    """A saga whose states follow from how often it was looked at."""
+
+    def __init__(self, *looks: dict[str, Any]) -> None:
+        self.looks = list(looks)
+        self.resumed_after: list[str | None] = []
+
+    def answer(self, request: httpx2.Request) -> httpx2.Response:
+        path = request.url.path
+        if path == "/sagas/s1":
+            return httpx2.Response(200, json=self.looks.pop(0) if len(self.looks) > 1 else self.looks[0])
+        if path == "/sagas/s1/stream":
+            self.resumed_after.append(request.headers.get("last-event-id"))
+            if len(self.resumed_after) == 1:
+                return httpx2.Response(
+                    200, headers=EVENTS, stream=Broken(event(1, "source", {"size_bytes": 4200, "commit": "ab" * 20}))
+                )
+            return httpx2.Response(200, headers=EVENTS, content=event(2, "build", {}) + b"event: end\ndata: {}\n\n")
+        if path == "/builds/s1/log":
+            return httpx2.Response(200, content=b"installing one thing\ndone\n")
+        return httpx2.Response(404)
+
+
+def event(seq: int, step: str, payload: dict[str, Any]) -> bytes:
+    entry = {"seq": seq, "direction": "in", "type": "Done", "step": step, "payload": payload}
+    return b"id: %d\nevent: log\ndata: %s\n\n" % (seq, orjson.dumps(entry))
+
+
+def saga(state: str, *states: str, **more: Any) -> dict[str, Any]:
+    steps = [
+        {"name": name, "state": each, "attempts": 1, "started_at": None, "ended_at": None, "error": None}
+        for name, each in zip(STEPS, states, strict=True)
+    ]
+    return {"id": "s1", "app": "shop", "saga": "deploy", "state": state, "steps": steps, "direction": "forward", **more}
+
+
+def watched(coordinator: Coordinator, **options: Any) -> tuple[dict[str, Any], str]:
+    terminal = Terminal()
+    text = io.StringIO()
+    terminal.err = Console(file=text, theme=THEME, width=200)
+    address = Address(host="127.0.0.1", port_base=8700)
+    platform = Platform(address, "t", transport=httpx2.MockTransport(coordinator.answer))
+    ended = watch(platform, terminal, "s1", **options)
+    return dict(ended), text.getvalue()
+
+
+def test_each_step_gets_a_line_and_the_build_its_output() -> None:
+    """In the order of what happened, the output before the line that ends the build."""
+    coordinator = Coordinator(
+        saga("RUNNING", "SENT", "PENDING", "PENDING", "PENDING"),
+        saga("RUNNING", "DONE", "SENT", "PENDING", "PENDING"),
+        saga("SUCCEEDED", "DONE", "DONE", "DONE", "DONE"),
+    )
+    ended, text = watched(coordinator)
+    assert ended["state"] == "SUCCEEDED"
+    places = [text.index(each) for each in ("✓ source", "│ installing one thing", "✓ build", "✓ publish", "✓ deploy")]
+    assert places == sorted(places)
+    assert "abababababab, 4.2 kB" in text
+
+
+def test_a_broken_stream_is_taken_up_after_the_last_entry() -> None:
+    """`Last-Event-ID`, as server-sent events have it."""
+    running = saga("RUNNING", "DONE", "SENT", "PENDING", "PENDING")
+    coordinator = Coordinator(running, running, running, saga("SUCCEEDED", *["DONE"] * 4))
+    watched(coordinator)
+    assert coordinator.resumed_after[:2] == [None, "1"]
+
+
+def test_a_failure_shows_its_reason_and_each_undo() -> None:
+    """What went wrong, in the platform's words."""
+    failed = saga("COMPENSATED", "UNDONE", "UNDONE", "UNDONE", "FAILED")
+    failed["steps"][3]["error"] = {"message": "It exited with code 1.", "code": "failed"}
+    _, text = watched(Coordinator(failed))
+    assert "✗ deploy   It exited with code 1." in text
+    assert text.count("↶") == 3
+
+
+def test_a_saga_that_needs_a_person_ends_the_watch() -> None:
+    """It would wait for ever."""
+    held = saga("PAUSED", "DONE", "UNKNOWN", "PENDING", "PENDING", needs_attention=True)
+    ended, _ = watched(Coordinator(held))
+    assert ended["state"] == "PAUSED"
+
+
+def test_waiting_can_be_limited() -> None:
+    """The saga goes on, and the error says how to look again."""
+    with pytest.raises(StillRunning, match="knarr deployments s1"):
+        watched(Coordinator(saga("RUNNING", "SENT", "PENDING", "PENDING", "PENDING")), timeout_s=0.01)

@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from seedwork import crash
 from seedwork.bus import Bus
+from seedwork.chassis.tracing import span
 from seedwork.clock import Clock
 from seedwork.errors import KnarrError, RetryableError
 from seedwork.inbox import take_new
@@ -395,7 +396,8 @@ class Participant:
         with structlog.contextvars.bound_contextvars(saga_id=job.saga_id, step=job.step, attempt=running.attempt):
             try:
                 crash.point("job.before_effect", command.type)
-                outcome = await self._outcome_of(running, command)
+                with span(job.kind, traceparent=command.traceparent):
+                    outcome = await self._outcome_of(running, command)
                 crash.point("job.after_effect", command.type)
                 await self._finish(running, command, outcome)
                 crash.point("job.after_commit", command.type)

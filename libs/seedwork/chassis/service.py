@@ -29,6 +29,7 @@ from seedwork.chassis.supervisor import Supervisor
 from seedwork.chassis.tracing import Tracing
 from seedwork.clock import Clock, SystemClock
 from seedwork.errors import KnarrError
+from seedwork.housekeeping import Housekeeping
 from seedwork.messages import Catalog, Message
 from seedwork.outbox import Outbox, Relay
 from seedwork.participant import Participant
@@ -93,7 +94,7 @@ class Service:
             service_token=settings.service_token, trusted=tuple(settings.url_of(each) for each in SERVICE_PORTS)
         )
         self._supervisor = Supervisor(self.clock, self.metrics)
-        self._background: dict[str, Callback] = {}
+        self._background: dict[str, Callback] = {"housekeeping": Housekeeping(self.db, self.tables, self.clock).run}
         self._on_start: list[Callback] = []
         self._on_stop: list[Callback] = []
         self._started = False

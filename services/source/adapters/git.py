@@ -248,15 +248,18 @@ class GitMirror:
         parts = [part for part in root.split("/") if part not in {"", "."}]
         if root.startswith("/") or ".." in parts or not root.isprintable():
             raise InvalidInput(f"The app's root {root[:100]!r} is no folder inside the repository")
-        named = f"{commit}:{'/'.join(parts)}" if parts else f"{commit}^{{tree}}"
-        try:
-            tree = await _git(["rev-parse", "--verify", named], mirror=self._path, what="Looking for a folder")
-            kind = await _git(["cat-file", "-t", tree], mirror=self._path, what="Looking for a folder")
-        except NotFound as error:
-            raise _no_folder(commit, root) from error
-        if kind != "tree":
-            raise _no_folder(commit, root)
-        return tree
+        tree = await _git(["rev-parse", "--verify", f"{commit}^{{tree}}"], mirror=self._path, what="Reading a commit")
+        if not parts:
+            return tree
+        question = ["--literal-pathspecs", "ls-tree", "-z", tree, "--", "/".join(parts)]
+        found = await _git(question, mirror=self._path, what="Looking for a folder")
+        mode_type_name = found.partition("\t")[0].split()
+        if len(mode_type_name) != 3 or mode_type_name[1] != "tree":
+            raise NotAFolder(
+                f"The commit {commit} has no folder {root!r}",
+                todo="Correct the app's `root`, or commit the folder.",
+            )
+        return mode_type_name[2]
 
     def _archive(self, tree: str, out_path: Path, stop: threading.Event) -> NormalTar:
         _count(self._path, tree, self._limits, stop)
@@ -287,12 +290,6 @@ async def _remove_tree(path: Path) -> None:
 def _remove_stale_locks(mirror: Path) -> None:
     for path in [*mirror.glob("*.lock"), *(mirror / "refs").rglob("*.lock")]:
         path.unlink(missing_ok=True)
-
-
-def _no_folder(commit: str, root: str) -> NotAFolder:
-    return NotAFolder(
-        f"The commit {commit} has no folder {root!r}", todo="Correct the app's `root`, or commit the folder."
-    )
 
 
 def _count(mirror: Path, tree: str, limits: ArchiveLimits, stop: threading.Event) -> None:

@@ -23,6 +23,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from seedwork.adapters import sqlite
 from seedwork.errors import RetryableError, StorageFull, Unavailable
 
 T = TypeVar("T")
@@ -267,7 +268,14 @@ def _translated(error: DBAPIError) -> RetryableError:
 
 
 def _sqlite_engine(url: Any, *, begin: str, size: int) -> AsyncEngine:
-    engine = create_async_engine(url, pool_size=size, max_overflow=0, pool_timeout=60, hide_parameters=True)
+    engine = create_async_engine(
+        url,
+        pool_size=size,
+        max_overflow=0,
+        pool_timeout=60,
+        hide_parameters=True,
+        connect_args={"async_creator_fn": sqlite.connect},
+    )
 
     @event.listens_for(engine.sync_engine, "connect")
     def connected(connection: Any, _record: Any) -> None:

@@ -88,8 +88,9 @@ class Poller:
         while True:
             await self.round()
             next_ms = await self._db.read(_earliest)
-            wait_s = _LONGEST_SLEEP_S if next_ms is None else (next_ms - self._clock.now_ms()) / 1000
-            await self._clock.sleep(min(max(wait_s, _SHORTEST_SLEEP_S), _LONGEST_SLEEP_S))
+            longest_s = min(_LONGEST_SLEEP_S, self._schedule.poll_s)
+            wait_s = longest_s if next_ms is None else (next_ms - self._clock.now_ms()) / 1000
+            await self._clock.sleep(max(min(wait_s, longest_s), _SHORTEST_SLEEP_S))
 
     async def round(self) -> None:
         """Ask for every app that is due, several at once."""

@@ -308,6 +308,10 @@ class Knarr:
                 found.append(process)
         return found
 
+    def running(self) -> int:
+        """How many instances run: each leads a session of its own, with whatever processes it starts."""
+        return len({os.getsid(each.pid) for each in self.processes() if each.is_running()})
+
     def files_named(self, saga_id: str) -> list[str]:
         """Files and folders that carry the saga's id, without logs: those are kept on purpose."""
         return sorted(

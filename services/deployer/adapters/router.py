@@ -40,6 +40,8 @@ LINGER_S = 1.0
 _HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade"})
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "::ffff:127.0.0.1"})
 
+_NO_ANSWER = "it closed the connection without an answer"
+
 Headers = list[tuple[bytes, bytes]]
 Event = h11.Event | type[h11.PAUSED]
 
@@ -207,8 +209,6 @@ class Router:
         finally:
             self._connections.discard(task)
             writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
 
 
 class _Peer:
@@ -220,6 +220,8 @@ class _Peer:
         self.http = h11.Connection(role, max_incomplete_event_size=HEADER_BYTES)
         self.reader = reader
         self.writer = writer
+        self.heard = False
+        """Whether any byte came."""
 
     async def receive(self, timeout_s: float) -> Event:
         """The next event.
@@ -235,9 +237,11 @@ class _Peer:
     async def read(self, timeout_s: float) -> bytes:
         try:
             async with asyncio.timeout(timeout_s):
-                return await self.reader.read(PIECE_BYTES)
+                data = await self.reader.read(PIECE_BYTES)
         except TimeoutError as error:
             raise _SilentError(f"no byte came for {timeout_s:g} s") from error
+        self.heard = self.heard or bool(data)
+        return data
 
     async def send(self, event: h11.Event, timeout_s: float) -> None:
         """Raises: `_SilentError` if the other side takes nothing, `ConnectionError`."""
@@ -325,7 +329,7 @@ class _ClientConnection:
         except _SilentError:
             await self._failed(504, f"it was silent for {self._idle_s:g} s")
         except (_BadAnswerError, ConnectionError) as error:
-            await self._failed(502, str(error) or "it closed the connection without an answer")
+            await self._failed(502, str(error) or _NO_ANSWER)
         finally:
             await _end(tasks)
         return False
@@ -380,15 +384,17 @@ class _ClientConnection:
                 await self._client.send(h11.EndOfMessage(), self._idle_s)
                 return False
             else:
-                raise _BadAnswerError("it closed the connection without an answer")
+                raise _BadAnswerError(_NO_ANSWER)
 
     async def _answer_event(self, upstream: _Peer) -> Event:
         try:
             return await upstream.receive(self._idle_s)
-        except h11.RemoteProtocolError as error:
+        except (h11.RemoteProtocolError, ConnectionError) as error:
+            if not upstream.heard:
+                raise _BadAnswerError(_NO_ANSWER) from error
+            if isinstance(error, ConnectionError) or upstream.reader.at_eof():
+                raise _BadAnswerError("it closed the connection before its answer was complete") from error
             raise _BadAnswerError(f"what it answered is no HTTP ({error})") from error
-        except ConnectionError as error:
-            raise _BadAnswerError("it closed the connection without an answer") from error
 
     async def _failed(self, status: int, why: str) -> None:
         """A page, or (the answer had begun) the connection is cut, so that nobody takes a part for the whole."""

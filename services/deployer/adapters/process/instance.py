@@ -108,13 +108,17 @@ class Process:
                 while await asyncio.to_thread(leftovers.group_is_alive, self.pid):  # noqa: ASYNC110  nobody is told of it
                     await asyncio.sleep(0.05)
 
-    async def end(self, records: leftovers.Records) -> None:
+    def kill(self) -> None:
         """SIGKILL to whatever is left of the group."""
         self._signal(signal.SIGKILL)
+
+    async def end(self, records: leftovers.Records) -> None:
+        """Kill the group, forget its record, read what it said last."""
+        self.kill()
         await self._child.wait()
-        self._signal(signal.SIGKILL)
-        await self.output.ended(_REST_OF_OUTPUT_S)
+        self.kill()
         records.remove(self.command.record)
+        await self.output.ended(_REST_OF_OUTPUT_S)
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -203,13 +207,17 @@ class Supervised:
         """SIGTERM, the grace, SIGKILL; nothing of it runs on return."""
         self._stopping = True
         self._become("stopping")
+        if self._task is None:
+            return
         try:
-            if self._process:
-                await self._process.terminate(self._patience.grace_s)
-        finally:
-            if self._task:
+            if process := self._process:
+                await process.terminate(self._patience.grace_s)
+                process.kill()
+            else:
                 self._task.cancel()
-                await asyncio.wait([self._task])
+            await asyncio.wait([self._task])
+        finally:
+            self._task.cancel()
 
     async def _run(self) -> None:
         crashes = 0

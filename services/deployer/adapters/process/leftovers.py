@@ -58,6 +58,11 @@ class Records:
         """Forget a process whose whole group is gone."""
         (self._folder / name).unlink(missing_ok=True)
 
+    def remove_of(self, saga_id: str) -> None:
+        """Forget every process of that saga."""
+        for path in self._folder.glob(f"{saga_id}.*"):
+            path.unlink(missing_ok=True)
+
     def remembered(self) -> list[psutil.Process]:
         """The processes of all records, with everything in the sessions that they lead; the records go."""
         found: dict[int, psutil.Process] = {}

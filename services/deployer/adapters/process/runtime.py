@@ -191,6 +191,7 @@ class ProcessRuntime:
                 found += [f"instance {each.command.label} of release {unit.release.number}" for each in unit.instances]
                 await self._stop_unit(unit)
             found += await self._kill_marked({leftovers.SAGA: saga_id})
+            await asyncio.to_thread(self._records.remove_of, saga_id)
             found += await self._folders.remove(saga_id)
         return found
 

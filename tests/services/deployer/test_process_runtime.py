@@ -1,0 +1,416 @@
+"""What only local processes do: ports, environments, groups, crashes, leftovers."""
+
+import asyncio
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+
+from ocistore.layout import OciLayout
+from ocistore.store import LABEL_BASE
+from seedwork.clock import SystemClock
+from seedwork.errors import NotFound
+from services.deployer.adapters.process import leftovers
+from services.deployer.adapters.process.runtime import Limits, ProcessRuntime
+from services.deployer.adapters.router import Router
+from services.deployer.errors import AppDoesNotStart, CannotRun, ReleaseCommandFailed
+from services.deployer.ports import Instance, Release, Standing
+from tests.services.deployer.conftest import PYTHON, WEB, Shelf, eventually
+
+LIMITS = Limits(start_timeout_s=20, grace_s=5, drain_s=5, settle_s=0.2, release_command_timeout_s=20)
+
+DAEMON = """
+import os, subprocess, sys
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True,
+                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+"""
+
+
+class Bench:
+    """A runtime on a home of its own, and what one asks it."""
+
+    def __init__(self, home: Path, images: OciLayout, shelf: Shelf, limits: Limits) -> None:
+        self.home = home
+        self.shelf = shelf
+        self.images = images
+        self.limits = limits
+        self.runtime = self.made(limits)
+
+    def made(self, limits: Limits, *, port_base: int = 22_000) -> ProcessRuntime:
+        router = Router(host="127.0.0.1", port_base=port_base, idle_s=30)
+        return ProcessRuntime(self.home, images=self.images, router=router, clock=SystemClock(), limits=limits)
+
+    async def up(self, release: Release) -> str:
+        """Deployed with traffic; the app's address."""
+        address = await self.runtime.expose(release.app_id, release.app, taken=frozenset())
+        await self.runtime.prepare(release)
+        await self.runtime.start(release)
+        await self.runtime.observe(release, note=lambda _: None)
+        await self.runtime.switch(release.app_id, release.saga_id, fence=release.number)
+        return address.url
+
+    async def fails(
+        self, files: Mapping[str, str], *, health_path: str | None = None, env: Mapping[str, str] | None = None
+    ) -> AppDoesNotStart:
+        """How an app that does not come up is judged."""
+        image = await self.shelf.image(files, health_path=health_path)
+        release = self.shelf.release(image, env=env)
+        await self.runtime.start(release)
+        with pytest.raises(AppDoesNotStart) as caught:
+            await self.runtime.observe(release, note=lambda _: None)
+        await self.runtime.stop(release.app_id, release.saga_id)
+        return caught.value
+
+    async def instance(self) -> Instance:
+        (instance,) = await self.runtime.instances(self.shelf.app_id)
+        return instance
+
+    def ours(self, **labels: str) -> list[psutil.Process]:
+        """Who runs in the name of this home, read from outside."""
+        return leftovers.marked(leftovers.home_id_of(self.home), labels)
+
+
+@pytest.fixture
+async def bench(tmp_path: Path, images: OciLayout, shelf: Shelf) -> AsyncIterator[Bench]:
+    home = tmp_path / "home"
+    home.mkdir()
+    bench = Bench(home, images, shelf, LIMITS)
+    await bench.runtime.recover([])
+    yield bench
+    await bench.runtime.close()
+    assert bench.ours() == []
+
+
+async def get(url: str) -> httpx2.Response:
+    async with httpx2.AsyncClient() as client:
+        return await client.get(url)
+
+
+# ── what instances get ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_instances_get_their_config_and_nothing_of_ours(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Config vars, PORT and labels; no variable of the platform, whose secrets are in its environment."""
+    monkeypatch.setenv("KNARR_SERVICE_TOKEN", "platform-secret")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "operator-secret")
+    release = bench.shelf.release(await bench.shelf.image(), env={"COLOUR": "blue"})
+    url = await bench.up(release)
+
+    text = (await get(url + "env")).text
+    env = dict(line.partition("=")[::2] for line in text.splitlines())
+    root = bench.home / "releases" / release.saga_id
+    assert env["COLOUR"] == "blue"
+    assert env["KNARR_SAGA_ID"] == release.saga_id
+    assert (env["KNARR_APP"], env["KNARR_RELEASE"], env["KNARR_INSTANCE"]) == ("shop", "1", "web.1")
+    assert env["HOME"] == str(root / "app")
+    assert env["GREETING_FILE"] == f"{root}/layers/words/hello.txt"
+    assert env["PYTHONPATH"] == f"{root}/layers/words:{root}/app:/usr/x"
+    assert "KNARR_SERVICE_TOKEN" not in env
+    assert "secret" not in text
+
+
+async def test_dependency_layers_are_unpacked_once_and_are_read_only(bench: Bench) -> None:
+    """Two releases of one lock file share its folder; the app's own files are each release's own."""
+    one = bench.shelf.release(await bench.shelf.image(version="one"))
+    two = bench.shelf.release(await bench.shelf.image(version="two"), number=2)
+    await bench.runtime.prepare(one)
+    await bench.runtime.prepare(two)
+
+    folders = [bench.home / "releases" / each.saga_id for each in (one, two)]
+    words = {(folder / "layers" / "words").resolve() for folder in folders}
+    assert len(words) == 1
+    assert (words.pop() / "hello.txt").stat().st_mode & 0o222 == 0
+    assert len({(folder / "app" / "app.py").read_text() for folder in folders}) == 2
+    assert not list((bench.home / "unpacking").iterdir())
+
+
+async def test_an_image_with_an_operating_system_is_refused(bench: Bench) -> None:
+    """The text names the runtime that can run it."""
+    release = bench.shelf.release(await bench.shelf.image(labels={LABEL_BASE: "debian"}))
+    with pytest.raises(CannotRun, match="docker"):
+        await bench.runtime.prepare(release)
+
+
+async def test_an_image_that_is_not_there_leaves_nothing(bench: Bench) -> None:
+    """A failed preparation has no folder."""
+    release = replace(bench.shelf.release(await bench.shelf.image()), digest="sha256:" + "0" * 64)
+    with pytest.raises(NotFound):
+        await bench.runtime.prepare(release)
+    assert await bench.runtime.stop(release.app_id, release.saga_id) == []
+
+
+# ── apps that do not come up ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_an_app_that_exits_is_named_with_its_status_and_last_lines(bench: Bench) -> None:
+    """Status, process and output; config values are blotted out of what leaves the machine."""
+    error = await bench.fails(
+        {"app.py": "import os, sys; print('connecting with', os.environ['DB_PASSWORD']); sys.exit(3)"},
+        env={"DB_PASSWORD": "hunter2hunter2"},
+    )
+    assert error.what == "web.1 exited with status 3 before it answered"
+    assert error.log_tail == ("connecting with ********",)
+
+
+async def test_a_program_that_does_not_exist_is_named(bench: Bench) -> None:
+    """The text says what was looked for."""
+    release = bench.shelf.release(await bench.shelf.image(web=("no-such-server", "--fast")))
+    await bench.runtime.start(release)
+    with pytest.raises(AppDoesNotStart) as caught:
+        await bench.runtime.observe(release, note=lambda _: None)
+    assert "cannot start 'no-such-server'" in caught.value.log_tail[-1]
+
+
+async def test_an_app_that_never_listens_is_given_up(tmp_path: Path, images: OciLayout, shelf: Shelf) -> None:
+    """After its time, with the setting that gives more of it."""
+    async with patient_for(0.5, tmp_path, images, shelf) as bench:
+        error = await bench.fails({"app.py": "import time; print('thinking', flush=True); time.sleep(600)"})
+    assert "web.1 listens on no port" in error.what
+    assert "KNARR_START_TIMEOUT_S" in error.todo
+    assert error.log_tail == ("thinking",)
+
+
+async def test_an_app_on_the_wrong_port_is_told_which_one(tmp_path: Path, images: OciLayout, shelf: Shelf) -> None:
+    """`listens on port N instead of PORT`: the commonest mistake gets the clearest text."""
+    port = free_port()
+    code = f"import http.server as h; h.HTTPServer(('127.0.0.1', {port}), h.BaseHTTPRequestHandler).serve_forever()"
+    async with patient_for(2.5, tmp_path, images, shelf) as bench:
+        error = await bench.fails({"app.py": code})
+    assert error.what.startswith(f"web.1 listens on port {port} instead of PORT (")
+
+
+async def test_an_unhealthy_app_is_told_what_its_health_path_answered(
+    tmp_path: Path, images: OciLayout, shelf: Shelf
+) -> None:
+    """A listening port is not enough where a health path is declared."""
+    async with patient_for(1.5, tmp_path, images, shelf) as bench:
+        error = await bench.fails({"app.py": WEB.format(version="x")}, health_path="/health", env={"HEALTH": "500"})
+    assert error.what == "web.1 listens on PORT, but GET /health answered 500"
+
+
+async def test_a_worker_that_dies_at_once_fails_the_release(tmp_path: Path, images: OciLayout, shelf: Shelf) -> None:
+    """Processes without a port must live for a moment."""
+    async with patient_for(20, tmp_path, images, shelf, settle_s=20) as bench:
+        image = await shelf.image(processes={"worker": (PYTHON, "-c", "raise SystemExit('no queue')")})
+        release = shelf.release(image, formation={"web": 1, "worker": 1})
+        await bench.runtime.start(release)
+        with pytest.raises(AppDoesNotStart, match=r"worker\.1 exited with status 1 at once"):
+            await bench.runtime.observe(release, note=lambda _: None)
+
+
+async def test_a_release_command_runs_in_the_app_and_its_output_is_in_the_log(bench: Bench) -> None:
+    """It sees the app's files and config, and the log says when it ran."""
+    code = "import os, sys; print('migrating', os.environ['DB'], os.path.exists('app.py'))"
+    release = bench.shelf.release(await bench.shelf.image(release=(PYTHON, "-c", code)), env={"DB": "carts"})
+    await bench.runtime.run_release_command(release)
+
+    log = b"".join([piece async for piece in bench.runtime.logs(release.app_id, lines=100, follow=False)]).decode()
+    assert "release.1 | migrating carts True" in log
+    assert "the release command ended with status 0" in log
+
+
+async def test_a_release_command_that_hangs_is_ended(tmp_path: Path, images: OciLayout, shelf: Shelf) -> None:
+    """With all that it started."""
+    async with patient_for(5, tmp_path, images, shelf, release_command_s=0.5) as bench:
+        release = shelf.release(await shelf.image(release=("/bin/sh", "-c", "sleep 600 & sleep 600")))
+        with pytest.raises(ReleaseCommandFailed, match="longer than"):
+            await bench.runtime.run_release_command(release)
+        assert bench.ours() == []
+
+
+# ── running ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_crash_is_visible_and_the_app_comes_back(bench: Bench) -> None:
+    """Another process answers, the restart is counted, and the log says why."""
+    url = await bench.up(bench.shelf.release(await bench.shelf.image()))
+    first = (await get(url + "pid")).text
+    assert (await get(url + "die")).status_code == 502
+
+    crashed = await eventually(bench.instance, until=lambda found: found.state == "crashed")
+    assert "web.1 exited with status 3; it starts again in 0.5 s" in crashed.note
+    back = await eventually(bench.instance, until=lambda found: found.state == "up")
+    assert back.restarts == 1
+    assert (await get(url + "pid")).text != first
+    log = b"".join([piece async for piece in bench.runtime.logs(bench.shelf.app_id, lines=100, follow=False)])
+    assert b"dying as asked" in log
+    assert b"starts again" in log
+
+
+async def test_several_web_instances_take_turns(bench: Bench) -> None:
+    """Each on a port of its own; both answer."""
+    url = await bench.up(bench.shelf.release(await bench.shelf.image(), formation={"web": 2}))
+    assert len({(await get(url + "pid")).text for _ in range(4)}) == 2
+
+
+async def test_an_app_that_ignores_sigterm_is_killed_with_its_children(
+    tmp_path: Path, images: OciLayout, shelf: Shelf
+) -> None:
+    """After the grace; nothing of its group stays."""
+    code = (
+        "import signal, subprocess; signal.signal(signal.SIGTERM, signal.SIG_IGN); subprocess.Popen(['sleep', '600'])\n"
+    )
+    async with patient_for(20, tmp_path, images, shelf, grace_s=0.3) as bench:
+        files = {"app.py": code + WEB.format(version="x").replace("signal.signal(signal.SIGTERM", "(lambda *_: 0)(0")}
+        release = shelf.release(await shelf.image(files))
+        await bench.up(release)
+        assert len(bench.ours()) == 2
+        await bench.runtime.stop(release.app_id, release.saga_id)
+        assert bench.ours() == []
+
+
+async def test_an_undo_finds_processes_that_left_their_group(bench: Bench) -> None:
+    """A daemon in a session of its own still carries the saga's id, and is named among what was found."""
+    release = bench.shelf.release(await bench.shelf.image({"app.py": DAEMON + WEB.format(version="x")}))
+    await bench.up(release)
+    found = await bench.runtime.stop(release.app_id, release.saga_id)
+
+    assert "1 processes beside the instances" in found
+    assert bench.ours(KNARR_SAGA_ID=release.saga_id) == []
+    assert not (bench.home / "releases" / release.saga_id).exists()
+    assert not list((bench.home / "run").iterdir())
+
+
+async def test_requests_under_way_end_on_the_old_instances(bench: Bench) -> None:
+    """Traffic moves at once for new requests; a slow one gets its whole answer before its instance is stopped."""
+    slow = WEB.format(version="old").replace(
+        "self.answer(200, VERSION", "import time; time.sleep(1); self.answer(200, VERSION"
+    )
+    old = bench.shelf.release(await bench.shelf.image({"app.py": slow}))
+    new = bench.shelf.release(await bench.shelf.image(version="new"), number=2)
+    url = await bench.up(old)
+    under_way = asyncio.create_task(get(url))
+    await eventually(lambda: busy(bench, old))
+    await bench.up(new)
+    stopping = asyncio.create_task(bench.runtime.stop(old.app_id, old.saga_id))
+
+    assert (await get(url)).text == "new"
+    assert (await under_way).text == "old"
+    await stopping
+
+
+async def busy(bench: Bench, release: Release) -> int:
+    unit = bench.runtime._units[release.saga_id]
+    return sum(each.backend.requests for each in unit.instances if each.backend)
+
+
+# ── recovery ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_recovery_ends_what_an_earlier_run_left(bench: Bench) -> None:
+    """By its mark in the environment, whatever its parent is."""
+    left = sleeper({leftovers.MARK: leftovers.home_id_of(bench.home)})
+    other = sleeper({leftovers.MARK: "another-home"})
+    try:
+        await bench.made(LIMITS, port_base=23_000).recover([])
+        assert left.wait() == -signal.SIGKILL
+        assert other.poll() is None
+    finally:
+        for each in (left, other):
+            each.kill()
+            each.wait()
+
+
+async def test_recovery_finds_processes_that_wrote_over_their_environment(bench: Bench) -> None:
+    """By the record of their birth; a process that only has the same id is left alone."""
+    unmarked, stranger = sleeper({}), sleeper({})
+    records = leftovers.Records(bench.home / "run")
+    records.add("ours", unmarked.pid)
+    (bench.home / "run" / "reused").write_text(f'{{"pid": {stranger.pid}, "born": 1000.0}}')
+    try:
+        await bench.made(LIMITS, port_base=23_000).recover([])
+        assert unmarked.wait() == -signal.SIGKILL
+        assert stranger.poll() is None
+    finally:
+        for each in (unmarked, stranger):
+            each.kill()
+            each.wait()
+
+
+async def test_a_port_that_is_taken_after_a_restart_is_said_and_tried_again(bench: Bench) -> None:
+    """The app does not silently move; its trouble names the port."""
+    release = bench.shelf.release(await bench.shelf.image())
+
+    async def load() -> Release:
+        return release
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        await bench.runtime.recover(
+            [Standing(app_id=release.app_id, app="shop", port=port, fence=1, saga_id=release.saga_id, load=load)]
+        )
+        assert f"Port {port} of the app shop cannot be opened" in await bench.runtime.trouble(release.app_id)
+
+
+async def test_an_app_answers_503_while_it_starts(bench: Bench) -> None:
+    """The port is open at once, and says to come back."""
+    slow = "import time; time.sleep(1.5)\n" + WEB.format(version="awake")
+    release = bench.shelf.release(await bench.shelf.image({"app.py": slow}))
+
+    async def load() -> Release:
+        return release
+
+    port = free_port()
+    await bench.runtime.recover(
+        [Standing(app_id=release.app_id, app="shop", port=port, fence=1, saga_id=release.saga_id, load=load)]
+    )
+    first = await get(f"http://127.0.0.1:{port}/")
+    assert (first.status_code, first.headers["retry-after"]) == (503, "1")
+    assert "It is starting" in first.text
+    last = await eventually(lambda: get(f"http://127.0.0.1:{port}/"), until=lambda answer: answer.status_code == 200)
+    assert last.text == "awake"
+
+
+# ── helpers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class patient_for:  # noqa: N801  reads as a phrase
+    """A bench whose runtime has other limits."""
+
+    def __init__(
+        self,
+        start_s: float,
+        tmp_path: Path,
+        images: OciLayout,
+        shelf: Shelf,
+        *,
+        grace_s: float = 5,
+        release_command_s: float = 20,
+        settle_s: float = 0.2,
+    ) -> None:
+        limits = replace(
+            LIMITS,
+            start_timeout_s=start_s,
+            grace_s=grace_s,
+            release_command_timeout_s=release_command_s,
+            settle_s=settle_s,
+        )
+        (tmp_path / "home").mkdir()
+        self._bench = Bench(tmp_path / "home", images, shelf, limits)
+
+    async def __aenter__(self) -> Bench:
+        await self._bench.runtime.recover([])
+        return self._bench
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._bench.runtime.close()
+        assert self._bench.ours() == []
+
+
+def sleeper(env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    """A process that is nobody's instance."""
+    return subprocess.Popen(["sleep", "600"], env=dict(env), start_new_session=True)
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])

@@ -131,7 +131,8 @@ class GitUrl:
 
 def _segments(url: str, path: str) -> tuple[str, ...]:
     decoded = unquote(path)
-    segments = tuple(decoded.strip("/").split("/")) if decoded.strip("/") else ()
+    inner = decoded.removeprefix("/").removesuffix("/")
+    segments = tuple(inner.split("/")) if inner else ()
     if "\\" in decoded or not decoded.isprintable() or any(each in ("", ".", "..") for each in segments):
         raise _no_url(url, "its path climbs or has empty parts")
     if segments and segments[0].startswith("-"):

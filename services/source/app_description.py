@@ -44,6 +44,9 @@ KNOWN_FILES = (
 MAX_FILE_BYTES = 256 * 1024
 """A manifest that is larger was made by mistake, or to hurt."""
 
+MAX_YAML_BYTES = 16 * 1024
+"""The YAML parser is slow, some 50 kB a second at its worst; three keys need a few hundred bytes."""
+
 RuntimeKind = Literal["python", "node", "static", "procfile", "dockerfile"]
 AddOnKind = Literal["mongodb", "postgres", "mysql", "redis"]
 _RUNTIMES: tuple[str, ...] = get_args(RuntimeKind)
@@ -112,7 +115,7 @@ class _Cupaas:
 def _read_cupaas(files: Mapping[str, bytes]) -> _Cupaas:
     if CUPAAS not in files:
         return _Cupaas()
-    content = read_yaml(CUPAAS, files[CUPAAS], MAX_FILE_BYTES)
+    content = read_yaml(CUPAAS, files[CUPAAS], MAX_YAML_BYTES)
     content.only("runtime", "entrypoint", "services")
     runtime = content.get("runtime")
     return _Cupaas(

@@ -108,8 +108,8 @@ class GitUrl:
             raise InvalidInput(
                 "The clone URL has credentials in it",
                 why="it is shown in lists, events and logs, where no secret may stand",
-                todo="Leave them out of the URL: a token belongs in ~/.netrc of the user that runs knarr"
-                " (machine HOST login USER password TOKEN), a key in its ~/.ssh.",
+                todo="Leave them out of the URL: a token belongs in KNARR_SOURCE_CREDENTIALS"
+                " (https://github.com/acme/=TOKEN), a key in ~/.ssh of the user that runs knarr.",
             )
         if userinfo and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", userinfo, re.ASCII):
             raise _no_url(url, "the user's name has signs in it that no user's name has")
@@ -366,7 +366,7 @@ _FAULTS: tuple[tuple[str, type[KnarrError], str, str], ...] = (
         Unauthenticated,
         "git_auth",
         (
-            "The repository does not exist or is private: check the URL, or put a token into ~/.netrc"
+            "The repository does not exist or is private: check the URL, or put a token into KNARR_SOURCE_CREDENTIALS"
             " or a key into ~/.ssh of the user that runs knarr."
         ),
     ),

@@ -9,6 +9,7 @@ from seedwork.bus import Bus
 from seedwork.chassis.service import Service
 from seedwork.clock import Clock
 from seedwork.git import GitUrlPolicy
+from seedwork.git_credentials import GitCredentials
 from seedwork.messages import Catalog
 from services.saga_coordinator.contract import DeploymentSucceeded
 from services.webhook import api, models
@@ -45,7 +46,8 @@ def create_app(
     )
     db, outbox, clock = service.db, service.outbox, service.clock
     policy = GitUrlPolicy(settings.source_allow)
-    refs = refs or GitRefs(policy, timeout_s=settings.poll_timeout_s)
+    credentials = GitCredentials.from_setting(settings.source_credentials)
+    refs = refs or GitRefs(policy, credentials=credentials, timeout_s=settings.poll_timeout_s)
     archives = archives or HttpSourceArchive(service.client, service.url_of("source"))
     vault = Vault.open(settings.secret_key, service.home / "secret.key")
     schedule = Schedule(settings.poll_s)

@@ -17,6 +17,9 @@ class WebhookSettings(ServiceSettings):
     source_allow: CommaSeparated = ("https://github.com/",)
     """URL prefixes of the repositories that knarr may talk to; `source` has the same setting."""
 
+    source_credentials: SecretStr | None = None
+    """`prefix=token` pairs for private repositories; `source` has the same setting and says more."""
+
     poll_s: float = Field(default=180.0, ge=0)
     """Seconds between two questions for an app's ref; 0 turns asking off.
 

@@ -104,7 +104,7 @@ def test_what_is_no_url_to_clone_from_is_refused(url: str) -> None:
 )
 def test_credentials_are_refused_with_the_place_where_they_go(url: str) -> None:
     """And the error does not repeat them."""
-    with pytest.raises(InvalidInput, match=r"\.netrc") as caught:
+    with pytest.raises(InvalidInput, match="KNARR_SOURCE_CREDENTIALS") as caught:
         POLICY.check(url)
     assert "hunter2" not in caught.value.message
 

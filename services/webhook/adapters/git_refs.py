@@ -4,6 +4,7 @@ import re
 
 from seedwork.errors import NotFound
 from seedwork.git import GitUrlPolicy, check_ref, run_git
+from seedwork.git_credentials import GitCredentials
 
 _LINE = re.compile(r"([0-9a-f]{40})\t(\S+)", re.ASCII)
 _MAX_OUTPUT_BYTES = 64 * 1024
@@ -13,9 +14,10 @@ _MAX_OUTPUT_BYTES = 64 * 1024
 class GitRefs:
     """Asks with git, in a process of its own."""
 
-    def __init__(self, policy: GitUrlPolicy, *, timeout_s: float) -> None:
-        """Take the allow-list, and the seconds that one answer may take."""
+    def __init__(self, policy: GitUrlPolicy, *, credentials: GitCredentials, timeout_s: float) -> None:
+        """Take the allow-list, the tokens for private repositories, and the seconds that one answer may take."""
         self._policy = policy
+        self._credentials = credentials
         self._timeout_s = timeout_s
 
     async def tip(self, clone_url: str, ref: str) -> str:
@@ -25,6 +27,7 @@ class GitRefs:
         peeled = f"{ref}^{{}}"
         output = await run_git(
             ["ls-remote", "--quiet", "--end-of-options", clone_url, ref, peeled],
+            env=self._credentials.env_for(clone_url),
             timeout_s=self._timeout_s,
             max_output_bytes=_MAX_OUTPUT_BYTES,
             what=f"Asking {clone_url} for {ref}",

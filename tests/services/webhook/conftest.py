@@ -168,7 +168,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def home(tmp_path: Path, migrated: Path) -> Path:
     """Knarr's home, with the intake's empty database in it."""
     folder = tmp_path / "home"

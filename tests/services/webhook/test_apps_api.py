@@ -58,7 +58,7 @@ async def test_an_app_without_a_repository_is_deployed_by_upload_only(knarr: Kna
         ({"clone_url": "--upload-pack=evil"}, "clone_url"),
         ({"clone_url": "ext::sh -c id"}, "clone_url"),
         ({"clone_url": "http://github.com/acme/shop"}, "https, ssh, file"),
-        ({"clone_url": "https://ada:hunter2@github.com/acme/shop"}, "~/.netrc"),
+        ({"clone_url": "https://ada:hunter2@github.com/acme/shop"}, "KNARR_SOURCE_CREDENTIALS"),
         ({"ref": "main"}, "refs/heads/"),
         ({"ref": "refs/heads/../x"}, "ref"),
         ({"ref": "refs/heads/-x"}, "ref"),

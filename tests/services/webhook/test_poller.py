@@ -5,13 +5,13 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Row, select, update
 
 from seedwork.errors import NotFound, Unavailable
 from seedwork.git import GitUrlPolicy, run_git
+from seedwork.git_credentials import GitCredentials
 from seedwork.messages import new_id
 from services.webhook import models
 from services.webhook.adapters.git_refs import GitRefs
@@ -281,7 +281,7 @@ async def test_a_real_push_without_a_webhook_is_found_by_the_running_service(hom
     await run_git([*commit, "--message=first"], cwd=origin, timeout_s=20, max_output_bytes=9999)
     tip = (await run_git(["rev-parse", "HEAD"], cwd=origin, timeout_s=20, max_output_bytes=9999)).decode().strip()
     allow = f"file://{tmp_path}/"
-    refs = GitRefs(GitUrlPolicy([allow]), timeout_s=20)
+    refs = GitRefs(GitUrlPolicy([allow]), credentials=GitCredentials({}), timeout_s=20)
     async with running(home, poll_s=0.2, source_allow=(allow,), refs=refs) as knarr:
         await knarr.make_app(clone_url=f"file://{origin}")
         (told,) = await knarr.events("DeploymentRequested", 1)
@@ -327,10 +327,3 @@ async def test_a_shorter_period_counts_after_a_restart(knarr: Knarr) -> None:
         looping.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await looping
-
-
-def test_the_schedule_is_what_the_documentation_says() -> None:
-    """Three minutes, unless the operator says otherwise."""
-    from services.webhook.settings import WebhookSettings
-
-    assert WebhookSettings.model_fields["poll_s"].default == pytest.approx(180.0)

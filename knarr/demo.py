@@ -194,7 +194,7 @@ class Story:
             (f"{knarr} doctor", "is everything well?"),
         ]
         self.say(f"\n[good]{APP} is served at[/] [address]{url}[/]\n")
-        self.say(f"Next, in another terminal:\n{next_steps(steps)}")
+        self.say(f"Next, in another terminal:\n{next_steps(self.session.home, steps)}")
         self.say("\n[quiet]Ctrl-C stops; the next `make run` goes on from here.[/]")
 
 

@@ -22,8 +22,13 @@ MAX_BYTES = 20_000_000
 
 
 @contextmanager
-def log_to_file(path: Path, terminal: Terminal) -> Iterator[None]:
+def log_to_file(path: Path, terminal: Terminal, *, of_sagas: bool = True) -> Iterator[None]:
     """All logs of this process into the file, warnings also to the terminal.
+
+    Args:
+        path: The file.
+        terminal: Where warnings are shown.
+        of_sagas: Also those that belong to a saga; false where the terminal shows the sagas themselves.
 
     Raises:
         Misconfigured: The file cannot be written.
@@ -39,7 +44,7 @@ def log_to_file(path: Path, terminal: Terminal) -> Iterator[None]:
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # six servers that start and stop are no news
     root = logging.getLogger()
     file.setFormatter(root.handlers[0].formatter)
-    root.handlers = [file, _Short(terminal)]
+    root.handlers = [file, _Short(terminal, of_sagas=of_sagas)]
     try:
         yield
     finally:
@@ -50,12 +55,15 @@ def log_to_file(path: Path, terminal: Terminal) -> Iterator[None]:
 class _Short(logging.Handler):
     """One line a warning: time, service, what."""
 
-    def __init__(self, terminal: Terminal) -> None:
+    def __init__(self, terminal: Terminal, *, of_sagas: bool) -> None:
         super().__init__(logging.WARNING)
         self._terminal = terminal
+        self._of_sagas = of_sagas
 
     def emit(self, record: logging.LogRecord) -> None:
         line = record.msg if isinstance(record.msg, dict) else {"event": record.getMessage()}
+        if "saga_id" in line and not self._of_sagas:
+            return
         service = line.get("service", record.name.split(".")[-1])
         style = "bad" if record.levelno >= logging.ERROR else "undo"
         told = line.get("error") or line.get("reason")

@@ -12,6 +12,7 @@ import errno
 import importlib
 import ipaddress
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -77,7 +78,10 @@ def serve(options: Options, terminal: Terminal, *, ready: Callable[[Address], No
     lock = HomeLock(options.home)
     lock.acquire(host=options.host, port_base=options.port_base)
     try:
-        with bound_sockets(options) as sockets, log_to_file(options.log_file or options.home.log, terminal):
+        with (
+            bound_sockets(options) as sockets,
+            log_to_file(options.log_file or options.home.log, terminal, of_sagas=options.activity),
+        ):
             asyncio.run(_serve(options, terminal, sockets, ready))
     finally:
         options.home.platform_file.unlink(missing_ok=True)
@@ -130,9 +134,13 @@ def create_apps(options: Options, bus: InProcessBus) -> Mapping[str, Any]:
 
 
 def settings_class(name: str) -> type[ServiceSettings]:
-    """`saga_coordinator` → `SagaCoordinatorSettings` of its `settings.py`."""
+    """The one settings class that the service's `settings.py` defines."""
     module = importlib.import_module(f"services.{name}.settings")
-    found: type[ServiceSettings] = getattr(module, "".join(part.title() for part in name.split("_")) + "Settings")
+    (found,) = [
+        each
+        for each in vars(module).values()
+        if isinstance(each, type) and issubclass(each, ServiceSettings) and each.__module__ == module.__name__
+    ]
     return found
 
 
@@ -307,8 +315,10 @@ def _reachable(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104  what we listen on
 
 
-def next_steps(lines: Sequence[tuple[str, str]]) -> str:
-    """Commands and what they do, one a line."""
+def next_steps(home: Home, lines: Sequence[tuple[str, str]]) -> str:
+    """Commands and what they do, one a line; where the home is not the one that they would find, first that."""
+    if Home.find().path != home.path:
+        lines = [(f"export KNARR_HOME={shlex.quote(str(home.path))}", "this platform, and no other"), *lines]
     width = max(len(command) for command, _ in lines)
     return "\n".join(f"  [name]{command:<{width}}[/]   [quiet]{what}[/]" for command, what in lines)
 

@@ -6,6 +6,7 @@ again after each entry: the view cannot say more than the saga does.
 """
 
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -26,9 +27,13 @@ from seedwork.errors import KnarrError, NotFound, RetryableError
 
 Saga = Mapping[str, Any]
 
+_DIGEST = re.compile(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}")
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-(?=[0-9a-f]{12})")
+
 ENDED = frozenset({"SUCCEEDED", "COMPENSATED"})
 RECONNECT_S = 60.0
 """How long a platform may be away before watching gives up: longer than a restart takes."""
+_FAILED = frozenset({"FAILED", "UNDOING", "UNDONE", "SKIPPED"})
 _TICK_S = 0.1
 _LOOK_AGAIN_S = 2.0
 _CATCH_UP_S = 3.0
@@ -220,6 +225,7 @@ class _View(AbstractContextManager["_View"]):
     terminal: Terminal
     _shown: dict[str, str] = field(default_factory=dict)
     _answers: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    _failed: set[str] = field(default_factory=set)
     _status: Status | None = None
 
     def __enter__(self) -> Self:
@@ -254,11 +260,22 @@ class _View(AbstractContextManager["_View"]):
                 continue
             self._catch_up(step, feed)
             self._shown[step["name"]] = step["state"]
+            self._show_failure(step)
             line = self._line(step)
             if line:
                 self.terminal.say(line)
         if self._status is not None:
             self._status.update(_now(saga))
+
+    def _show_failure(self, step: Mapping[str, Any]) -> None:
+        """Why the step failed, once; the undo may have begun before anybody looked."""
+        name, error = step["name"], step.get("error")
+        if not error or name in self._failed or step["state"] not in _FAILED:
+            return
+        self._failed.add(name)
+        self.terminal.say(f"  [bad]✗[/] {name:<8} {escape(_why(step))}")
+        for line in error.get("log_tail") or ():
+            self.log_line(str(line))
 
     def _catch_up(self, step: Mapping[str, Any], feed: _Feed) -> None:
         """The streams may be a little behind the state: a step's answer, and the build's last lines, come first."""
@@ -291,8 +308,8 @@ class _View(AbstractContextManager["_View"]):
         match step["state"]:
             case "DONE":
                 return f"  [good]✓[/] {name} {escape(_gist(step['name'], answer))}  [quiet]{took}[/]"
-            case "FAILED" | "UNKNOWN":
-                return f"  [bad]✗[/] {name} {escape(_why(step))}"
+            case "UNKNOWN":
+                return f"  [bad]?[/] {name} {escape(_why(step))}"
             case "UNDONE":
                 return f"  [undo]↶[/] {name} {escape(_undone(answer))}"
             case "SKIPPED":
@@ -326,10 +343,8 @@ def _took(step: Mapping[str, Any]) -> str:
 
 
 def _why(step: Mapping[str, Any]) -> str:
-    error = step.get("error")
-    if isinstance(error, Mapping):
-        error = error.get("message") or error.get("code")
-    return sentence(str(error)) if error else "it did not answer"
+    error = step.get("error") or {}
+    return sentence(str(error.get("message") or error.get("code") or "it did not answer"))
 
 
 def _gist(step: str, answer: Mapping[str, Any]) -> str:
@@ -355,11 +370,12 @@ def _gist(step: str, answer: Mapping[str, Any]) -> str:
 
 
 def _undone(answer: Mapping[str, Any]) -> str:
-    found = ", ".join(answer.get("found") or ())
-    done = ", ".join(answer.get("done") or ())
+    """What an undo found and what it did, with long names cut: the log has them whole."""
+    found = "; ".join(answer.get("found") or ())
+    done = "; ".join(answer.get("done") or ())
     if not found:
-        return "undone: there was nothing left to undo"
-    return f"undone: {found}: {done}" if done else f"undone: {found}"
+        return "nothing to undo"
+    return _DIGEST.sub(r"\1…", _UUID.sub("…", f"{found}: {done}" if done else found))
 
 
 def follow_to_the_end(

@@ -79,7 +79,7 @@ def up(
         ]
         session.terminal.say(
             f"\n[quiet]home[/] {session.home.path}   [quiet]log[/] {log_file or session.home.log}"
-            f"\n\nIn another terminal:\n{next_steps(steps)}\n\n[quiet]Ctrl-C stops.[/]\n"
+            f"\n\nIn another terminal:\n{next_steps(session.home, steps)}\n\n[quiet]Ctrl-C stops.[/]\n"
         )
 
     serve(options, session.terminal, ready=ready)

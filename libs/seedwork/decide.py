@@ -14,10 +14,10 @@ coordinators, duplicates and restarts give the same histories as one coordinator
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from seedwork.errors import NotFound
+from seedwork.frozen import changed
 from seedwork.lanes import Lane, Waiting
 from seedwork.messages import Message
 from seedwork.saga import (
@@ -198,7 +198,7 @@ class _Turn:
             return Decision(saga=saga, lane=self.lane, notices=tuple(self.notices))
         state = saga.state if saga.ended else _state_of(saga)
         first = saga.seq + (self.entry is not None)
-        self.saga = replace(saga, state=state, seq=first + len(self.messages), updated_ms=self.at_ms)
+        self.saga = changed(saga, state=state, seq=first + len(self.messages), updated_ms=self.at_ms)
         entry = None
         if self.entry is not None:
             entry = Entry(
@@ -226,13 +226,13 @@ class _Turn:
         """Change one step."""
         i = self.definition.positions[name]
         steps = self.saga.steps
-        changed: StepState = replace(steps[i], **changes)
-        self.saga = replace(self.saga, steps=(*steps[:i], changed, *steps[i + 1 :]))
-        return changed
+        step = changed(steps[i], **changes)
+        self.saga = changed(self.saga, steps=(*steps[:i], step, *steps[i + 1 :]))
+        return step
 
     def set_wait(self, wait: Wait | None) -> None:
         """Set or stop the saga's timer; an earlier one is of another epoch from now on."""
-        self.saga = replace(self.saga, wait=wait, epoch=self.saga.epoch + 1)
+        self.saga = changed(self.saga, wait=wait, epoch=self.saga.epoch + 1)
 
     def wait_for(self, kind: WaitKind, duration_ms: int) -> None:
         """Wait so long, or, while an operator pauses, until it goes on."""
@@ -293,7 +293,7 @@ class _Turn:
 
     def granted(self) -> None:
         """Begin with the first step, under the new fence."""
-        self.saga = replace(self.saga, fence=self.lane.fence)
+        self.saga = changed(self.saga, fence=self.lane.fence)
         self.forward()
 
     def lane_awaited(self, given: LaneAwaited) -> None:
@@ -331,7 +331,7 @@ class _Turn:
 
     def end_superseded(self, by: str) -> None:
         """End before anything was sent."""
-        self.saga = replace(self.saga, reason="superseded", superseded_by=by)
+        self.saga = changed(self.saga, reason="superseded", superseded_by=by)
         self.end("COMPENSATED")
 
     def leave_lane(self) -> None:
@@ -370,7 +370,7 @@ class _Turn:
     def succeed(self) -> None:
         """Every step is done; or a person skipped one that cannot be undone, and then something is left over."""
         if self.saga.left_over:
-            self.saga = replace(self.saga, reason="failed")
+            self.saga = changed(self.saga, reason="failed")
             self.end("COMPENSATED")
             return
         if self.definition.remember is not None:
@@ -383,7 +383,7 @@ class _Turn:
         self.set_step(current.name, state="DONE", ended_ms=self.at_ms, error=None, result=data)
         commit = data.get("commit")
         learned = commit if self.saga.commit is None and isinstance(commit, str) else self.saga.commit
-        self.saga = replace(self.saga, held=False, commit=learned)
+        self.saga = changed(self.saga, held=False, commit=learned)
         self.set_wait(None)
         if self.definition.replaces_after == current.name:
             self.lane, replaced = self.lane.without_older_than(self.me)
@@ -409,7 +409,7 @@ class _Turn:
         elif self.saga.pause is None and (self.saga.origin.hold_ms == 0 or self.lane.waiting):
             self.begin_undo(_reason_of(self.saga.current))
         else:
-            self.saga = replace(self.saga, held=True)
+            self.saga = changed(self.saga, held=True)
             self.wait_for("hold", self.saga.origin.hold_ms)
 
     # ------------------------------------------------------------------------------------------ the undo
@@ -419,7 +419,7 @@ class _Turn:
         for each in self.saga.steps:
             if each.state == "SENT":
                 self.set_step(each.name, state="UNKNOWN", ended_ms=self.at_ms)
-        self.saga = replace(
+        self.saga = changed(
             self.saga,
             direction="undo",
             held=False,
@@ -438,7 +438,7 @@ class _Turn:
         if current is None:
             self.end("COMPENSATED")
         elif self.saga.pause is None:
-            self.send_undo(current if current.state == "UNDOING" else replace(current, tries=0))
+            self.send_undo(current if current.state == "UNDOING" else changed(current, tries=0))
 
     def send_undo(self, current: StepState) -> None:
         """One more attempt to undo this step."""
@@ -470,14 +470,14 @@ class _Turn:
 
     def stop_for_a_person(self) -> None:
         """STUCK: no timer, no pause; `retry` or `skip` goes on."""
-        self.saga = replace(self.saga, pause=None)
+        self.saga = changed(self.saga, pause=None)
         self.set_wait(None)
 
     # ------------------------------------------------------------------------------------------ the end
 
     def end(self, state: State) -> None:
         """Tell everybody, and let the next one in."""
-        self.saga = replace(self.saga, state=state, held=False, pause=None)
+        self.saga = changed(self.saga, state=state, held=False, pause=None)
         self.set_wait(None)
         tell = self.definition.succeeded if state == "SUCCEEDED" else self.definition.compensated
         self.messages.append((tell(self.view), None, None))
@@ -570,7 +570,7 @@ class _Turn:
         step = self.definition.steps[self.definition.positions[current.name]]
         timeout_s = step.timeout_s if saga.direction == "forward" else step.undo_timeout_s
         due_ms = None if wait.due_ms is None else self.at_ms + _ms(timeout_s)
-        self.saga = replace(saga, wait=replace(wait, due_ms=due_ms, note=_note(given.data)), updated_ms=self.at_ms)
+        self.saga = changed(saga, wait=changed(wait, due_ms=due_ms, note=_note(given.data)), updated_ms=self.at_ms)
 
     # ------------------------------------------------------------------------------------------ timers
 
@@ -657,21 +657,21 @@ class _Turn:
 
     def press_pause(self, given: Pressed) -> None:
         """Send nothing more; what runs may end. The lane stays ours, and a hold has no deadline."""
-        self.saga = replace(self.saga, pause=Pause(by=given.who, since_ms=self.at_ms, why=given.why))
+        self.saga = changed(self.saga, pause=Pause(by=given.who, since_ms=self.at_ms, why=given.why))
         if self.saga.wait is not None:
-            self.set_wait(replace(self.saga.wait, due_ms=None))
+            self.set_wait(changed(self.saga.wait, due_ms=None))
 
     def press_resume(self, given: Pressed) -> None:
         """Go on where the pause began; a hold goes on as with `retry`."""
         if self.saga.held:
             self.press_retry(given)
             return
-        self.saga = replace(self.saga, pause=None)
+        self.saga = changed(self.saga, pause=None)
         current, wait = self.saga.current, self.saga.wait
         if current is not None and wait is not None and wait.kind == "answer":
             step = self.definition.steps[self.definition.positions[current.name]]
             timeout_s = step.timeout_s if self.saga.direction == "forward" else step.undo_timeout_s
-            self.set_wait(replace(wait, due_ms=self.at_ms + _ms(timeout_s)))
+            self.set_wait(changed(wait, due_ms=self.at_ms + _ms(timeout_s)))
             if self.gives_way():
                 self.begin_undo("cancelled")
         elif self.saga.direction == "forward":
@@ -690,14 +690,14 @@ class _Turn:
                 self.set_step(current.name, tries=0)
             self.press_resume(given)
             return
-        self.saga = replace(self.saga, held=False, pause=None)
+        self.saga = changed(self.saga, held=False, pause=None)
         self.set_wait(None)
         self.again(self.set_step(current.name, tries=0))
 
     def press_cancel(self, _given: Pressed) -> None:
         """End before the beginning, or turn round."""
         if self.saga.state == "QUEUED":
-            self.saga = replace(self.saga, reason="cancelled")
+            self.saga = changed(self.saga, reason="cancelled")
             self.end("COMPENSATED")
             return
         if self.definition.forward_only:
@@ -707,7 +707,7 @@ class _Turn:
                 why="what it removes cannot be brought back",
                 todo="Let it end, or pause it.",
             )
-        self.saga = replace(self.saga, pause=None)
+        self.saga = changed(self.saga, pause=None)
         self.begin_undo("cancelled")
 
     def press_skip(self, _given: Pressed) -> None:
@@ -718,7 +718,7 @@ class _Turn:
         step = self.definition.steps[self.definition.positions[current.name]]
         what, where = step.leaves(self.view) if step.leaves else (f"whatever {step.name} made", step.participant)
         self.set_step(current.name, state="SKIPPED", ended_ms=self.at_ms)
-        self.saga = replace(self.saga, left_over=(*self.saga.left_over, {"what": what, "where": where}))
+        self.saga = changed(self.saga, left_over=(*self.saga.left_over, {"what": what, "where": where}))
         if self.saga.direction == "undo":
             self.undo_next()
         else:
@@ -744,12 +744,12 @@ class _Turn:
         """A new linked saga that puts back what this one replaced."""
         if self.definition.compensation is None:
             raise VerbRefused(self.saga, f"A {self.definition.name} saga leaves nothing that could be put back")
-        self.start_link(replace(self.definition.compensation(self.view), saga_id=given.new_id))
+        self.start_link(changed(self.definition.compensation(self.view), saga_id=given.new_id))
 
     def start_link(self, link: Link) -> None:
         """Ask for the new saga, and remember it."""
         self.link = link
-        self.saga = replace(self.saga, linked_id=link.saga_id)
+        self.saga = changed(self.saga, linked_id=link.saga_id)
 
 
 def _ms(seconds: float) -> int:

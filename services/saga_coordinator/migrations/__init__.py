@@ -1,0 +1,1 @@
+"""The schema of `saga_coordinator`, step by step."""

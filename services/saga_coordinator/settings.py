@@ -1,0 +1,18 @@
+"""What the coordinator needs to know: how long to wait for a person, and how much to do at a time."""
+
+from pydantic import Field
+
+from seedwork.chassis.settings import ServiceSettings
+
+
+class CoordinatorSettings(ServiceSettings):
+    """Both are for operators; everything else stands in the definitions."""
+
+    saga_hold_s: int = Field(default=3600, ge=0)
+    """Seconds for which a saga waits for a person after the last attempt of a step, before its undo begins; 0: not at
+    all. An hour, so that somebody can look and press `retry` before anything is taken away. It ends early when another
+    saga of the same app waits. Sagas keep the value with which they began."""
+
+    saga_batch: int = Field(default=32, ge=1, le=256)
+    """Inputs (messages, timers) that are decided in one transaction. More cost fewer commits, but a conflict between
+    two coordinators makes all of them be decided again one by one."""

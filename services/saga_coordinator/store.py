@@ -1,0 +1,307 @@
+"""Sagas, lanes, log and timers in SQL: one transaction's worth of them, loaded as a set and written as a set.
+
+`Sheet.load` reads what a batch of inputs is about with one query a table; `decided` takes each decision in memory,
+where the next input of the batch finds it; `write` brings all of it back. Every update compares the version it read: if
+a row was moved by somebody else, `Moved` is raised and nothing is written.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from sqlalchemy import bindparam, delete, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from seedwork.errors import RetryableError
+from seedwork.lanes import Lane
+from seedwork.messages import Envelope, new_id, rfc3339_ms
+from seedwork.outbox import Outbox
+from seedwork.saga import Decision, SagaState, timer_of
+from seedwork.saga_records import from_json, to_json
+from services.saga_coordinator.models import lanes, saga_log, sagas, timers
+
+SOURCE = "/saga_coordinator"
+
+_NEVER_CHANGE = frozenset({"id", "definition", "app_id", "app", "created_ms"})
+_INSERT_SAGA = insert(sagas)
+_UPDATE_SAGA = update(sagas).where(sagas.c.id == bindparam("key_id"), sagas.c.version == bindparam("key_version"))
+_INSERT_LANE = insert(lanes)
+_UPDATE_LANE = update(lanes).where(lanes.c.app_id == bindparam("key_id"), lanes.c.version == bindparam("key_version"))
+_INSERT_LOG = insert(saga_log)
+_DELETE_TIMER = delete(timers).where(timers.c.id == bindparam("key_id"))
+_PUT_TIMER = text(
+    "REPLACE INTO timers (id, saga_id, due_ms, kind, step, attempt, epoch, by_saga) "
+    "VALUES (:id, :saga_id, :due_ms, :kind, :step, :attempt, :epoch, :by_saga)"
+)
+
+
+class Moved(RetryableError):
+    """Somebody else moved the saga or its lane since it was read: read it again, decide again."""
+
+    code = "moved"
+
+
+@dataclass(slots=True)
+class _Row:
+    """A saga or a lane, the version that was read (0: there is none yet), and whether it has changed."""
+
+    value: Any
+    version: int
+    changed: bool = False
+
+
+class Sheet:
+    """What one transaction works on.
+
+    Args:
+        conn: The transaction.
+        outbox: Where messages are left.
+        now_ms: The database's clock.
+    """
+
+    def __init__(self, conn: AsyncConnection, outbox: Outbox, now_ms: int) -> None:
+        self.now_ms = now_ms
+        self._conn = conn
+        self._outbox = outbox
+        self._time = rfc3339_ms(now_ms)
+        self._sagas: dict[str, _Row] = {}
+        self._lanes: dict[str, _Row] = {}
+        self._log: list[dict[str, Any]] = []
+        self._messages: list[Envelope] = []
+        self._timers: dict[str, dict[str, Any]] = {}
+        self._no_timers: set[str] = set()
+
+    async def load(self, saga_ids: Iterable[str], app_ids: Iterable[str] = ()) -> None:
+        """Read these sagas, and the lanes of their apps and of those given."""
+        wanted = set(saga_ids) - self._sagas.keys()
+        if wanted:
+            query = select(sagas.c.id, sagas.c.version, sagas.c.body).where(sagas.c.id.in_(wanted))
+            for row in await self._conn.execute(query):
+                self._sagas[row.id] = _Row(from_json(row.body), row.version)
+        apps = {each.value.origin.app_id for each in self._sagas.values()}
+        apps = apps.union(app_ids) - self._lanes.keys()
+        if apps:
+            query = select(lanes.c.app_id, lanes.c.version, lanes.c.body).where(lanes.c.app_id.in_(apps))
+            for row in await self._conn.execute(query):
+                self._lanes[row.app_id] = _Row(lane_from_json(row.body), row.version)
+
+    def saga(self, saga_id: str) -> SagaState | None:
+        """As it stands after the decisions so far."""
+        row = self._sagas.get(saga_id)
+        return row.value if row else None
+
+    def lane(self, app_id: str) -> Lane:
+        """As it stands after the decisions so far."""
+        row = self._lanes.get(app_id)
+        return row.value if row else Lane(app_id=app_id)
+
+    def decided(self, decision: Decision, causation_id: str | None) -> None:
+        """Take a decision over."""
+        saga, lane = decision.saga, decision.lane
+        row = self._sagas.setdefault(saga.id, _Row(None, 0))
+        before, row.value = row.value, saga
+        row.changed = row.changed or before is not saga
+        lane_row = self._lanes.setdefault(lane.app_id, _Row(Lane(app_id=lane.app_id), 0))
+        lane_row.changed = lane_row.changed or lane_row.value is not lane
+        lane_row.value = lane
+        self._keep_entry(decision)
+        self._keep_messages(decision, causation_id)
+        if before is None or timer_of(before) != timer_of(saga):
+            self.set_timer(saga)
+        for notice in decision.notices:
+            self._put_timer(new_id(), notice.saga_id, self.now_ms, notice.kind, by_saga=notice.by)
+
+    def set_timer(self, saga: SagaState) -> None:
+        """Make the saga's timer in the table what the saga says."""
+        timer = timer_of(saga)
+        if timer is None:
+            self._timers.pop(saga.id, None)
+            self._no_timers.add(saga.id)
+        else:
+            self._put_timer(
+                saga.id,
+                saga.id,
+                timer.due_ms,
+                timer.kind,
+                step=timer.step,
+                attempt=timer.attempt,
+                epoch=timer.epoch,
+            )
+
+    def drop_timer(self, timer_id: str) -> None:
+        """It was seen to."""
+        self._no_timers.add(timer_id)
+
+    @property
+    def next_due_ms(self) -> int | None:
+        """The earliest timer that was set."""
+        return min((each["due_ms"] for each in self._timers.values()), default=None)
+
+    @property
+    def touched(self) -> list[str]:
+        """The sagas whose log has grown."""
+        return list({each["saga_id"]: None for each in self._log})
+
+    async def write(self) -> None:
+        """All of it.
+
+        Raises:
+            Moved: A row is not as it was read.
+        """
+        await self._write(self._sagas, _INSERT_SAGA, _UPDATE_SAGA, _saga_columns)
+        await self._write(self._lanes, _INSERT_LANE, _UPDATE_LANE, _lane_columns)
+        if self._log:
+            await self._conn.execute(_INSERT_LOG, self._log)
+        if self._no_timers:
+            await self._conn.execute(_DELETE_TIMER, [{"key_id": each} for each in self._no_timers])
+        if self._timers:
+            await self._conn.execute(_PUT_TIMER, list(self._timers.values()))
+        await self._outbox.add(self._conn, self._messages)
+
+    async def _write(
+        self, rows: dict[str, _Row], insertion: Any, change: Any, columns: Callable[[Any], dict[str, Any]]
+    ) -> None:
+        new, old = [], []
+        for key, row in rows.items():
+            if row.changed:
+                record = {**columns(row.value), "version": row.version + 1}
+                if row.version == 0:
+                    new.append(record)
+                else:
+                    changes = {name: value for name, value in record.items() if name not in _NEVER_CHANGE}
+                    old.append({**changes, "key_id": key, "key_version": row.version})
+        if new:
+            await self._conn.execute(insertion, new)
+        if old:
+            result = await self._conn.execute(change, old)
+            if result.rowcount != len(old):
+                raise Moved("A saga was moved by another coordinator", why="its version is not the one that was read")
+
+    def _keep_entry(self, decision: Decision) -> None:
+        entry = decision.entry
+        if entry is not None:
+            self._log.append(
+                {
+                    "saga_id": decision.saga.id,
+                    "seq": entry.seq,
+                    "at_ms": entry.at_ms,
+                    "direction": entry.direction,
+                    "type": entry.type,
+                    "message_id": entry.message_id,
+                    "causation_id": entry.causation_id,
+                    "step": entry.step,
+                    "attempt": entry.attempt,
+                    "state": entry.state,
+                    "payload": orjson.dumps(entry.payload).decode(),
+                    "context": orjson.dumps(entry.context).decode(),
+                }
+            )
+
+    def _keep_messages(self, decision: Decision, causation_id: str | None) -> None:
+        saga = decision.saga
+        origin = saga.origin
+        for each in decision.messages:
+            message = Envelope(
+                id=new_id(),
+                source=SOURCE,
+                type=type(each.message).__name__,
+                time=self._time,
+                subject=origin.app,
+                correlationid=origin.saga_id,
+                appid=origin.app_id,
+                team=origin.team,
+                data=each.message.model_dump(mode="json"),
+                version=each.message.VERSION,
+                causationid=causation_id,
+                sagastep=each.step,
+                sagaattempt=each.attempt,
+                fence=each.fence,
+                traceparent=origin.traceparent,
+            )
+            self._messages.append(message)
+            self._log.append(
+                {
+                    "saga_id": origin.saga_id,
+                    "seq": each.seq,
+                    "at_ms": self.now_ms,
+                    "direction": "out",
+                    "type": message.type,
+                    "message_id": message.id,
+                    "causation_id": causation_id,
+                    "step": each.step,
+                    "attempt": each.attempt,
+                    "state": saga.state,
+                    "payload": orjson.dumps(message.data).decode(),
+                    "context": None,
+                }
+            )
+
+    def _put_timer(
+        self,
+        timer_id: str,
+        saga_id: str,
+        due_ms: int,
+        kind: str,
+        *,
+        step: str | None = None,
+        attempt: int = 0,
+        epoch: int = 0,
+        by_saga: str | None = None,
+    ) -> None:
+        self._no_timers.discard(timer_id)
+        self._timers[timer_id] = {
+            "id": timer_id,
+            "saga_id": saga_id,
+            "due_ms": due_ms,
+            "kind": kind,
+            "step": step,
+            "attempt": attempt,
+            "epoch": epoch,
+            "by_saga": by_saga,
+        }
+
+
+def _saga_columns(saga: SagaState) -> dict[str, Any]:
+    """The row of a saga, without its version."""
+    origin = saga.origin
+    return {
+        "id": origin.saga_id,
+        "definition": origin.definition,
+        "app_id": origin.app_id,
+        "app": origin.app,
+        "commit_id": saga.commit,
+        "state": saga.state,
+        "step": step_of(saga),
+        "needs_attention": saga.needs_attention,
+        "created_ms": origin.created_ms,
+        "body": to_json(saga),
+    }
+
+
+def step_of(saga: SagaState) -> str | None:
+    """The step that is worked on; of an undone saga the one for which it was undone; else none."""
+    step = saga.failed_step if saga.state == "COMPENSATED" else saga.current
+    return step.name if step and saga.state != "QUEUED" else None
+
+
+def _lane_columns(lane: Lane) -> dict[str, Any]:
+    return {
+        "app_id": lane.app_id,
+        "holder": lane.holder,
+        "fence": lane.fence,
+        "body": orjson.dumps(lane.to_record()).decode(),
+    }
+
+
+def lane_from_json(body: str) -> Lane:
+    """A lane from its row."""
+    return Lane.from_record(orjson.loads(body))
+
+
+async def find(conn: AsyncConnection, saga_ids: Sequence[str]) -> dict[str, SagaState]:
+    """Those of the sagas that exist."""
+    if not saga_ids:
+        return {}
+    query = select(sagas.c.id, sagas.c.body).where(sagas.c.id.in_(list(saga_ids)))
+    return {row.id: from_json(row.body) for row in await conn.execute(query)}

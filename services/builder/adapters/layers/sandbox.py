@@ -170,8 +170,8 @@ class Sandbox:
         if shown:
             await asyncio.to_thread(output.say, f"$ {shown}")
         seen = _Seen()
-        async with self._started(argv, cwd=cwd, env=env) as process:
-            reading = asyncio.create_task(_read(process, output, seen))
+        async with self._started(argv, cwd=cwd, env=env) as (process, printed):
+            reading = asyncio.create_task(_read(printed, output, seen))
             watching = asyncio.create_task(self._watch(process.pid, seen))
             try:
                 exit_code = await process.wait()
@@ -189,29 +189,36 @@ class Sandbox:
     @asynccontextmanager
     async def _started(
         self, argv: Sequence[str], *, cwd: Path, env: Mapping[str, str]
-    ) -> AsyncIterator[asyncio.subprocess.Process]:
-        """The running tool; no process of it is left when this ends."""
+    ) -> AsyncIterator[tuple[asyncio.subprocess.Process, asyncio.StreamReader]]:
+        """The running tool and what it prints; no process of it is left when this ends.
+
+        The pipe is ours and not asyncio's, whose `wait` would wait for everybody who has the pipe, daemons too.
+        """
         limits = {
             "memory_bytes": self.limits.memory_bytes,
             "file_bytes": self.limits.file_bytes,
             "cpu_s": self.limits.cpu_s,
             "tasks": _tasks_of_this_machine() + 4 * self.limits.processes,
         }
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", str(LAUNCHER), orjson.dumps(limits).decode(), *argv),
-            cwd=cwd,
-            env=dict(env),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            yield process
-        finally:
-            if process.returncode is None:
-                self._kill(process.pid, env["KNARR_SAGA_ID"])
-                await process.wait()
+        async with _pipe() as (printed, writing_end):
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-I", "-S", str(LAUNCHER), orjson.dumps(limits).decode(), *argv),
+                    cwd=cwd,
+                    env=dict(env),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=writing_end,
+                    stderr=writing_end,
+                    start_new_session=True,
+                )
+            finally:
+                os.close(writing_end)
+            try:
+                yield process, printed
+            finally:
+                if process.returncode is None:
+                    self._kill(process.pid, env["KNARR_SAGA_ID"])
+                    await process.wait()
 
     def _judge(self, argv: tuple[str, ...], exit_code: int, seen: _Seen) -> None:
         if seen.over is not None:
@@ -285,12 +292,25 @@ class Sandbox:
                 yield process
 
 
-async def _read(process: asyncio.subprocess.Process, output: BuildOutput, seen: _Seen) -> None:
+@asynccontextmanager
+async def _pipe() -> AsyncIterator[tuple[asyncio.StreamReader, int]]:
+    """A reader, and the descriptor to write to, which whoever gets it closes."""
+    reading_end, writing_end = os.pipe()
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(reading_end, "rb", buffering=0)
+    )
+    try:
+        yield reader, writing_end
+    finally:
+        transport.close()
+
+
+async def _read(printed: asyncio.StreamReader, output: BuildOutput, seen: _Seen) -> None:
     """Until every writer of the pipe is gone; goes on when the output cannot be written, so that nobody blocks."""
-    assert process.stdout is not None  # noqa: S101 - asked for above
     partial = b""
     failure: Exception | None = None
-    while piece := await process.stdout.read(_PIECE_BYTES):
+    while piece := await printed.read(_PIECE_BYTES):
         *lines, partial = (partial + piece)[-2 * _PIECE_BYTES :].split(b"\n")
         seen.lines.extend(lines)
         try:

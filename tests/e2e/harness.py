@@ -139,6 +139,7 @@ class Knarr:
     folder: Path
     settings: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
+    _api: Platform | None = None
 
     def __post_init__(self) -> None:
         """Choose ports that are free now."""
@@ -155,8 +156,10 @@ class Knarr:
 
     @property
     def api(self) -> Platform:
-        """Its HTTP API, with the operator's token."""
-        return Platform(self.address, (self.home / "token").read_text().strip())
+        """Its HTTP API, with the operator's token; one client a start."""
+        if self._api is None:
+            self._api = Platform(self.address, (self.home / "token").read_text().strip())
+        return self._api
 
     def environment(self, **more: str) -> dict[str, str]:
         """What the process gets: nothing of the developer's own knarr."""
@@ -168,6 +171,7 @@ class Knarr:
             "KNARR_POLL_S": "0",
             "KNARR_DRAIN_S": "1",
             "KNARR_CRASH_MARK": str(self.mark),
+            "KNARR_TRACEBACK": "1",
             "NO_COLOR": "1",
             **self.settings,
             **more,
@@ -203,20 +207,28 @@ class Knarr:
             self.process.send_signal(signal.SIGINT)
             self.process.wait(60)
         self.process = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """Connections to a process that is gone, and where it listened."""
+        if self._api is not None:
+            self._api.close()
+            self._api = None
+        (self.home / "platform.json").unlink(missing_ok=True)
 
     def kill(self) -> None:
         """`kill -9`."""
         assert self.process is not None
         self.process.kill()
         self.process.wait(30)
-        (self.home / "platform.json").unlink(missing_ok=True)
+        self._forget()
 
     def wait_for_crash(self) -> str:
         """The armed crash point was reached and the process is gone; its name."""
         assert self.process is not None
         self.process.wait(PATIENCE_S)
         assert self.process.returncode == -signal.SIGKILL, (self.folder / "up.log").read_text()
-        (self.home / "platform.json").unlink(missing_ok=True)
+        self._forget()
         return self.mark.read_text().strip()
 
     # What a person does

@@ -6,11 +6,16 @@ Here the caller gets its `CancelledError` only when the thread has let go of its
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
+
+_POOL = ThreadPoolExecutor(max_workers=64, thread_name_prefix="work")
+"""Asyncio's own has 6 threads on 2 cores: a few large archives would keep every small file waiting. Made as needed."""
 
 
 async def in_thread(work: Callable[[threading.Event], T]) -> T:
@@ -20,7 +25,8 @@ async def in_thread(work: Callable[[threading.Event], T]) -> T:
         work: Looks at `stop` every fraction of a second and ends early, by an exception, when it is set.
     """
     stop = threading.Event()
-    running = asyncio.ensure_future(asyncio.to_thread(work, stop))
+    context = contextvars.copy_context()  # log lines from the thread name their saga, too
+    running = asyncio.get_running_loop().run_in_executor(_POOL, context.run, work, stop)
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:

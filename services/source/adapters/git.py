@@ -133,7 +133,7 @@ class GitMirror:
             wanted = commit or tip
             if wanted is None:
                 raise CommitNotFound(f"{self._url} has no {ref}", todo="Push it, or correct the app's ref.")
-            if tip is None or not await self._has(wanted) or not await self._reaches(tip, wanted):
+            if wanted != tip and not (tip and await self._has(wanted) and await self._reaches(tip, wanted)):
                 await self._fetch_commit(wanted, ref or "HEAD")
             return Brought(commit=wanted, tip=tip)
 

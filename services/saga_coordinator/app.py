@@ -49,4 +49,5 @@ def create_app(
     service.background("audit", audit.run)
     service.app.include_router(api.router(db=service.db, engine=engine, feed=feed, definitions=definitions))
     service.app.state.audit = audit
+    service.app.state.feed = feed
     return service.app

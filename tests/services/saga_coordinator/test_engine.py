@@ -1,0 +1,211 @@
+"""The loop around `decide`: once each, in one transaction, through restarts, conflicts and what cannot be decided."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from seedwork.decide import decide
+from seedwork.errors import Misconfigured
+from seedwork.messages import envelope, new_id
+from seedwork.saga import Definitions, Pressed
+from seedwork.saga_records import from_json, replay
+from seedwork.testing.migrations import assert_migrations_match
+from seedwork.testing.saga import without_reports
+from services.builder.contract import ImageBuilt
+from services.saga_coordinator import models
+from services.saga_coordinator.app import MIGRATIONS
+from services.saga_coordinator.queries import log_page
+from services.saga_coordinator.sagas import DEFINITIONS, DEPLOY
+from services.saga_coordinator.store import Moved, Sheet
+from services.source.contract import SourceFetched, SourceFetchFailed
+from tests.seedwork.saga.trips import (
+    TRIP,
+    CastOff,
+    Land,
+    Pack,
+    Sail,
+    SailBack,
+    SailFailed,
+    Unpack,
+)
+from tests.services.saga_coordinator.conftest import APP_ID, Stage, Staging, eventually, reply
+
+
+async def test_a_saga_of_another_file_runs_without_any_change(stage_at: Staging) -> None:
+    """Steps, undo and retries are data."""
+    commands = [Pack, Sail, Land, Unpack, SailBack, CastOff]
+    async with stage_at(Definitions([TRIP]), keys=["trip@1"], commands=commands) as stage:
+        stage.participants.answers["Pack"] = lambda _: TRIP.steps[0].ok.model_validate({"crates": 3})
+        for undo, step in (("Unpack", 0), ("SailBack", 1), ("CastOff", 2)):
+            undone = TRIP.steps[step].undone
+            assert undone is not None
+            stage.participants.answers[undo] = lambda _, undone=undone: undone.example()
+        first = await stage.start(TRIP)
+        assert (await stage.until(first, "SUCCEEDED"))["saga"] == "trip"
+        assert stage.participants.commands[1].data == {"crates": 3}
+        stage.participants.answers["Sail"] = lambda _: SailFailed.example()
+        second = await stage.start(TRIP, number=2)
+        await stage.until(second, "COMPENSATED")
+        sent = [each.type for each in stage.participants.commands if each.correlationid == second]
+        assert sent == ["Pack", "Sail", "SailBack", "Unpack"]
+
+
+async def test_a_message_that_comes_twice_is_decided_once(stage: Stage) -> None:
+    """By its id."""
+    message = DEPLOY.starts_on.example()
+    made = envelope(message, source="test", saga_id=new_id(), app_id=APP_ID, app="shop")
+    await stage.bus.publish([made, made])
+    await stage.bus.publish([made])
+    await stage.until(made.correlationid, "SUCCEEDED")
+    assert len(stage.participants.commands) == 4
+    log = (await stage.get(f"/sagas/{made.correlationid}/log"))["items"]
+    assert [each["type"] for each in log].count("DeploymentRequested") == 1
+
+
+async def test_what_was_under_way_goes_on_after_a_restart(stage_at: Staging) -> None:
+    """Timers are in the table: the attempt whose answer was lost is sent again when its time is over."""
+    async with stage_at() as stage:
+        stage.participants.answers["FetchSource"] = lambda _: None
+        saga_id = await stage.start(DEPLOY)
+        await _make_due(stage, saga_id)
+    async with stage_at() as stage:
+        saga = await stage.until(saga_id, "SUCCEEDED")
+        assert saga["steps"][0]["attempts"] == 2
+
+
+async def _make_due(stage: Stage, saga_id: str) -> None:
+    """As if the wait had been long: the row's time, and the saga's own word for it."""
+
+    async def backdate(conn: AsyncConnection) -> None:
+        sheet = Sheet(conn, stage.app.state.service.outbox, 0)
+        await sheet.load([saga_id])
+        body = (await conn.execute(select(models.sagas.c.body).where(models.sagas.c.id == saga_id))).scalar_one()
+        saga = from_json(body)
+        assert saga.wait is not None
+        earlier = body.replace(str(saga.wait.due_ms), "1")
+        await conn.execute(update(models.sagas).where(models.sagas.c.id == saga_id).values(body=earlier))
+        await conn.execute(update(models.timers).where(models.timers.c.saga_id == saga_id).values(due_ms=1))
+
+    await stage.app.state.service.db.write(backdate)
+
+
+async def test_a_message_for_an_unknown_saga_becomes_a_dead_letter(stage: Stage) -> None:
+    """The others of its batch are decided; it can be sent again."""
+    stray = envelope(SourceFetched.example(), source="test", saga_id=new_id(), app_id=APP_ID, step="source")
+    start = envelope(DEPLOY.starts_on.example(), source="test", saga_id=new_id(), app_id=APP_ID, app="shop")
+    await stage.bus.publish([stray, start])
+    await stage.until(start.correlationid, "SUCCEEDED")
+    (letter,) = (await stage.get("/dead-letters"))["items"]
+    assert (letter["type"], letter["saga_id"]) == ("SourceFetched", stray.correlationid)
+    assert "There is no saga" in letter["error"]
+
+
+async def test_a_message_that_cannot_be_decided_becomes_a_dead_letter_and_harms_nothing(stage: Stage) -> None:
+    """The saga goes on with the right answer."""
+    stage.participants.answers["BuildImage"] = lambda _: None
+    saga_id = await stage.start(DEPLOY)
+
+    async def built() -> Any:
+        return next((each for each in stage.participants.commands if each.type == "BuildImage"), None)
+
+    command = await eventually(built)
+    wrong = replace(reply(ImageBuilt.example(), command), data={"repository": 7})
+    await stage.bus.publish([wrong])
+    (letter,) = (await stage.get("/dead-letters"))["items"]
+    assert "ValidationError" in letter["error"]
+    await stage.bus.publish([reply(ImageBuilt.example(), command)])
+    await stage.until(saga_id, "SUCCEEDED")
+
+
+async def test_the_log_in_the_database_replays_to_the_row(stage: Stage) -> None:
+    """Through a failure, an undo and an operator."""
+    stage.participants.answers["FetchSource"] = lambda command: (
+        SourceFetchFailed.model_validate({**SourceFetchFailed.EXAMPLE, "retryable": True})
+        if command.sagaattempt == 1
+        else SourceFetched.example()
+    )
+    stage.participants.answers["BuildImage"] = lambda _: None
+    saga_id = await stage.start(DEPLOY)
+
+    async def built() -> Any:
+        return next((each for each in stage.participants.commands if each.type == "BuildImage"), None)
+
+    await eventually(built)
+    await stage.client.post(f"/sagas/{saga_id}/cancel", json={"reason": "no"})
+    await stage.until(saga_id, "COMPENSATED")
+
+    async def read(conn: AsyncConnection) -> Any:
+        body = (await conn.execute(select(models.sagas.c.body).where(models.sagas.c.id == saga_id))).scalar_one()
+        return from_json(body), await log_page(conn, saga_id, 0, 1000)
+
+    row, log = await stage.app.state.service.db.read(read)
+
+    entries = [
+        {**each, "payload": orjson.loads(each["payload"]), "context": orjson.loads(each["context"] or "{}")}
+        for each in log
+    ]
+    assert without_reports(replay(DEFINITIONS, saga_id, entries)[-1]) == without_reports(row)
+
+
+async def test_a_row_that_was_moved_meanwhile_is_not_overwritten(stage: Stage) -> None:
+    """The version check: nothing of the transaction is written."""
+    stage.participants.answers["BuildImage"] = lambda _: None
+    saga_id = await stage.start(DEPLOY)
+    await stage.until(saga_id, "RUNNING")
+    db = stage.app.state.service.db
+
+    async def turn(conn: AsyncConnection) -> None:
+        sheet = Sheet(conn, stage.app.state.service.outbox, 0)
+        await sheet.load([saga_id])
+        await conn.execute(
+            update(models.sagas).where(models.sagas.c.id == saga_id).values(version=models.sagas.c.version + 1)
+        )
+        saga = sheet.saga(saga_id)
+        assert saga is not None
+        sheet.decided(decide(DEPLOY, saga, sheet.lane(APP_ID), Pressed(at_ms=1, verb="pause", who="x")), None)
+        await sheet.write()
+
+    with pytest.raises(Moved):
+        await db.write(turn)
+    assert (await stage.get(f"/sagas/{saga_id}"))["state"] == "RUNNING"
+
+
+async def test_two_coordinators_on_one_database_decide_each_input_once(stage_at: Staging) -> None:
+    """Whoever is second finds the row moved, and decides again."""
+    async with stage_at() as one, stage_at() as two:
+        message = DEPLOY.starts_on.example()
+        made = [envelope(message, source="test", saga_id=new_id(), app_id=new_id(), app="shop") for _ in range(20)]
+        await one.bus.publish(made)
+        await two.bus.publish(made)
+        for each in made:
+            await one.until(each.correlationid, "SUCCEEDED")
+        sent = one.participants.commands + two.participants.commands
+        assert len({(each.correlationid, each.type) for each in sent}) == 80
+        log = (await one.get(f"/sagas/{made[0].correlationid}/log"))["items"]
+        assert [each["seq"] for each in log] == list(range(1, 11))
+
+
+async def test_start_up_is_refused_when_a_running_saga_needs_a_definition_that_is_gone(stage_at: Staging) -> None:
+    """It says which one."""
+    async with stage_at() as stage:
+        stage.participants.answers["FetchSource"] = lambda _: None
+        await stage.until(await stage.start(DEPLOY), "RUNNING")
+    with pytest.raises(Misconfigured, match="deploy@1"):
+        async with stage_at(Definitions([TRIP]), keys=["trip@1"], commands=[Pack]):
+            pass
+
+
+async def test_the_migrations_make_the_tables_of_the_code() -> None:
+    """Column by column."""
+    await assert_migrations_match(models.metadata, MIGRATIONS)
+
+
+async def test_the_database_is_in_the_services_own_folder(stage: Stage, tmp_path: Path) -> None:
+    """Everything that the service keeps is there."""
+    assert (tmp_path / "saga_coordinator" / "saga_coordinator.db").is_file()
+    assert (await stage.client.get("/readyz")).status_code == 200

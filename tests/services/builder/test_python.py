@@ -122,9 +122,9 @@ async def test_an_app_without_dependencies_runs_too(bench: Bench, tmp_path: Path
 
 async def test_a_folder_of_the_app_can_be_a_requirement(bench: Bench, tmp_path: Path) -> None:
     """A committed wheel is installed, and the layer then depends on the whole source."""
-    files = {"app.py": APP, "requirements.txt": f"./vendor/{WHEEL}\n", f"vendor/{WHEEL}": wheel("greet")}
+    files: Files = {"app.py": APP, "requirements.txt": f"./vendor/{WHEEL}\n", f"vendor/{WHEEL}": wheel("greet")}
     first = await bench.build(PYTHON, files)
-    newer = {**files, f"vendor/{WHEEL}": wheel("greet", files={"greet.py": "VERSION = 'newer'\n"})}
+    newer: Files = {**files, f"vendor/{WHEEL}": wheel("greet", files={"greet.py": "VERSION = 'newer'\n"})}
 
     second = await bench.build(PYTHON, newer)
 

@@ -14,6 +14,7 @@ import re
 import shutil
 import signal
 import sys
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -31,7 +32,7 @@ LAUNCHER = Path(__file__).with_name("launcher.py")
 _WATCH_S = 0.25
 _PIECE_BYTES = 64 * 1024
 _TAIL_LINES = 40
-_KILL_ROUNDS = 50
+_KILL_ROUNDS, _KILL_PAUSE_S = 500, 0.01
 _DRAIN_S = 5.0
 """For the rest of the output, once every process is dead: only one that was not found can still hold the pipe."""
 
@@ -268,7 +269,7 @@ class Sandbox:
         self._kill_marked(saga_id)
 
     def _kill_marked(self, saga_id: str | None) -> int:
-        """Again until none is found: one may have forked while we looked."""
+        """Again until none is found: one may have forked while we looked. Reaping is left to whoever started them."""
         killed: set[int] = set()
         for _ in range(_KILL_ROUNDS):
             found = list(self._marked(saga_id))
@@ -277,7 +278,7 @@ class Sandbox:
             for process in found:
                 _kill_one(process)
                 killed.add(process.pid)
-            psutil.wait_procs(found, timeout=0.2)
+            time.sleep(_KILL_PAUSE_S)
         return len(killed)
 
     def _marked(self, saga_id: str | None) -> Iterator[psutil.Process]:

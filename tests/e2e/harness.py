@@ -4,6 +4,7 @@ Nothing here reaches into a service. What a test claims about leftovers is read 
 the image store, by its own means.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -42,7 +43,7 @@ VERSION = "{version}"
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_GET(self):
-        answers = {{"/": VERSION, "/env": os.environ.get("GREETING", ""), "/pid": str(os.getpid())}}
+        answers = {{"/": VERSION, "/env": os.environ.get("GREETING", "unset"), "/pid": str(os.getpid())}}
         body = answers.get(self.path, "ok").encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -180,6 +181,7 @@ class Knarr:
     def start(self, **settings: str) -> Self:
         """Start it and wait until every service is ready."""
         self.home.mkdir(parents=True, exist_ok=True)
+        self.mark.unlink(missing_ok=True)
         with (self.folder / "up.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "knarr", "up", "--home", self.home, "--port-base", str(self.port_base)],
@@ -320,9 +322,14 @@ class Knarr:
                 found.append(process)
         return found
 
-    def running(self) -> int:
-        """How many instances run: each leads a session of its own, with whatever processes it starts."""
-        return len({os.getsid(each.pid) for each in self.processes() if each.is_running()})
+    def running(self, app: str) -> int:
+        """How many instances of an app run: each leads a session of its own, with whatever processes it starts."""
+        sessions = set()
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.environ().get("KNARR_APP") == app:
+                    sessions.add(os.getsid(process.pid))
+        return len(sessions)
 
     def files_named(self, saga_id: str) -> list[str]:
         """Files and folders that carry the saga's id, without logs: those are kept on purpose."""

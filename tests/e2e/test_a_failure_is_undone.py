@@ -7,11 +7,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.e2e.harness import (
     CRASHES,
+    ENDED,
     NEVER_LISTENS,
     WRONG_PORT,
     Client,
@@ -58,9 +60,7 @@ def patient(knarr: Knarr) -> Knarr:
 @pytest.fixture
 def live(patient: Knarr, request: pytest.FixtureRequest) -> Repository:
     """An app whose first version runs."""
-    name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name.removeprefix("test_"))[
-        :30
-    ].strip("-")
+    name = f"live-{sum(map(ord, request.node.name)) * 7919 % 100_000}"
     repository = patient.repository(name)
     patient.create_app(name, repository)
     assert patient.deploy(repository)["state"] == "SUCCEEDED"
@@ -201,6 +201,58 @@ def test_a_store_that_fails_for_a_while_is_tried_again(
     saga = patient.ended(saga_id)
     assert saga["state"] == "SUCCEEDED", saga
     assert patient.ask(live.path.name) == "two"
+
+
+@pytest.fixture
+def nowhere_to_publish(patient: Knarr) -> Iterator[tuple[Repository, Path]]:
+    """An app whose permanent place in the image store is taken by a file: staging works, publishing does not."""
+    name = f"unpublishable-{len(list(patient.repositories.iterdir()))}"
+    repository = patient.repository(name)
+    patient.create_app(name, repository)
+    place = patient.home / "registry" / "images" / "repositories" / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text("")
+    yield repository, place
+    if place.is_file():
+        place.unlink()
+
+
+def test_an_image_that_cannot_be_published_waits_for_a_person_and_goes_on_at_that_step(
+    patient: Knarr, nowhere_to_publish: tuple[Repository, Path]
+) -> None:
+    """After the last attempt it is held with its reason; `retry` repeats that step, and nothing that was finished."""
+    repository, place = nowhere_to_publish
+    held = patient.deploy(repository)
+    assert (held["state"], held["held"], held["needs_attention"]) == ("PAUSED", True, True)
+    assert error_of(held, "publish")
+    place.unlink()
+    patient.api.post("saga_coordinator", f"/sagas/{held['id']}/retry", {"reason": "the place is free"})
+    saga = eventually("it has ended", lambda: _ended(patient, held["id"]))
+    assert saga["state"] == "SUCCEEDED", saga
+    assert step_of(saga, "build")["attempts"] == 1
+    assert patient.ask(repository.path.name) == "one"
+
+
+def test_an_image_that_cannot_be_published_is_undone_when_a_person_says_so(
+    patient: Knarr, nowhere_to_publish: tuple[Repository, Path]
+) -> None:
+    """The staged image and the archive go, too."""
+    repository, place = nowhere_to_publish
+    before = patient.images()
+    held = patient.deploy(repository)
+    assert held["held"], held
+    place.unlink()  # a store that is still broken could not say that nothing is left
+    patient.api.post("saga_coordinator", f"/sagas/{held['id']}/cancel", {"reason": "not worth it"})
+    saga = eventually("it has ended", lambda: _ended(patient, held["id"]))
+    assert saga["state"] == "COMPENSATED", saga
+    assert [step["state"] for step in saga["steps"]] == ["UNDONE", "UNDONE", "UNDONE", "PENDING"]
+    patient.has_let_go_of(saga["id"])
+    assert patient.images() == before
+
+
+def _ended(knarr: Knarr, saga_id: str) -> dict[str, Any] | None:
+    saga = knarr.saga(saga_id)
+    return saga if saga["state"] in ENDED else None
 
 
 def _attempts(knarr: Knarr, saga_id: str) -> int:

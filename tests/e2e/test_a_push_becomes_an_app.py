@@ -140,7 +140,7 @@ def test_a_config_change_makes_a_release_with_it(knarr: Knarr) -> None:
     assert "grüezi" not in json.dumps(knarr.log(changed["saga_id"]), ensure_ascii=False)
     back = knarr.api.post("deployer", "/apps/config/releases", {"rollback_to": 1})
     assert knarr.ended(back["saga_id"])["state"] == "SUCCEEDED"
-    assert knarr.ask("config", "/env") == ""
+    assert knarr.ask("config", "/env") == "unset"
 
 
 def test_a_rollback_brings_the_earlier_image_back(knarr: Knarr) -> None:

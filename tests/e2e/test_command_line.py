@@ -119,7 +119,7 @@ def test_config_releases_rollback_scale_restart_logs_and_removal(knarr: Knarr) -
     eventually("two instances", lambda: len(knarr.app("daily")["instances"]) == 2)
     typed(knarr, "restart", "daily")
     typed(knarr, "rollback", "daily", "--to", "1")
-    assert knarr.ask("daily", "/env") == ""
+    assert knarr.ask("daily", "/env") == "unset"
     releases = json.loads(typed(knarr, "releases", "daily", "--json").stdout)
     assert [each["number"] for each in releases] == [5, 4, 3, 2, 1]
     assert "version one listens" in typed(knarr, "logs", "daily").stdout

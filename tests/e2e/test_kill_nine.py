@@ -8,18 +8,39 @@ import contextlib
 import pytest
 
 from seedwork.errors import Unavailable
-from tests.e2e.harness import CRASHES, NEVER_LISTENS, Knarr, eventually, web_app
+from tests.e2e.harness import CRASHES, NEVER_LISTENS, Knarr, Repository, eventually, web_app
 
 STEPS = ("FetchSource", "BuildImage", "PublishImage", "DeployRelease")
 UNDOS = ("RollBackRelease", "UnpublishImage", "DiscardBuild", "DiscardSource")
 WHEN = ("before_effect", "after_effect")
 
 
+@pytest.fixture
+def app(knarr: Knarr, request: pytest.FixtureRequest) -> Repository:
+    """An app of this test's own, version one, live; the platform stands still and can be started armed."""
+    name = f"app-{sum(map(ord, request.node.name)) * 7919 % 100_000}"
+    repository = knarr.repository(name)
+    knarr.create_app(name, repository)
+    saga = knarr.deploy(repository)
+    assert saga["state"] == "SUCCEEDED", saga
+    return repository
+
+
 def one_instance_answers(knarr: Knarr, app: str, version: str) -> None:
-    """At its old address, and only one process is there."""
+    """At its address, and only one instance of it is in the process table."""
     eventually(f"{app} answers {version}", lambda: knarr.ask(app) == version)
     eventually("one instance runs", lambda: len(knarr.app(app)["instances"]) == 1)
-    eventually("one instance is in the process table", lambda: knarr.running() == 1)
+    eventually("one instance is in the process table", lambda: knarr.running(app) == 1)
+
+
+def pushed_into_a_crash(knarr: Knarr, repository: Repository, point: str) -> str:
+    """Start with the crash armed, push, see the crash, start again; the saga's id."""
+    knarr.stop()
+    knarr.start(KNARR_CRASH_AT=point)
+    (saga_id,) = knarr.push(repository)["deployments"]
+    assert knarr.wait_for_crash() == point
+    knarr.start()
+    return str(saga_id)
 
 
 def only_saga(knarr: Knarr) -> str | None:
@@ -29,43 +50,30 @@ def only_saga(knarr: Knarr) -> str | None:
     return str(found[0]["id"]) if found else None
 
 
+@pytest.mark.xdist_group("e2e-kill-steps")
 @pytest.mark.parametrize("when", WHEN)
 @pytest.mark.parametrize("command", STEPS)
-def test_a_kill_in_a_step_is_taken_up_after_the_restart(own_knarr: Knarr, command: str, when: str) -> None:
+def test_a_kill_in_a_step_is_taken_up_after_the_restart(knarr: Knarr, app: Repository, command: str, when: str) -> None:
     """The push goes through as if nothing had been; the version before goes on in between."""
-    knarr = own_knarr.start()
-    repository = knarr.repository("app")
-    knarr.create_app("app", repository)
-    assert knarr.deploy(repository)["state"] == "SUCCEEDED"
-    knarr.stop()
-    repository.commit(web_app("two"))
-    knarr.start(KNARR_CRASH_AT=f"job.{when}/{command}")
-    (saga_id,) = knarr.push(repository)["deployments"]
-    assert knarr.wait_for_crash() == f"job.{when}/{command}"
-    knarr.start()
-    saga = knarr.ended(saga_id)
+    app.commit(web_app("two"))
+    saga = knarr.ended(pushed_into_a_crash(knarr, app, f"job.{when}/{command}"))
     assert saga["state"] == "SUCCEEDED", saga
-    one_instance_answers(knarr, "app", "two")
+    one_instance_answers(knarr, app.path.name, "two")
 
 
+@pytest.mark.xdist_group("e2e-kill-undos")
 @pytest.mark.parametrize("when", WHEN)
 @pytest.mark.parametrize("command", UNDOS)
-def test_a_kill_in_an_undo_is_taken_up_after_the_restart(own_knarr: Knarr, command: str, when: str) -> None:
+def test_a_kill_in_an_undo_is_taken_up_after_the_restart(
+    knarr: Knarr, app: Repository, command: str, when: str
+) -> None:
     """The undo is finished, the version before answers, nothing of the saga is left."""
-    knarr = own_knarr.start()
-    repository = knarr.repository("app")
-    knarr.create_app("app", repository)
-    assert knarr.deploy(repository)["state"] == "SUCCEEDED"
     images = knarr.images()
-    knarr.stop()
-    repository.commit({"app.py": CRASHES})
-    knarr.start(KNARR_CRASH_AT=f"job.{when}/{command}")
-    (saga_id,) = knarr.push(repository)["deployments"]
-    assert knarr.wait_for_crash() == f"job.{when}/{command}"
-    knarr.start()
+    app.commit({"app.py": CRASHES})
+    saga_id = pushed_into_a_crash(knarr, app, f"job.{when}/{command}")
     saga = knarr.ended(saga_id)
     assert saga["state"] == "COMPENSATED", saga
-    one_instance_answers(knarr, "app", "one")
+    one_instance_answers(knarr, app.path.name, "one")
     knarr.has_let_go_of(saga_id)
     assert knarr.images() == images
 

@@ -30,7 +30,7 @@ from services.deployer.ports import Release
 T = TypeVar("T")
 
 PYTHON = sys.executable
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 WEB = """
 import http.server, os, signal, sys
@@ -66,7 +66,7 @@ async def eventually(check: Callable[[], Awaitable[T]], *, until: Callable[[T], 
     end = asyncio.get_running_loop().time() + PATIENCE_S
     while not until(answer := await check()):
         assert asyncio.get_running_loop().time() < end, f"it did not become true; the last answer was {answer!r}"
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.05)
     return answer
 
 

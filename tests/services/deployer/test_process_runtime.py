@@ -20,7 +20,7 @@ from services.deployer.adapters.process import leftovers
 from services.deployer.adapters.process.runtime import Limits, ProcessRuntime
 from services.deployer.adapters.router import Router
 from services.deployer.errors import AppDoesNotStart, CannotRun, ReleaseCommandFailed
-from services.deployer.ports import Instance, Release, Standing
+from services.deployer.ports import Instance, Needed, Release, Standing
 from tests.services.deployer.conftest import PYTHON, WEB, Shelf, eventually
 
 LIMITS = Limits(start_timeout_s=20, grace_s=5, drain_s=5, settle_s=0.2, release_command_timeout_s=20)
@@ -145,6 +145,26 @@ async def test_an_image_that_is_not_there_leaves_nothing(bench: Bench) -> None:
     assert await bench.runtime.stop(release.app_id, release.saga_id) == []
 
 
+async def test_a_sweep_removes_what_nobody_needs_and_keeps_the_rest(bench: Bench) -> None:
+    """Folders of forgotten sagas and layers of forgotten images; what the database names stays, unpacked as it is."""
+    kept = bench.shelf.release(await bench.shelf.image(version="one"))
+    await bench.runtime.prepare(kept)
+    (layer,) = (bench.home / "layers").iterdir()
+    forgotten = bench.home / "releases" / "0192f0c1-dead"
+    old = bench.home / "layers" / ("0" * 64)
+    for folder in (forgotten, old):
+        (folder / "layers" / "x").mkdir(parents=True)
+        (folder / "layers").chmod(0o555)
+
+    async def needed() -> Needed:
+        return Needed(sagas={kept.saga_id}, layers={f"sha256:{layer.name}"})
+
+    await bench.runtime.sweep(needed)
+    assert [each.name for each in (bench.home / "releases").iterdir()] == [kept.saga_id]
+    assert list((bench.home / "layers").iterdir()) == [layer]
+    assert not list((bench.home / "unpacking").iterdir())
+
+
 # ── apps that do not come up ─────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -165,6 +185,14 @@ async def test_a_program_that_does_not_exist_is_named(bench: Bench) -> None:
     with pytest.raises(AppDoesNotStart) as caught:
         await bench.runtime.observe(release, note=lambda _: None)
     assert "cannot start 'no-such-server'" in caught.value.log_tail[-1]
+
+
+async def test_a_variable_that_cannot_be_is_a_verdict_not_a_silence(bench: Bench) -> None:
+    """Whatever an image declares, `observe` ends."""
+    release = bench.shelf.release(await bench.shelf.image(), env={"A=B": "x"})
+    await bench.runtime.start(release)
+    with pytest.raises(AppDoesNotStart, match="could not be started"):
+        await bench.runtime.observe(release, note=lambda _: None)
 
 
 async def test_an_app_that_never_listens_is_given_up(tmp_path: Path, images: OciLayout, shelf: Shelf) -> None:

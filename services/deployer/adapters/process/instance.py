@@ -183,6 +183,7 @@ class Supervised:
     def start(self) -> None:
         """Begin; returns at once."""
         self._task = asyncio.create_task(self._run(), name=f"instance-{self.command.record}")
+        self._task.add_done_callback(self._over)
 
     def keep(self) -> None:
         """From now on it is started again whenever it ends."""
@@ -225,7 +226,7 @@ class Supervised:
             began = asyncio.get_running_loop().time()
             try:
                 fault = await self._live_once()
-            except OSError as error:  # no process, no pipe, no folder: a fault of ours or the machine
+            except (OSError, ValueError) as error:  # no process, no pipe, no folder; a name that no variable can have
                 fault = AppDoesNotStart(f"{self.command.label} could not be started", why=str(error))
             except AppDoesNotStart as error:
                 fault = error
@@ -334,6 +335,13 @@ class Supervised:
         if status == -signal.SIGKILL:
             why = f"perhaps the machine ran out of memory; {why}"
         return AppDoesNotStart(f"{self.command.label} {how}{when}", why=why, todo=AGAIN, log_tail=tail)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        """Nobody waits for a verdict any more; a fault of ours is said."""
+        self._decided.set()
+        if not task.cancelled() and (error := task.exception()):
+            self._become("crashed", f"knarr stopped watching it: {error}")
+            log.error("an instance is not watched any more", instance=self.command.record, exc_info=error)
 
     def _decide(self, fault: AppDoesNotStart | None) -> None:
         if not self._decided.is_set():

@@ -14,7 +14,8 @@ from seedwork.errors import InvalidInput
 from seedwork.messages import rfc3339_ms
 from services.webhook import github, rules
 from services.webhook.apps import Apps, NewApp
-from services.webhook.intake import Arrival, Intake
+from services.webhook.intake import Intake
+from services.webhook.judging import Arrival
 from services.webhook.redelivery import Deliveries, Delivery
 from services.webhook.requests import Asker, Requested, Requests
 

@@ -7,7 +7,7 @@ from sqlalchemy import Row, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from seedwork.chassis.tracing import current_traceparent
-from seedwork.messages import envelope, new_id
+from seedwork.messages import Envelope, envelope, new_id
 from seedwork.outbox import Outbox
 from services.webhook.contract import DeploymentRequested, Trigger
 from services.webhook.models import apps
@@ -26,51 +26,29 @@ class Wanted:
     parent_id: str | None = None
     """The saga that this one repeats."""
     force: bool = False
-    is_tip: bool = False
-    """Whether the commit is the tip of the app's ref, so that the poller need not ask for it."""
     traceparent: str | None = None
     """The trace of the request that led here; the current one, if not given."""
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """A deployment that was asked for."""
-
-    saga_id: str
-    app_id: str
-    number: int
 
 
 LOCKED_APP = select(apps).where(apps.c.app_id == bindparam("wanted_id")).with_for_update()
 """One app, held until the transaction ends: its numbers are given one after the other."""
 
-_REQUESTED = (
+APP_REQUESTED = (
     update(apps)
     .where(apps.c.app_id == bindparam("wanted_id"))
     .values(last_number=bindparam("number"), last_commit=bindparam("commit"), tip_commit=bindparam("tip"))
 )
+"""Writes down what was asked for last."""
 
 
-async def request_deployment(conn: AsyncConnection, outbox: Outbox, app: Row[Any], wanted: Wanted) -> Started:
-    """Give it a number and tell the coordinator, if the transaction commits.
+def deployment(app: Row[Any], wanted: Wanted, number: int) -> Envelope:
+    """The message that asks for a deployment; its correlation id is the new saga's.
 
     Args:
-        conn: The transaction, in which the app's row was read and is held.
-        outbox: Where the message is left.
-        app: The app's row; its `last_number` must be that of the database.
+        app: The app's row.
         wanted: What to deploy.
+        number: Its place in the app's order.
     """
-    number = app.last_number + 1
-    saga_id = new_id()
-    await conn.execute(
-        _REQUESTED,
-        {
-            "wanted_id": app.app_id,
-            "number": number,
-            "commit": wanted.commit,
-            "tip": wanted.commit if wanted.is_tip else app.tip_commit,
-        },
-    )
     message = DeploymentRequested(
         app=app.name,
         repository=app.repository,
@@ -85,18 +63,32 @@ async def request_deployment(conn: AsyncConnection, outbox: Outbox, app: Row[Any
         force=wanted.force,
         requested_by=wanted.requested_by,
     )
-    await outbox.add(
-        conn,
-        [
-            envelope(
-                message,
-                source="webhook",
-                saga_id=saga_id,
-                app_id=app.app_id,
-                team=app.team,
-                app=app.name,
-                traceparent=wanted.traceparent or current_traceparent(),
-            )
-        ],
+    return envelope(
+        message,
+        source="webhook",
+        saga_id=new_id(),
+        app_id=app.app_id,
+        team=app.team,
+        app=app.name,
+        traceparent=wanted.traceparent or current_traceparent(),
     )
-    return Started(saga_id, app.app_id, number)
+
+
+async def request_deployment(
+    conn: AsyncConnection, outbox: Outbox, app: Row[Any], wanted: Wanted, *, is_tip: bool = False
+) -> str:
+    """Give it a number and tell the coordinator, if the transaction commits; the saga's id.
+
+    Args:
+        conn: The transaction, in which the app's row was read and is held.
+        outbox: Where the message is left.
+        app: The app's row; its `last_number` must be that of the database.
+        wanted: What to deploy.
+        is_tip: Whether its commit is the tip of the app's ref, so that the poller need not ask for it.
+    """
+    number = app.last_number + 1
+    tip = wanted.commit if is_tip else app.tip_commit
+    await conn.execute(APP_REQUESTED, {"wanted_id": app.app_id, "number": number, "commit": wanted.commit, "tip": tip})
+    message = deployment(app, wanted, number)
+    await outbox.add(conn, [message])
+    return message.correlationid

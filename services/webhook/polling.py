@@ -159,8 +159,8 @@ class Poller:
         if app.last_number == asked.last_number and tip != app.tip_commit:
             values["tip_commit"] = tip
             if tip != app.last_commit:
-                wanted = Wanted(commit=tip, ref=app.ref, trigger="poll", requested_by="poll", is_tip=True)
-                saga_id = (await request_deployment(conn, self._outbox, app, wanted)).saga_id
+                wanted = Wanted(commit=tip, ref=app.ref, trigger="poll", requested_by="poll")
+                saga_id = await request_deployment(conn, self._outbox, app, wanted, is_tip=True)
                 values |= {"polled_commit": tip, "polled_saga_id": saga_id, "polled_ms": asked_ms}
         if any(app._mapping[name] != value for name, value in values.items()):  # noqa: SLF001  public, despite its name
             await conn.execute(update(apps).where(apps.c.app_id == app.app_id).values(values))

@@ -21,7 +21,7 @@ from services.webhook import github
 from services.webhook.deployments import Wanted, request_deployment
 from services.webhook.directory import Directory, Picture
 from services.webhook.github import Push
-from services.webhook.intake import Arrival, earlier_deployments
+from services.webhook.judging import Arrival
 from services.webhook.models import apps, deliveries, delivery_deployments
 
 _SHOWN = tuple(each for each in deliveries.c if each.name not in {"headers", "body"})
@@ -142,12 +142,12 @@ class Deliveries:
             parent_id=parent_id,
             force=True,
         )
-        new = await request_deployment(conn, self._outbox, app, wanted)
+        saga_id = await request_deployment(conn, self._outbox, app, wanted)
         provider_id, body_sha256 = again.arrival.provider_id, again.row.body_sha256
-        first = not await earlier_deployments(conn, [app.app_id], provider_id, body_sha256)
+        first = not await _came_before(conn, app.app_id, provider_id, body_sha256)
         return {
             "delivery_id": again.delivery_id,
-            "saga_id": new.saga_id,
+            "saga_id": saga_id,
             "app_id": app.app_id,
             "provider_id": provider_id if first else None,
             "body_sha256": body_sha256 if first else None,
@@ -175,6 +175,15 @@ def _is_concerned(app: Row[Any], again: _Again, parents: Mapping[str, str]) -> b
         return True
     holds = again.picture.secrets.get((app.app_id, app.secret_version)) in again.holders
     return holds and bool(app.ref == again.push.ref)
+
+
+async def _came_before(conn: AsyncConnection, app_id: str, provider_id: str | None, body_sha256: str) -> bool:
+    """Whether the app got a deployment by this body or this delivery id: then that one stays the first."""
+    links = delivery_deployments.c
+    same = links.body_sha256 == body_sha256
+    if provider_id is not None:
+        same = or_(same, links.provider_id == provider_id)
+    return await conn.scalar(select(links.saga_id).where(links.app_id == app_id, same).limit(1)) is not None
 
 
 async def _stored(conn: AsyncConnection, *, delivery_id: str) -> Row[*tuple[Any, ...]] | None:

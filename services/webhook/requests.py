@@ -111,9 +111,9 @@ class Requests:
         else:
             ref = app.ref if ref is None else rules.branch_or_tag(ref)
             tip = await self._refs.tip(app.clone_url, ref)
-            is_tip = ref == app.ref
-            wanted = Wanted(commit=tip, trigger="api", requested_by=asker.name, ref=ref, force=force, is_tip=is_tip)
-        return await self._db.write(partial(self._request, app=app, asker=asker, wanted=wanted))
+            wanted = Wanted(commit=tip, trigger="api", requested_by=asker.name, ref=ref, force=force)
+        is_tip = commit is None and ref == app.ref
+        return await self._db.write(partial(self._request, app=app, asker=asker, wanted=wanted, is_tip=is_tip))
 
     async def upload(self, asker: Asker, chunks: AsyncIterator[bytes]) -> Requested:
         """Deploy an uploaded archive: a gzip file, stored in the source service before this returns.
@@ -150,23 +150,25 @@ class Requests:
             _must_be_active(app)
         return app, known
 
-    async def _request(self, conn: AsyncConnection, *, app: Row[Any], asker: Asker, wanted: Wanted) -> Requested:
+    async def _request(
+        self, conn: AsyncConnection, *, app: Row[Any], asker: Asker, wanted: Wanted, is_tip: bool = False
+    ) -> Requested:
         app = (await conn.execute(LOCKED_APP, {"wanted_id": app.app_id})).one()
         if known := await _known(conn, app.app_id, asker.idempotency_key):
             return known  # the same request, at the same moment
         _must_be_active(app)
-        started = await request_deployment(conn, self._outbox, app, wanted)
+        saga_id = await request_deployment(conn, self._outbox, app, wanted, is_tip=is_tip)
         if asker.idempotency_key is not None:
             row = {
                 "app_id": app.app_id,
                 "idempotency_key": asker.idempotency_key,
-                "saga_id": started.saga_id,
+                "saga_id": saga_id,
                 "commit": wanted.commit,
                 "source_digest": wanted.source_digest,
                 "created_ms": self._clock.now_ms(),
             }
             await conn.execute(insert(idempotency_keys).values(row))
-        return Requested(started.saga_id, wanted.commit, wanted.source_digest)
+        return Requested(saga_id, wanted.commit, wanted.source_digest)
 
 
 def _must_be_active(app: Row[Any]) -> None:

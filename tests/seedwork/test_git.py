@@ -6,7 +6,7 @@ from typing import Any
 
 import psutil
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seedwork.errors import (
@@ -109,6 +109,7 @@ def test_credentials_are_refused_with_the_place_where_they_go(url: str) -> None:
     assert "hunter2" not in caught.value.message
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_whatever_is_added_to_an_allowed_prefix_stays_below_it(tail: str) -> None:
     """A URL that passes has the prefix's host, and its path begins with the prefix's."""

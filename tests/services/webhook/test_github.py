@@ -4,7 +4,7 @@ import contextlib
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seedwork.errors import InvalidInput
@@ -25,6 +25,7 @@ def test_githubs_own_example_verifies() -> None:
     assert github.signers([secret, b"another"], body, digest) == {secret}
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.binary(min_size=1, max_size=40), st.data())
 def test_any_other_body_or_secret_does_not_verify(body: bytes, secret: bytes, data: st.DataObject) -> None:
     """One changed bit is enough."""
@@ -78,6 +79,7 @@ def test_an_unverified_body_is_only_searched(body: bytes, found: set[str]) -> No
     assert github.mentioned_repositories(body, JSON) == found
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=2000), st.sampled_from([JSON, FORM, "", "text/plain"]), st.sampled_from(["push", "ping", ""]))
 def test_whatever_arrives_is_read_or_refused(body: bytes, content_type: str, event: str) -> None:
     """No other error than the one that is answered with 400."""
@@ -93,6 +95,7 @@ JSON_VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["ref", "after", "repository", "pusher", "deleted", "head_commit"]), JSON_VALUES)
 def test_a_push_with_any_value_in_any_field_is_read_or_refused(name: str, value: object) -> None:
     """The shape is checked before it is used."""

@@ -5,7 +5,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Row, select, update
 
@@ -288,6 +288,7 @@ async def test_a_real_push_without_a_webhook_is_found_by_the_running_service(hom
         assert (told.data["commit"], told.data["trigger"]) == (tip, "poll")
 
 
+@settings(deadline=None)
 @given(poll_s=st.floats(0.05, 10_000), now_ms=st.integers(0, 2**42), failures=st.integers(0, 100))
 def test_every_app_has_a_moment_of_its_own_in_each_period(poll_s: float, now_ms: int, failures: int) -> None:
     """The next moment is within one period after the pause, and the same for the same app."""

@@ -14,8 +14,8 @@ async def take_new(
 ) -> list[Envelope]:
     """Those that were never taken before, in their order; from now on they were.
 
-    Two replicas that take the same id at the same moment collide on the primary key: one transaction fails and is
-    run again, and then finds the id.
+    Two replicas that take the same id at the same moment collide on the primary key: the second one waits for the
+    first one's commit, then its transaction fails, is run again by `Database.write`, and finds the id.
     """
     by_id = {each.id: each for each in envelopes}
     inbox = tables.inbox

@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import orjson
-from sqlalchemy import ColumnElement, RowMapping, and_, bindparam, insert, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, and_, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from seedwork.messages import Envelope
+from seedwork.set_wise import update_each
 from seedwork.tables import KernelTables
 
 LOST_LEASES = 3
@@ -110,6 +111,14 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """What a worker must know of a row that it holds."""
+
+    lease_number: int
+    undoing: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Accepted:
     """What a command did to its row: the row as it is to be, and an answer that can be given at once."""
 
@@ -162,22 +171,16 @@ class JobRows:
     def __init__(self, tables: KernelTables) -> None:
         self._table = tables.jobs
         self._insert = insert(tables.jobs)
-        jobs = tables.jobs.c
-        key = and_(jobs.saga_id == bindparam("key_saga_id"), jobs.step == bindparam("key_step"))
-        self._update = update(tables.jobs).where(key)
-        held = update(tables.jobs).where(key, jobs.lease_number == bindparam("key_lease_number"))
-        free = {"lease_owner": None, "lease_until_ms": None}
-        self._finish = held.where(jobs.tombstone_ms.is_(None)).values(
-            state=bindparam("to_state"), outcome=bindparam("to_outcome"), **free
-        )
-        self._finish_undo = held.values(undo_state=bindparam("to_state"), undo_outcome=bindparam("to_outcome"), **free)
 
-    async def load(self, conn: AsyncConnection, keys: Iterable[Key]) -> dict[Key, Job]:
-        """Those of the keys that exist."""
+    async def load(self, conn: AsyncConnection, keys: Iterable[Key], *, to_change: bool = False) -> dict[Key, Job]:
+        """Those of the keys that exist; `to_change` keeps them from changing elsewhere until the commit."""
         keys = set(keys)
         if not keys:
             return {}
-        rows = await conn.execute(select(self._table).where(self._table.c.saga_id.in_({saga for saga, _ in keys})))
+        query = select(self._table).where(self._table.c.saga_id.in_({saga for saga, _ in keys}))
+        if to_change and conn.dialect.name != "sqlite":
+            query = query.with_for_update()
+        rows = await conn.execute(query)
         jobs = (_job(row) for row in rows.mappings())
         return {job.key: job for job in jobs if job.key in keys}
 
@@ -185,19 +188,13 @@ class JobRows:
         """Insert what is new, update what changed."""
         new = [_row(job) for job in after if job.key not in before]
         changed = [
-            {**_row(job), "key_saga_id": job.saga_id, "key_step": job.step}
+            {"key_saga_id": job.saga_id, "key_step": job.step, **_changes(job)}
             for job in after
             if job.key in before and job != before[job.key]
         ]
         if new:
             await conn.execute(self._insert, new)
-        if changed:
-            columns: dict[str, Any] = {name: bindparam(name) for name in changed[0] if not name.startswith("key_")}
-            del columns["saga_id"], columns["step"]
-            await conn.execute(
-                self._update.values(columns),
-                [{k: v for k, v in row.items() if k not in ("saga_id", "step")} for row in changed],
-            )
+        await update_each(conn, self._table, changed)
 
     async def claimable(
         self, conn: AsyncConnection, now_ms: int, *, room: Mapping[str, int], undo_room: int
@@ -209,24 +206,42 @@ class JobRows:
         jobs = self._table.c
         free = or_(jobs.lease_until_ms.is_(None), jobs.lease_until_ms <= now_ms)
         undo = and_(jobs.tombstone_ms.is_not(None), jobs.undo_state.in_(_OPEN))
-        found = await self._claimable(conn, and_(undo, free), undo_room)
+        found = await self._claimable(conn, "ix_jobs_undo_state", and_(undo, free), undo_room)
         for kind, places in room.items():
             forward = and_(jobs.tombstone_ms.is_(None), jobs.state.in_(_OPEN), jobs.kind == kind)
-            found += await self._claimable(conn, and_(forward, free), places)
+            found += await self._claimable(conn, "ix_jobs_state", and_(forward, free), places)
         return found
 
-    async def _claimable(self, conn: AsyncConnection, which: ColumnElement[bool], limit: int) -> list[Job]:
+    async def waiting(self, conn: AsyncConnection, now_ms: int, limit: int) -> list[Job]:
+        """Forward work that nobody holds, whoever accepted it, oldest first."""
+        jobs = self._table.c
+        query = (
+            select(self._table)
+            .where(jobs.tombstone_ms.is_(None), jobs.state.in_(_OPEN))
+            .where(or_(jobs.lease_until_ms.is_(None), jobs.lease_until_ms <= now_ms))
+            .order_by(jobs.accepted_ms)
+            .limit(limit)
+            .with_hint(self._table, "FORCE INDEX (ix_jobs_state)", "mysql")
+        )
+        return [_job(row) for row in (await conn.execute(query)).mappings()]
+
+    async def _claimable(self, conn: AsyncConnection, index: str, which: ColumnElement[bool], limit: int) -> list[Job]:
         if limit <= 0:
             return []
         query = select(self._table).where(which).order_by(self._table.c.accepted_ms).limit(limit)
         if conn.dialect.name != "sqlite":
-            query = query.with_for_update(skip_locked=True)
+            # Without the hint the server may walk the index that has the order, past every job that ever ended.
+            query = query.with_hint(self._table, f"FORCE INDEX ({index})").with_for_update(skip_locked=True)
         return [_job(row) for row in (await conn.execute(query)).mappings()]
 
-    async def held_by(self, conn: AsyncConnection, owner: str) -> dict[Key, Job]:
+    async def held_by(self, conn: AsyncConnection, owner: str) -> dict[Key, Held]:
         """What this worker holds, by the table's word."""
-        rows = await conn.execute(select(self._table).where(self._table.c.lease_owner == owner))
-        return {job.key: job for job in (_job(row) for row in rows.mappings())}
+        jobs = self._table.c
+        query = select(jobs.saga_id, jobs.step, jobs.lease_number, jobs.tombstone_ms).where(jobs.lease_owner == owner)
+        return {
+            (row.saga_id, row.step): Held(row.lease_number, undoing=row.tombstone_ms is not None)
+            for row in await conn.execute(query)
+        }
 
     async def renew(self, conn: AsyncConnection, owner: str, until_ms: int) -> None:
         """Hold everything that this worker holds for longer."""
@@ -248,12 +263,10 @@ class JobRows:
 
         A row is left as it is where the lease is another's, or where a tombstone came in while forward work was done.
         """
-        written = 0
-        for statement, undoing in ((self._finish, False), (self._finish_undo, True)):
-            rows = [_ending(job, outcome) for job, outcome in ended if job.undoing is undoing]
-            if rows:
-                written += (await conn.execute(statement, rows)).rowcount
-        return written
+        forward = [_ending(job, outcome) for job, outcome in ended if not job.undoing]
+        undone = [_ending(job, outcome) for job, outcome in ended if job.undoing]
+        written = await update_each(conn, self._table, forward, only_where_null=("tombstone_ms",))
+        return written + await update_each(conn, self._table, undone)
 
     async def unswept(self, conn: AsyncConnection, before_ms: int, limit: int = 50) -> list[Job]:
         """Undone work, begun by somebody once, that was not looked at again since the tombstone."""
@@ -284,20 +297,30 @@ class JobRows:
 
 
 def _ending(job: Job, outcome: Outcome) -> dict[str, Any]:
-    """A failed undo is `failed`, so that the next attempt does it again; forward, a failure is an outcome."""
+    """A failed undo is `failed`, so that the next attempt does it again; forward, a failure is an outcome.
+
+    The owner is compared besides the number: it is null once an outcome is there, so one is never written twice, even
+    where a COMMIT was done and nobody heard of it.
+    """
+    prefix = "undo_" if job.undoing else ""
     return {
         "key_saga_id": job.saga_id,
         "key_step": job.step,
         "key_lease_number": job.lease_number,
-        "to_state": "failed" if job.undoing and outcome.failure else "done",
-        "to_outcome": outcome.to_json(),
+        "key_lease_owner": job.lease_owner,
+        f"{prefix}state": "failed" if job.undoing and outcome.failure else "done",
+        f"{prefix}outcome": outcome.to_json(),
+        "lease_owner": None,
+        "lease_until_ms": None,
     }
 
 
 def _row(job: Job) -> dict[str, Any]:
+    return {"saga_id": job.saga_id, "step": job.step, **_changes(job)}
+
+
+def _changes(job: Job) -> dict[str, Any]:
     return {
-        "saga_id": job.saga_id,
-        "step": job.step,
         "app_id": job.app_id,
         "kind": job.kind,
         "accepted_ms": job.accepted_ms,

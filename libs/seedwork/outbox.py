@@ -1,8 +1,9 @@
 """Messages leave through a table: written with the state they tell of, published after the commit, then deleted.
 
 `Outbox.add` inside a transaction; the relay hears of the commit and publishes at once, in the order of the commits.
-What a killed process left behind is found in the table at the next start, or by another replica after `ORPHAN_S`.
-So a message is published at least once, and never before its transaction is on disk.
+What a killed process left behind is found in the table at the next start, or by another replica after `ORPHAN_S`; so is
+what this process has committed without hearing of it. A replica takes orphans over by making them young again, so that
+the others leave them alone. A message is published at least once, and never before its transaction is on disk.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 
 import structlog
-from sqlalchemy import bindparam, func, insert, select
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from seedwork import crash
@@ -24,7 +25,7 @@ from seedwork.unit_of_work import Database, after_commit
 BATCH = 256
 """Envelopes per publish: a few milliseconds of work for every subscriber."""
 ORPHAN_S = 30.0
-"""A row older than this, which this process did not write, belongs to a process that died: publish it."""
+"""A row older than this, which this process does not hold in memory, belongs to one that died: publish it."""
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +38,8 @@ class Outbox:
         self._clock = clock
         self._pending: deque[Envelope] = deque()
         self._committed = asyncio.Event()
+        self.held: set[str] = set()
+        """Ids that this process knows of: committed, and not yet deleted."""
 
     async def add(self, conn: AsyncConnection, envelopes: Sequence[Envelope]) -> None:
         """Leave these messages, if the transaction commits."""
@@ -50,6 +53,7 @@ class Outbox:
         after_commit(conn, lambda: self._hand_over(envelopes))
 
     def _hand_over(self, envelopes: Sequence[Envelope]) -> None:
+        self.held.update(each.id for each in envelopes)
         self._pending.extend(envelopes)
         self._committed.set()
 
@@ -66,28 +70,53 @@ class Outbox:
 
 
 class Relay:
-    """Publishes the outbox, for ever."""
+    """Publishes the outbox, for ever.
 
-    def __init__(self, db: Database, tables: KernelTables, bus: Bus, clock: Clock, outbox: Outbox) -> None:
+    Args:
+        db: The service's database.
+        tables: The kernel's tables in it.
+        bus: Where messages go.
+        clock: For waiting, and for the age of rows.
+        outbox: Where this process leaves its messages.
+        orphan_s: When a row that nobody publishes is taken over.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        tables: KernelTables,
+        bus: Bus,
+        clock: Clock,
+        outbox: Outbox,
+        *,
+        orphan_s: float = ORPHAN_S,
+    ) -> None:
         self._db = db
         self._table = tables.outbox
         self._bus = bus
         self._clock = clock
         self._outbox = outbox
-        self._delete = tables.outbox.delete().where(tables.outbox.c.message_id == bindparam("sent_id"))
+        self._orphan_s = orphan_s
         self._deleting: asyncio.Task[None] | None = None
         self._sent: list[str] = []
+        self._in_flight: Sequence[Envelope] = ()
+        """Taken from memory, not known to be published: what a fault of `run` must not lose."""
 
     async def run(self) -> None:
         """First what an earlier process left, then what commits; from time to time what a replica left."""
-        await self._publish_orphans(older_than_s=0 if self._db.sole_process else ORPHAN_S)
+        if self._in_flight:
+            await self._publish(self._in_flight)
+        if self._db.sole_process:
+            await self._publish_orphans(older_than_s=0)
+        looked_ms = self._clock.now_ms()
         try:
             while True:
-                batch = await self._outbox.take(timeout_s=ORPHAN_S)
+                batch = await self._outbox.take(timeout_s=self._orphan_s / 3)
                 if batch:
                     await self._publish(batch)
-                elif not self._db.sole_process:
-                    await self._publish_orphans(older_than_s=ORPHAN_S)
+                if not self._db.sole_process and self._clock.now_ms() - looked_ms >= self._orphan_s * 1000 / 3:
+                    looked_ms = self._clock.now_ms()
+                    await self._take_orphans_over()
         finally:
             if self._deleting:
                 self._deleting.cancel()
@@ -102,6 +131,7 @@ class Relay:
     async def _publish(self, batch: Sequence[Envelope]) -> None:
         """Until it is durable; waits longer each time, at most 5 s."""
         wait_s = 0.05
+        self._in_flight = batch
         crash.point("outbox.before_publish", batch[0].type)
         while True:
             try:
@@ -112,6 +142,7 @@ class Relay:
                 await self._clock.sleep(wait_s)
                 wait_s = min(wait_s * 2, 5.0)
         crash.point("outbox.after_publish", batch[0].type)
+        self._in_flight = ()
         self._sent.extend(each.id for each in batch)
         if self._deleting is None or self._deleting.done():
             self._deleting = asyncio.create_task(self._delete_sent(), name="outbox-delete")
@@ -122,7 +153,7 @@ class Relay:
             sent, self._sent = self._sent, []
 
             async def delete(conn: AsyncConnection, sent: Sequence[str] = tuple(sent)) -> None:
-                await conn.execute(self._delete, [{"sent_id": each} for each in sent])
+                await conn.execute(self._table.delete().where(self._table.c.message_id.in_(sent)))
 
             try:
                 await self._db.write(delete)
@@ -130,20 +161,34 @@ class Relay:
                 log.warning("the outbox keeps sent messages for now", error=error.message)
                 self._sent.extend(sent)
                 return
+            self._outbox.held.difference_update(sent)
+
+    async def _take_orphans_over(self) -> None:
+        try:
+            await self._publish_orphans(older_than_s=self._orphan_s)
+        except RetryableError as error:
+            log.warning("cannot look for messages of others", error=error.message)
 
     async def _publish_orphans(self, older_than_s: float) -> None:
-        limit = self._clock.now_ms() - int(older_than_s * 1000)
-
-        async def load(conn: AsyncConnection) -> list[Envelope]:
-            rows = await conn.execute(
-                select(self._table.c.envelope)
-                .where(self._table.c.at_ms <= limit)
-                .order_by(self._table.c.seq)
-                .limit(BATCH)
-            )
-            return [Envelope.from_json(row[0]) for row in rows]
-
-        while batch := await self._db.read(load):
+        """Those of that age which this process does not hold in memory."""
+        while batch := await self._db.write(lambda conn: self._adopt(conn, older_than_s)):
+            log.info("publishing what another process left", messages=len(batch))
             await self._publish(batch)
             if self._deleting:
                 await self._deleting
+
+    async def _adopt(self, conn: AsyncConnection, older_than_s: float) -> list[Envelope]:
+        """Locked while they are read: what another replica adopts in this moment is skipped."""
+        now_ms = self._clock.now_ms()
+        rows = self._table.c
+        query = select(rows.seq, rows.envelope).where(rows.at_ms <= now_ms - int(older_than_s * 1000))
+        if self._outbox.held:
+            query = query.where(rows.message_id.not_in(self._outbox.held))
+        query = query.order_by(rows.seq).limit(BATCH)
+        if conn.dialect.name != "sqlite":
+            query = query.with_for_update(skip_locked=True)
+        found = (await conn.execute(query)).all()
+        if found and older_than_s:
+            mine = rows.seq.in_([row.seq for row in found])
+            await conn.execute(update(self._table).where(mine).values(at_ms=now_ms))
+        return [Envelope.from_json(row.envelope) for row in found]

@@ -12,7 +12,7 @@ What a handler may rely on:
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,7 @@ from seedwork.chassis.tracing import span
 from seedwork.clock import Clock
 from seedwork.errors import KnarrError, RetryableError
 from seedwork.inbox import take_new
-from seedwork.jobs import LOST_LEASES, Accepted, Job, JobRows, Key, Outcome, accept_forward, accept_undo
+from seedwork.jobs import LOST_LEASES, Accepted, Held, Job, JobRows, Key, Outcome, accept_forward, accept_undo
 from seedwork.messages import (
     Command,
     Envelope,
@@ -44,17 +44,31 @@ from seedwork.outbox import Outbox
 from seedwork.tables import KernelTables
 from seedwork.unit_of_work import Batched, Database, after_commit, database_now_ms
 
-LEASE_S = 30.0
-"""A worker that is silent for so long is taken for dead; renewed three times in that time."""
-REPORT_FIRST_S = 5.0
-REPORT_EVERY_S = 30.0
 UNDO_SLOTS = 16
 """Undos at once: they are short and must not wait behind work."""
-SWEEP_AFTER_S = 10 * LEASE_S
-"""A worker that was only paused shows itself within this time."""
-SWEEP_EVERY_S = 60.0
-POLL_S = 2.0
-"""How often a replica looks for work that another one left."""
+_REPORTED = 256
+"""Waiting jobs that one replica reports at most; those behind them come when the queue has moved."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """How long things may take, in seconds."""
+
+    lease_s: float = 30.0
+    """A worker that is silent for so long is taken for dead; renewed three times in that time."""
+    report_first_s: float = 5.0
+    report_every_s: float = 30.0
+    sweep_after_s: float = 300.0
+    """A worker that was only paused shows itself within this time: ten leases."""
+    sweep_every_s: float = 60.0
+    poll_s: float = 2.0
+    """How often a replica looks for work that another one left, and for undos that another one took."""
+
+    @classmethod
+    def of_lease(cls, lease_s: float) -> "Timing":
+        """All that depends on the lease, in its proportion."""
+        return cls(lease_s=lease_s, sweep_after_s=10 * lease_s, poll_s=min(2.0, lease_s / 3))
+
 
 log = structlog.get_logger(__name__)
 
@@ -133,10 +147,19 @@ class Participant:
         bus: Where commands come from; reports go there directly, answers through the outbox.
         clock: Time for waiting; leases use the database's clock.
         outbox: Where answers are left.
+        timing: Leases, reports and sweeps; shorter ones for tests.
     """
 
     def __init__(
-        self, name: str, *, db: Database, tables: KernelTables, bus: Bus, clock: Clock, outbox: Outbox
+        self,
+        name: str,
+        *,
+        db: Database,
+        tables: KernelTables,
+        bus: Bus,
+        clock: Clock,
+        outbox: Outbox,
+        timing: Timing | None = None,
     ) -> None:
         self.name = name
         self._db = db
@@ -145,6 +168,8 @@ class Participant:
         self._clock = clock
         self._outbox = outbox
         self._rows = JobRows(tables)
+        self._timing = timing or Timing()
+        self._lease_ms = int(self._timing.lease_s * 1000)
         self._owner = new_id()
         self._steps: dict[str, _Step] = {}
         self._undos: dict[str, _Step] = {}
@@ -152,6 +177,7 @@ class Participant:
         self._running: dict[Key, _Running] = {}
         self._reserved: dict[Key, str] = {}
         self._queued: dict[Key, Job] = {}
+        self._strays: dict[Key, int] = {}
         self._endings: Batched[_Ending, bool] = Batched(db, self._commit)
         self._wake = asyncio.Event()
         self._stopping = False
@@ -205,8 +231,9 @@ class Participant:
         """What this participant takes and what it answers."""
         types: set[type[Message]] = {event for event, _ in self._events.values()}
         for step in self._steps.values():
-            types |= {step.command, step.ok, step.failed}
-            types |= {each for each in (step.undo, step.undone) if each is not None}
+            types |= {step.command, step.ok, step.failed, WorkReported}
+            if step.undo is not None and step.undone is not None:
+                types |= {step.undo, step.undone, UndoFailed}
         return sorted(types, key=lambda each: each.__name__)
 
     def subscribed_types(self) -> list[type[Message]]:
@@ -310,7 +337,8 @@ class Participant:
         crash.point("inbox.before_commit", envelopes[0].type)
 
     async def _accept_commands(self, conn: AsyncConnection, commands: Sequence[Envelope], now_ms: int) -> None:
-        before = await self._rows.load(conn, [(each.correlationid, each.sagastep or "") for each in commands])
+        keys = [(each.correlationid, each.sagastep or "") for each in commands]
+        before = await self._rows.load(conn, keys, to_change=True)
         after = dict(before)
         answers: list[Envelope] = []
         for command in commands:
@@ -341,7 +369,7 @@ class Participant:
         if job.key not in self._reserved and self._room(job) <= 0:
             return job
         self._reserved[job.key] = _slot_kind(job)
-        return job.leased(self._owner, now_ms + int(LEASE_S * 1000), now_ms)
+        return job.leased(self._owner, now_ms + self._lease_ms, now_ms)
 
     def _room(self, job: Job) -> int:
         kind = _slot_kind(job)
@@ -536,9 +564,9 @@ class Participant:
     async def _sweep_loop(self) -> None:
         """Undone work whose holder died without letting go is looked at once more, later."""
         while True:
-            await self._clock.sleep(SWEEP_EVERY_S)
+            await self._clock.sleep(self._timing.sweep_every_s)
             try:
-                await self._sweep_all(await self._db.now_ms() - int(SWEEP_AFTER_S * 1000))
+                await self._sweep_all(await self._db.now_ms() - int(self._timing.sweep_after_s * 1000))
             except RetryableError as error:
                 log.warning("the sweeper waits", error=error.message)
 
@@ -577,7 +605,7 @@ class Participant:
                 claimed = 0
             if not claimed:
                 try:
-                    async with asyncio.timeout(POLL_S):
+                    async with asyncio.timeout(self._timing.poll_s):
                         await self._wake.wait()
                 except TimeoutError:
                     continue
@@ -589,40 +617,74 @@ class Participant:
         room = {kind: step.slots - self._used(kind) for kind, step in self._steps.items()}
         found = await self._rows.claimable(conn, now_ms, room=room, undo_room=UNDO_SLOTS - self._used("undo"))
         found = [job for job in found if job.key not in self._running and job.key not in self._reserved]
-        claimed = [job.leased(self._owner, now_ms + int(LEASE_S * 1000), now_ms) for job in found]
+        claimed = [job.leased(self._owner, now_ms + self._lease_ms, now_ms) for job in found]
         await self._rows.save(conn, {job.key: job for job in found}, claimed)
         after_commit(conn, lambda: self._accepted(claimed))
         return len(claimed)
 
     async def _lease_loop(self) -> None:
         """Keep what is ours; stop what is not any more, or was undone by way of another replica."""
+        alone = self._db.sole_process
+        renew_at_ms = 0
         while True:
-            await self._clock.sleep(LEASE_S / 3)
-            if not self._running:
+            await self._clock.sleep(min(self._timing.poll_s, self._timing.lease_s / 3))
+            due = self._clock.now_ms() >= renew_at_ms
+            if alone and not (due and self._running):
                 continue
+            running = dict(self._running)  # what starts while we look is not judged by what we saw
             try:
-                held = await self._db.write(self._renew)
+                held = await (self._db.write(self._renew) if due else self._db.read(self._held))
+                self._stop_what_is_lost(running, held)
+                await self._adopt_strays(held)
             except RetryableError as error:
                 log.warning("leases could not be renewed", error=error.message)
                 continue
-            for key, running in list(self._running.items()):
-                row = held.get(key)
-                lost = row is None or row.lease_number != running.job.lease_number
-                undone = row is not None and row.undoing and not running.job.undoing
-                if (lost or undone) and running.task and not running.task.done():
-                    log.info("work is stopped", kind=running.job.kind, saga_id=key[0], lost=lost)
-                    running.task.cancel()
+            if due:
+                renew_at_ms = self._clock.now_ms() + self._lease_ms // 3
 
-    async def _renew(self, conn: AsyncConnection) -> dict[Key, Job]:
-        await self._rows.renew(conn, self._owner, await database_now_ms(conn) + int(LEASE_S * 1000))
+    async def _held(self, conn: AsyncConnection) -> dict[Key, Held]:
         return await self._rows.held_by(conn, self._owner)
+
+    async def _renew(self, conn: AsyncConnection) -> dict[Key, Held]:
+        await self._rows.renew(conn, self._owner, await database_now_ms(conn) + self._lease_ms)
+        return await self._held(conn)
+
+    def _stop_what_is_lost(self, running: Mapping[Key, _Running], held: Mapping[Key, Held]) -> None:
+        for key, each in running.items():
+            row = held.get(key)
+            lost = row is None or row.lease_number != each.job.lease_number
+            undone = row is not None and row.undoing and not each.job.undoing
+            if (lost or undone) and self._running.get(key) is each and each.task and not each.task.done():
+                log.info("work is stopped", kind=each.job.kind, saga_id=key[0], lost=lost)
+                each.task.cancel()
+
+    async def _adopt_strays(self, held: Mapping[Key, Held]) -> None:
+        """Leases of ours that nobody works under: taken, or not given back, by a COMMIT of which we never heard.
+
+        Work that begins or ends in this moment looks the same, so a stray must have been seen twice.
+        """
+        strays = {key: row.lease_number for key, row in held.items() if key not in self._running}
+        twice = [key for key, number in strays.items() if self._strays.get(key) == number]
+        self._strays = strays
+        if not twice or self._stopping:
+            return
+        rows = await self._db.read(lambda conn: self._rows.load(conn, twice))
+        for key, job in rows.items():
+            ours = job.lease_owner == self._owner and job.lease_number == strays[key]
+            if ours and job.waits and key not in self._running:
+                log.info("work under a lease of ours is taken up", kind=job.kind, saga_id=job.saga_id)
+                self._start(job)
 
     async def _report_loop(self) -> None:
         """Tell the saga that we are alive: 5 s after acceptance, then every 30 s."""
         next_at: dict[Key, float] = {}
+        look_at = 0.0
         while True:
             await self._clock.sleep(1.0)
             now = self._clock.now_ms() / 1000
+            if now >= look_at:
+                look_at = now + self._timing.report_every_s
+                await self._notice_what_waits()
             if self._queued:
                 await self._forget_what_others_took()
             alive: list[tuple[Job, WorkReported]] = [
@@ -634,10 +696,10 @@ class Participant:
             next_at = {key: at for key, at in next_at.items() if key in keys}
             due: list[Envelope] = []
             for job, report in alive:
-                at = next_at.setdefault(job.key, job.accepted_ms / 1000 + REPORT_FIRST_S)
+                at = next_at.setdefault(job.key, job.accepted_ms / 1000 + self._timing.report_first_s)
                 command = job.undo_command if job.undoing else job.command
                 if now >= at and command:
-                    next_at[job.key] = now + REPORT_EVERY_S
+                    next_at[job.key] = now + self._timing.report_every_s
                     attempt = job.undo_attempt if job.undoing else job.attempt
                     due.append(self._answer(command, _outcome(report), attempt))
             if due:
@@ -645,6 +707,21 @@ class Participant:
                     await self._bus.publish(due)
                 except RetryableError as error:
                     log.info("reports were not published; the next ones will be", error=error.message)
+
+    async def _notice_what_waits(self) -> None:
+        """Jobs that another replica accepted wait here too: it may be gone, and a saga takes silence for a fault."""
+
+        async def waiting(conn: AsyncConnection) -> list[Job]:
+            return await self._rows.waiting(conn, await database_now_ms(conn), _REPORTED)
+
+        try:
+            jobs = await self._db.read(waiting)
+        except RetryableError as error:
+            log.warning("cannot look at the queue", error=error.message)
+            return
+        for job in jobs:
+            if job.kind in self._steps and job.key not in self._running and job.key not in self._reserved:
+                self._queued.setdefault(job.key, job)
 
     async def _forget_what_others_took(self) -> None:
         keys = list(self._queued)

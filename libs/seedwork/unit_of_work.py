@@ -6,11 +6,17 @@ A `work` may therefore run more than once and must do nothing but database work;
 registered by `after_commit`.
 
 SQLite runs in WAL mode with `synchronous=FULL` (a commit that was answered survives a power cut), has one writer, and
-takes its write lock at `BEGIN IMMEDIATE`. MySQL runs in READ COMMITTED with several writers.
+takes its write lock at `BEGIN IMMEDIATE`. MySQL runs in READ COMMITTED with several writers, here and in other
+replicas: what collides with another transaction (a deadlock, a lock wait, a key that somebody else has just inserted)
+is run again a bounded number of times, and so is what met a connection that the server had closed.
+
+When the connection breaks during a COMMIT, nobody knows whether it was done. That is `DatabaseUnavailable` too, and
+never run again here: whoever waits must be able to find out, by an inbox row, a version or a lease (ADR 12).
 """
 
 import asyncio
 import contextlib
+import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +26,12 @@ from typing import Any, Generic, TypeVar
 import structlog
 from sqlalchemy import Table, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from seedwork.adapters import sqlite
+from seedwork.adapters import mysql, sqlite
+from seedwork.adapters.mysql import mysql_engine
 from seedwork.errors import RetryableError, StorageFull, Unavailable
 
 T = TypeVar("T")
@@ -36,12 +44,32 @@ _GROUP = 64
 """Transactions that share one commit at most: 64 keeps the lock below some 10 ms."""
 _BATCH = 256
 """Items of one kind that share one statement at most."""
+_READERS = 8
+"""Reads at once on MySQL: a page, a health check and the loops of the kernel do not wait for each other."""
+_ANSWERS_S = 30.0
+"""A server that says nothing for so long in the middle of a transaction is taken for gone."""
+_COLLISIONS = 8
+"""How often a transaction is run that collides with others; they get on meanwhile, so more would be a fault of ours."""
+_FIRST_WAIT_S = 0.005
+"""Between collisions, doubled each time, with full jitter: some 0.6 s altogether."""
+_FAULTS = (OperationalError, InterfaceError, InternalError, PoolTimeout, OSError)
+"""What a driver raises when it is not the statement's fault; a `TimeoutError` is an `OSError`."""
 
 log = structlog.get_logger(__name__)
 
 
 class DatabaseUnavailable(Unavailable):
     """The database does not answer or refused for now."""
+
+
+class WriteConflict(RetryableError):
+    """Another transaction was in the way each time; nothing was written."""
+
+    code = "write_conflict"
+
+
+class _Disconnected(DatabaseUnavailable):
+    """The connection was closed before the COMMIT was sent: nothing was written, and another connection may work."""
 
 
 @dataclass(slots=True)
@@ -86,10 +114,8 @@ class Database:
             self.engine = _sqlite_engine(self.url, begin="BEGIN IMMEDIATE", size=1)
             self._reader = _sqlite_engine(self.url, begin="BEGIN", size=3)
         else:
-            self.engine = create_async_engine(
-                self.url, isolation_level="READ COMMITTED", pool_size=self._writers + 8, pool_pre_ping=True
-            )
-            self._reader = self.engine
+            self.engine = mysql_engine(self.url, isolation="READ COMMITTED", size=self._writers)
+            self._reader = mysql_engine(self.url, isolation="REPEATABLE READ", size=_READERS)
         self._closing = False
         self._tasks = [asyncio.create_task(self._write_loop(), name="database-writer") for _ in range(self._writers)]
 
@@ -100,14 +126,15 @@ class Database:
             self._wake.notify_all()
         await asyncio.gather(*self._tasks)
         await self.engine.dispose()
-        if self._reader is not self.engine:
-            await self._reader.dispose()
+        await self._reader.dispose()
 
     async def write(self, work: Work[T]) -> T:
         """Run `work` in a transaction, committed on return.
 
         Raises:
-            DatabaseUnavailable: The database did not do it; nothing of it was written.
+            DatabaseUnavailable: The database did not do it, and nothing of it was written; or the connection broke
+                during the COMMIT, and it may have been.
+            WriteConflict: Other transactions were in the way each time.
             StorageFull: The disk is full.
             Exception: Whatever `work` raises; nothing of it was written.
         """
@@ -123,15 +150,21 @@ class Database:
         return result
 
     async def read(self, work: Work[T]) -> T:
-        """Run `work` on a snapshot; it must not write.
+        """Run `work` on a snapshot; it must not write, and may run twice.
 
         Raises:
             DatabaseUnavailable: The database does not answer.
         """
         try:
-            async with self._reader.connect() as conn:
+            return await self._read(work)
+        except _Disconnected:
+            return await self._read(work)  # the pool has dropped every connection from before
+
+    async def _read(self, work: Work[T]) -> T:
+        try:
+            async with self._limit(), self._reader.connect() as conn:
                 return await work(conn)
-        except (OperationalError, InterfaceError) as error:
+        except _FAULTS as error:
             raise _translated(error) from error
 
     async def now_ms(self) -> int:
@@ -153,7 +186,7 @@ class Database:
     async def _commit_group(self, group: Sequence[_Waiting]) -> None:
         """All in one transaction; if one raises, each alone."""
         try:
-            results = await self._transaction([each.work for each in group])
+            results = await self._until_done([each.work for each in group])
         except Exception as error:  # noqa: BLE001  handed on to whoever waits for it
             if len(group) == 1:
                 _fail(group[0].done, error)
@@ -165,21 +198,47 @@ class Database:
             if not each.done.done():
                 each.done.set_result(result)
 
+    async def _until_done(self, works: Sequence[Work[Any]]) -> list[Any]:
+        """Run the transaction; again when it collided with another one, or its connection was an old one."""
+        lost = False
+        for attempt in range(_COLLISIONS):
+            try:
+                return await self._transaction(works)
+            except _Disconnected:
+                if lost:
+                    raise
+                lost = True
+            except (WriteConflict, IntegrityError) as error:
+                # A key that is there although the work has looked: inserted by another replica since. Run again, it
+                # finds the row, unless the work never looks; SQLite has one writer, so there it never looks.
+                duplicate = isinstance(error, IntegrityError)
+                if attempt + 1 == _COLLISIONS or (duplicate and (self.is_sqlite or len(works) > 1 or attempt >= 2)):
+                    raise
+                log.debug("a transaction collides with another one", attempt=attempt + 1, error=str(error))
+                await asyncio.sleep(random.uniform(0, _FIRST_WAIT_S * 2**attempt))  # noqa: S311  no secret
+        raise AssertionError("the last attempt returns or raises")
+
     async def _transaction(self, works: Sequence[Work[Any]]) -> list[Any]:
         callbacks: list[Callable[[], None]] = []
+        committing = False
         try:
-            async with self.engine.connect() as conn:
+            async with self._limit(), self.engine.connect() as conn:
                 conn.info[_AFTER_COMMIT] = callbacks
                 try:
                     async with conn.begin():
                         results = [await work(conn) for work in works]
+                        committing = True
                 finally:
                     conn.info.pop(_AFTER_COMMIT, None)
-        except (OperationalError, InterfaceError) as error:
-            raise _translated(error) from error
+        except _FAULTS as error:
+            raise _translated(error, committing=committing) from error
         for callback in callbacks:
             callback()
         return results
+
+    def _limit(self) -> contextlib.AbstractAsyncContextManager[Any]:
+        """SQLite's file is always there, and has a limit of its own for locks."""
+        return contextlib.nullcontext() if self.is_sqlite else asyncio.timeout(_ANSWERS_S)
 
 
 class Batched(Generic[Item, Result]):
@@ -249,9 +308,15 @@ async def insert_ignore(conn: AsyncConnection, table: Table, rows: Sequence[Mapp
     """Insert those rows whose keys are new; how many were."""
     if not rows:
         return 0
-    prefix = "OR IGNORE" if conn.dialect.name == "sqlite" else "IGNORE"
-    result = await conn.execute(table.insert().prefix_with(prefix), [dict(row) for row in rows])
-    return result.rowcount
+    records = [dict(row) for row in rows]
+    if conn.dialect.name == "sqlite":
+        return (await conn.execute(table.insert().prefix_with("OR IGNORE"), records)).rowcount
+    inserted = (await conn.execute(table.insert().prefix_with("IGNORE").values(records))).rowcount
+    # IGNORE lets other mistakes pass too, such as text that is too long: those are none of ours.
+    for warning in (await conn.exec_driver_sql("SHOW WARNINGS")).mappings():
+        if not mysql.is_duplicate(warning["Code"]):
+            raise ValueError(f"a row does not fit into {table.name}: {warning['Message']}")
+    return inserted
 
 
 def _fail(done: asyncio.Future[Any], error: BaseException) -> None:
@@ -259,11 +324,17 @@ def _fail(done: asyncio.Future[Any], error: BaseException) -> None:
         done.set_exception(error)
 
 
-def _translated(error: DBAPIError) -> RetryableError:
+def _translated(error: DBAPIError | PoolTimeout | OSError, *, committing: bool = False) -> RetryableError:
     """A driver's error as ours; the SQL and its values stay out of the text."""
+    if not isinstance(error, DBAPIError):
+        return DatabaseUnavailable("The database does not answer", why=f"{type(error).__name__}: {error}".rstrip(": "))
     cause = f"{type(error.orig).__name__}: {error.orig}"
     if "disk is full" in cause or "No space left" in cause:
         return StorageFull("The database's disk is full", why=cause, todo="Free some room; nothing was lost.")
+    if mysql.is_conflict(error):
+        return WriteConflict("Another transaction was in the way", why=cause)
+    if error.connection_invalidated and not committing:
+        return _Disconnected("The database closed the connection", why=cause)
     return DatabaseUnavailable("The database did not do it", why=cause)
 
 

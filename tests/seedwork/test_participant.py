@@ -98,7 +98,7 @@ class Bakery:
         await participant.subscribe()
         await self.bus.subscribe("test", [Baked, BakeFailed, Unbaked, UndoFailed], self._collect)
         await self.bus.open()
-        relay = Relay(self.db, self.tables, self.bus, clock, outbox)
+        relay = Relay(self.db, self.tables, self.bus, clock, outbox, orphan_s=1)
         tasks = [asyncio.create_task(participant.run()), asyncio.create_task(relay.run())]
         try:
             yield self

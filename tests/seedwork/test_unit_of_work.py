@@ -76,17 +76,6 @@ async def test_insert_ignore_counts_what_is_new(db: Database, tables: KernelTabl
     assert await db.write(lambda conn: insert_ignore(conn, tables.inbox, [row("b")])) == 0
 
 
-async def test_a_commit_is_durable_when_it_is_answered(db: Database) -> None:
-    """SQLite runs with WAL and synchronous=FULL (2)."""
-
-    async def pragmas(conn: AsyncConnection) -> tuple[str, int]:
-        mode = (await conn.exec_driver_sql("PRAGMA journal_mode")).scalar_one()
-        sync = (await conn.exec_driver_sql("PRAGMA synchronous")).scalar_one()
-        return mode, sync
-
-    assert await db.write(pragmas) == ("wal", 2)
-
-
 async def test_the_clock_is_the_databases(db: Database) -> None:
     """Milliseconds since 1970."""
     assert await db.now_ms() > 1_700_000_000_000

@@ -32,7 +32,7 @@ from seedwork.errors import KnarrError
 from seedwork.housekeeping import Housekeeping
 from seedwork.messages import Catalog, Message
 from seedwork.outbox import Outbox, Relay
-from seedwork.participant import Participant
+from seedwork.participant import Participant, Timing
 from seedwork.tables import KernelTables
 from seedwork.unit_of_work import Database
 
@@ -79,7 +79,13 @@ class Service:
         self.bus: Bus = bus or InProcessBus()
         self.outbox = Outbox(self.tables, self.clock)
         self.participant = Participant(
-            name, db=self.db, tables=self.tables, bus=self.bus, clock=self.clock, outbox=self.outbox
+            name,
+            db=self.db,
+            tables=self.tables,
+            bus=self.bus,
+            clock=self.clock,
+            outbox=self.outbox,
+            timing=Timing.of_lease(settings.lease_s),
         )
         self.auth = Auth(
             self.db, self.tables, service_token=settings.service_token, home=settings.home, clock=self.clock
@@ -88,7 +94,7 @@ class Service:
         self._owns_bus = bus is None
         self._catalog = catalog
         self._migrations = migrations
-        self._relay = Relay(self.db, self.tables, self.bus, self.clock, self.outbox)
+        self._relay = Relay(self.db, self.tables, self.bus, self.clock, self.outbox, orphan_s=settings.lease_s)
         self._tracing = Tracing(name, settings.otlp_endpoint)
         self._http = HttpClients(
             service_token=settings.service_token, trusted=tuple(settings.url_of(each) for each in SERVICE_PORTS)

@@ -56,6 +56,12 @@ class ServiceSettings(BaseSettings):
     Default: a SQLite file in the service's folder.
     """
 
+    lease_s: float = Field(default=30.0, ge=1)
+    """Seconds after which a replica that is silent is taken for dead, and another one takes up its work and messages.
+
+    30: a pause of the machine or of the garbage collector of a neighbour is shorter, and people wait that long.
+    """
+
     service_token: SecretStr | None = None
     """What services show each other. Without one, no caller is taken for a service."""
 

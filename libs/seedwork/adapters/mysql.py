@@ -1,0 +1,105 @@
+"""MySQL 9 behind SQLAlchemy and asyncmy: connections as knarr wants them, and what the server's errors mean.
+
+Two replicas of a service share one schema, so what SQLite decides by having one writer is decided here by row locks:
+
+- writers run in READ COMMITTED (no gap locks; each statement sees what is committed), readers in REPEATABLE READ (one
+  snapshot for all statements of a read);
+- a deadlock or a lock that is not had within `LOCK_WAIT_S` undoes the transaction, and it is run again;
+- a process that is stopped in the middle of a transaction holds its locks for `IDLE_S` at most: then the server ends
+  its connection;
+- text is compared byte by byte, as SQLite does: `Main` and `main` are two branches (ADR 11).
+
+The driver asks the server to count the rows that an UPDATE *finds* (CLIENT.FOUND_ROWS, set by SQLAlchemy), so a version
+check that changes nothing else still counts; `database_contract` watches it.
+"""
+
+import logging
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from seedwork.errors import Misconfigured
+
+CHARSET = "utf8mb4"
+COLLATION = "utf8mb4_0900_bin"
+LOCK_WAIT_S = 5
+"""The server's default, 50 s, is longer than a lease."""
+IDLE_S = 60
+"""The server's default is eight hours. Connections of ours that wait in the pool are renewed before."""
+_RENEW_S = IDLE_S - 15
+_CONNECT_S = 5
+
+_DEADLOCK, _LOCK_WAIT = 1213, 1205
+_UNKNOWN_DATABASE, _NO_RIGHT_TO_DATABASE, _WRONG_PASSWORD = 1049, 1044, 1045
+_DUPLICATE = 1062
+
+
+def mysql_engine(url: URL, *, isolation: str, size: int) -> AsyncEngine:
+    """Connections to one schema.
+
+    Args:
+        url: `mysql+asyncmy://…`.
+        isolation: `READ COMMITTED` to write, `REPEATABLE READ` for a snapshot.
+        size: Connections at once.
+
+    Raises:
+        Misconfigured: The driver is not installed.
+    """
+    logging.getLogger("asyncmy").setLevel(logging.ERROR)  # it reports each duplicate that INSERT IGNORE has met
+    try:
+        engine = create_async_engine(
+            url,
+            isolation_level=isolation,
+            pool_size=size,
+            max_overflow=0,
+            pool_timeout=30,
+            pool_recycle=_RENEW_S,
+            hide_parameters=True,
+            connect_args={"connect_timeout": _CONNECT_S},
+        )
+    except ModuleNotFoundError as error:
+        raise Misconfigured(
+            "KNARR_DATABASE_URL names MySQL, but its driver is not installed",
+            why=str(error),
+            todo="Install it with `pip install 'knarr[mysql]'`.",
+        ) from error
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def connected(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute(f"SET NAMES {CHARSET} COLLATE {COLLATION}")
+        cursor.execute(
+            f"SET SESSION time_zone = '+00:00', innodb_lock_wait_timeout = {LOCK_WAIT_S}, wait_timeout = {IDLE_S}"
+        )
+        cursor.close()
+
+    return engine
+
+
+def is_conflict(error: DBAPIError) -> bool:
+    """Whether another transaction was in the way: nothing was written, and the same may work now."""
+    return error_number(error) in (_DEADLOCK, _LOCK_WAIT)
+
+
+def is_duplicate(number: int) -> bool:
+    """Whether this warning says that a key was there already."""
+    return number == _DUPLICATE
+
+
+def why_no_schema(error: BaseException | None) -> str | None:
+    """Why this user cannot use this schema at all; None: that is not what the error says."""
+    number = error_number(error) if isinstance(error, DBAPIError) else None
+    return {
+        _UNKNOWN_DATABASE: "the schema does not exist",
+        _NO_RIGHT_TO_DATABASE: "the user has no right to the schema",
+        _WRONG_PASSWORD: "the server does not accept the user or its password",
+    }.get(number or 0)
+
+
+def error_number(error: DBAPIError) -> int | None:
+    """MySQL's number of the error."""
+    arguments = getattr(error.orig, "args", ())
+    return arguments[0] if arguments and isinstance(arguments[0], int) else None

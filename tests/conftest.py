@@ -1,0 +1,61 @@
+"""Tests of the real stack need real servers: `@pytest.mark.stack("MYSQL_URL")` names the variable that has its address.
+
+Where it is missing the test is deselected, and the summary says which tests were not run and for want of what: a test
+that has not talked to its server does not count as passed.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+_NOT_RUN = pytest.StashKey[Counter[str]]()
+
+
+def _missing(item: pytest.Item) -> list[str]:
+    wanted = [name for mark in item.iter_markers("stack") for name in mark.args]
+    return [name for name in wanted if not os.environ.get(name)]
+
+
+def _not_run(config: pytest.Config) -> Counter[str]:
+    return config.stash[_NOT_RUN] if _NOT_RUN in config.stash else Counter()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    missing = {item.nodeid: _missing(item) for item in items}
+    absent = [item for item in items if missing[item.nodeid]]
+    if absent:
+        config.stash[_NOT_RUN] = Counter(", ".join(missing[item.nodeid]) for item in absent)
+        config.hook.pytest_deselected(items=absent)
+        items[:] = [item for item in items if not missing[item.nodeid]]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of xdist tells the process that prints the summary."""
+    output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["not_run"] = dict(_not_run(session.config))
+
+
+class _FromWorkers:
+    """Every worker of xdist collects the same tests, so any of them knows."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        self._config.stash[_NOT_RUN] = Counter(getattr(node, "workeroutput", {}).get("not_run", {}))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(_FromWorkers(config))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Iterator[None]:
+    yield
+    for names, count in sorted(_not_run(config).items()):
+        terminalreporter.write_line(f"not run: {count} tests of the real stack, for want of {names}", yellow=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 import structlog
 from fastapi import FastAPI
 
-from ocistore.layout import OciLayout
 from ocistore.store import ImageStore
 from seedwork.bus import Bus
 from seedwork.chassis.service import Service
@@ -39,7 +38,7 @@ def create_app(settings: BuilderSettings | None = None, *, bus: Bus | None = Non
     """The service, ready to be served; nothing is connected before its lifespan begins."""
     settings = settings or BuilderSettings()
     service = Service("builder", settings, metadata=models.metadata, migrations=MIGRATIONS, bus=bus)
-    images = OciLayout(settings.image_store_path())
+    images = settings.open_image_store(service.client)
     sandbox = make_sandbox(settings, service.home)
     builder = make_builder(settings, service.home, images, sandbox)
     builds = Builds(service.db)

@@ -1,23 +1,20 @@
 """What `builder` needs to know: how much a build may take, and where its images go."""
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from seedwork.chassis.settings import CommaSeparated, ServiceSettings
+from ocistore import ImageStoreSettings
+from seedwork.chassis.settings import CommaSeparated
 
 MIB = 1024 * 1024
 
 
-class BuilderSettings(ServiceSettings):
+class BuilderSettings(ImageStoreSettings):
     """The limits exist so that one app's build cannot take the machine from the others."""
 
     builder: Literal["layers", "buildx"] = "layers"
     """`layers` writes images by itself; `buildx` builds Dockerfiles on a Docker engine."""
-
-    image_store: Path | None = None
-    """The folder of the OCI layout. Default: `<home>/registry/images`, the store that `registry` publishes from."""
 
     build_slots: int = Field(default=2, ge=1, le=64)
     """Builds at a time. Two: one long build does not hold up the others, and a laptop stays usable."""
@@ -45,7 +42,3 @@ class BuilderSettings(ServiceSettings):
 
     build_pass_env: CommaSeparated = ()
     """More names of environment variables that build tools get, such as those a private index needs."""
-
-    def image_store_path(self) -> Path:
-        """Where the images are."""
-        return (self.image_store or self.home / "registry" / "images").expanduser().absolute()

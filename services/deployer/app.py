@@ -5,7 +5,6 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from ocistore.layout import OciLayout
 from ocistore.store import ImageStore
 from seedwork.bus import Bus
 from seedwork.chassis.service import Service
@@ -49,7 +48,7 @@ def create_app(
     """The service's app; nothing is connected before its lifespan. `images`, `runtime`: for tests."""
     settings = settings or DeployerSettings()
     service = Service("deployer", settings, metadata=models.metadata, migrations=MIGRATIONS, bus=bus, catalog=TELLS)
-    images = images or OciLayout(settings.image_store_path())
+    images = images or settings.open_image_store(service.client)
     runtime = runtime or _runtime(settings, service.home, images, service.clock)
     vault = Vault.open(settings.config_key, service.home / "config.key")
     deployer = handlers.Deployer(

@@ -1,23 +1,19 @@
 """What `deployer` needs to know: how long apps may take to start and stop, and where they are reached."""
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr
 
-from seedwork.chassis.settings import ServiceSettings
+from ocistore import ImageStoreSettings
 
 MIB = 1024 * 1024
 
 
-class DeployerSettings(ServiceSettings):
+class DeployerSettings(ImageStoreSettings):
     """Times are limits of patience: every one of them ends with an answer that says what was waited for."""
 
     runtime: Literal["process", "memory"] = "process"
     """`process`: local processes behind a stable port per app. `memory`: nothing runs; for trying the service out."""
-
-    image_store: Path | None = None
-    """The folder of the OCI layout. Default: `<home>/registry/images`, the store that `registry` publishes into."""
 
     app_host: str = "127.0.0.1"
     """The address on which apps are reached. Loopback by default, like the services themselves."""
@@ -66,7 +62,3 @@ class DeployerSettings(ServiceSettings):
         unpacking_s = 900.0
         parts = (self.release_command_timeout_s, self.start_timeout_s, self.worker_settle_s, self.drain_s)
         return unpacking_s + sum(parts) + 2 * self.app_grace_s
-
-    def image_store_path(self) -> Path:
-        """Where the images are."""
-        return (self.image_store or self.home / "registry" / "images").expanduser().absolute()

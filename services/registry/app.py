@@ -5,7 +5,6 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from ocistore.layout import OciLayout
 from seedwork.bus import Bus
 from seedwork.chassis.service import Service
 from services.deployer.contract import ReleaseDeployed, ReleaseRetired
@@ -31,7 +30,7 @@ def create_app(settings: RegistrySettings | None = None, *, bus: Bus | None = No
     """The service, ready to be served; nothing is connected before its lifespan begins."""
     settings = settings or RegistrySettings()
     service = Service("registry", settings, metadata=models.metadata, migrations=MIGRATIONS, bus=bus)
-    images = OciLayout(settings.image_store_path())
+    images = settings.open_image_store(service.client)
     references = References(service.db, service.clock, shared=not service.db.sole_process)
     collector = Collector(
         images=images, references=references, every_s=settings.reconcile_s, figures=service.metrics.registry

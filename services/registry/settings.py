@@ -4,18 +4,13 @@ How many releases of an app keep their image is `KNARR_REGISTRY_KEEP`, a setting
 says `ReleaseRetired` for those that fall out; here an image goes when nobody holds it any more.
 """
 
-from pathlib import Path
-
 from pydantic import Field
 
-from seedwork.chassis.settings import ServiceSettings
+from ocistore import ImageStoreSettings
 
 
-class RegistrySettings(ServiceSettings):
+class RegistrySettings(ImageStoreSettings):
     """Publishing moves no bytes, so the limits are those of patience with a slow disk."""
-
-    image_store: Path | None = None
-    """The folder of the OCI layout. Default: `<home>/registry/images`; builder and deployer use the same."""
 
     publish_slots: int = Field(default=4, ge=1, le=64)
     """Images published at a time. Four: each waits for a few fsyncs, more would only share the same disk."""
@@ -25,7 +20,3 @@ class RegistrySettings(ServiceSettings):
 
     reconcile_s: float = Field(default=3600.0, gt=0)
     """Seconds between two comparisons of what is stored with what is held: an hour bounds what a crash can leave."""
-
-    def image_store_path(self) -> Path:
-        """Where the images are."""
-        return (self.image_store or self.home / "registry" / "images").expanduser().absolute()

@@ -54,7 +54,8 @@ def test_each_service_has_settings_that_explain_themselves(service: str) -> None
         for _, each in inspect.getmembers(module, inspect.isclass)
         if issubclass(each, ServiceSettings) and each.__module__ == module.__name__
     ]
-    source = inspect.getsource(own)
+    classes = [each for each in own.__mro__ if issubclass(each, ServiceSettings) and each is not ServiceSettings]
+    source = "".join(map(inspect.getsource, classes))
     silent = [
         name
         for name in own.model_fields

@@ -73,6 +73,8 @@ class Platform:
 
     async def ready(self) -> None:
         async def asked() -> int:
+            assert self.process is not None
+            assert self.process.poll() is None, (self.home.parent / "deployer.log").read_text()
             try:
                 async with self.client() as client:
                     return (await client.get("/readyz")).status_code
@@ -145,8 +147,9 @@ async def platform(tmp_path: Path) -> AsyncIterator[Platform]:
 
 
 def free_range() -> int:
-    """A port whose hundreds above are not listened to by anybody."""
-    for base in range(26_000, 32_000, 250):
+    """A port whose neighbours are not listened to; processes that test at the same time begin at different places."""
+    first = os.getpid() * 250 % 6_000
+    for base in (26_000 + (first + step) % 6_000 for step in range(0, 6_000, 250)):
         with socket.socket() as one, socket.socket() as two:
             try:
                 one.bind(("127.0.0.1", base + 5))

@@ -14,6 +14,7 @@ from seedwork.errors import InvalidInput
 from seedwork.messages import rfc3339_ms
 from services.webhook import github, rules
 from services.webhook.apps import Apps, NewApp
+from services.webhook.bodies import Bodies
 from services.webhook.intake import Intake
 from services.webhook.judging import Arrival
 from services.webhook.redelivery import Deliveries, Delivery
@@ -163,12 +164,14 @@ def router(
 
 
 def _add_webhook(routes: APIRouter, intake: Intake) -> None:
+    bodies = Bodies(limit_bytes=github.MAX_BODY_BYTES)
+
     @routes.post("/github-webhook", status_code=202, tags=["webhook"], openapi_extra=_body("application/json"))
     async def github_webhook(request: Request) -> Received:
         """A webhook of GitHub, signed with an app's secret (`X-Hub-Signature-256`)."""
-        body = await read_limited(request, github.MAX_BODY_BYTES)
         headers = {name: request.headers[name][:500] for name in github.KEPT_HEADERS if name in request.headers}
-        answer = await intake.receive(Arrival(headers, body))
+        async with bodies.read(request) as body:
+            answer = await intake.receive(Arrival(headers, body))
         return Received(status=answer.status, deployments=list(answer.deployments), reason=answer.reason)
 
 

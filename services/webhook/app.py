@@ -11,14 +11,14 @@ from seedwork.clock import Clock
 from seedwork.git import GitUrlPolicy
 from seedwork.git_credentials import GitCredentials
 from seedwork.messages import Catalog
-from services.saga_coordinator.contract import DeploymentSucceeded
+from services.saga_coordinator.contract import DeploymentFailed, DeploymentSucceeded
 from services.webhook import api, models
 from services.webhook.adapters.git_refs import GitRefs
 from services.webhook.adapters.source_http import HttpSourceArchive
 from services.webhook.apps import Apps
 from services.webhook.contract import AppChanged, AppCreated, AppRemovalRequested, DeploymentRequested
 from services.webhook.directory import Directory
-from services.webhook.handlers import forget_removed_app
+from services.webhook.handlers import forget_removed_app, keep_app
 from services.webhook.intake import Intake
 from services.webhook.polling import Poller, Schedule
 from services.webhook.ports import RemoteRefs, SourceArchive
@@ -59,6 +59,7 @@ def create_app(
     poller = Poller(db, outbox, clock, refs=refs, schedule=schedule, at_once=settings.poll_at_once)
 
     service.participant.on(DeploymentSucceeded, partial(forget_removed_app, directory=directory))
+    service.participant.on(DeploymentFailed, keep_app)
     service.on_start(requests.clean)
     service.background("poll", poller.run)
     service.app.include_router(

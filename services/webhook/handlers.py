@@ -1,11 +1,11 @@
-"""What the intake hears: that an app is gone."""
+"""What the intake hears: that an app is gone, or is not going after all."""
 
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from seedwork.messages import Envelope
 from seedwork.unit_of_work import after_commit
-from services.saga_coordinator.contract import DeploymentSucceeded
+from services.saga_coordinator.contract import DeploymentFailed, DeploymentSucceeded
 from services.webhook.directory import Directory
 from services.webhook.models import apps
 
@@ -18,7 +18,19 @@ async def forget_removed_app(
         return
     await conn.execute(
         update(apps)
-        .where(apps.c.app_id == envelope.appid, apps.c.state == "removing")
+        .where(apps.c.app_id == envelope.appid, apps.c.state != "removed")
         .values(state="removed", name_key=None, webhook_secret="")
     )
     after_commit(conn, directory.forget)
+
+
+async def keep_app(event: DeploymentFailed, envelope: Envelope, conn: AsyncConnection) -> None:
+    """A `remove` saga was cancelled or given up: the app takes pushes again, and can be removed again."""
+    if event.saga != "remove":
+        return
+    await conn.execute(
+        update(apps)
+        .where(apps.c.app_id == envelope.appid, apps.c.removal_saga_id == envelope.correlationid)
+        .where(apps.c.state == "removing")
+        .values(state="active", removal_saga_id=None)
+    )

@@ -31,6 +31,9 @@ _LOOKS = 5
 _INLINE_BYTES = 64 * 1024
 """Hashing this much takes some 0.1 ms; more of it goes to a thread."""
 
+_HASHED_AT_ONCE = 2
+"""Large bodies: who sends many of them, signed or not, keeps no more than two processors busy."""
+
 # Built once: putting a statement together costs more than running it.
 _links = delivery_deployments.c
 _APPS = (
@@ -66,6 +69,7 @@ class Intake:
         self._outbox = outbox
         self._directory = directory
         self._clock = clock
+        self._hashing = asyncio.Semaphore(_HASHED_AT_ONCE)
         self._writes: Batched[Case, Judgement] = Batched(db, self._store)
 
     async def receive(self, arrival: Arrival) -> Answer:
@@ -97,7 +101,8 @@ class Intake:
             if len(arrival.body) * len(candidates) <= _INLINE_BYTES:
                 holders = github.signers(candidates, arrival.body, digest)
             else:
-                holders = await asyncio.to_thread(github.signers, candidates, arrival.body, digest)
+                async with self._hashing:
+                    holders = await asyncio.to_thread(github.signers, candidates, arrival.body, digest)
             if holders:
                 return picture, holders
             looked_again = await self._directory.looked_again(picture)

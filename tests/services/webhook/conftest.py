@@ -18,9 +18,9 @@ from seedwork.chassis.migrate import upgrade
 from seedwork.chassis.service import Service
 from seedwork.clock import SystemClock
 from seedwork.errors import KnarrError, NotFound
-from seedwork.messages import Envelope, envelope
+from seedwork.messages import Envelope, Event, envelope
 from seedwork.unit_of_work import opened
-from services.saga_coordinator.contract import DeploymentSucceeded
+from services.saga_coordinator.contract import DeploymentFailed, DeploymentSucceeded
 from services.webhook.app import MIGRATIONS, TELLS, create_app
 from services.webhook.ports import RemoteRefs
 from services.webhook.settings import WebhookSettings
@@ -124,9 +124,11 @@ class Knarr:
         assert len(found) == count, [each.to_dict() for each in found]
         return found
 
-    async def end_removal(self, app_id: str, saga_id: str) -> None:
-        """What the coordinator tells at the end of a `remove` saga."""
-        ended = DeploymentSucceeded(app="shop", saga="remove")
+    async def end_saga(self, app_id: str, saga_id: str, saga: str = "remove", reason: str | None = None) -> None:
+        """What the coordinator tells at the end of a saga; with a reason, that it was undone."""
+        ended: Event = DeploymentSucceeded(app="shop", saga=saga)
+        if reason is not None:
+            ended = DeploymentFailed(app="shop", saga=saga, reason=reason)
         await self.bus.publish([envelope(ended, source="saga_coordinator", saga_id=saga_id, app_id=app_id)])
 
 

@@ -228,7 +228,7 @@ async def test_a_removed_app_is_gone_and_its_name_free(knarr: Knarr) -> None:
     """The new app of that name is another app."""
     app = await knarr.make_app()
     saga_id = (await knarr.client.delete("/apps/shop")).json()["saga_id"]
-    await knarr.end_removal(app["id"], saga_id)
+    await knarr.end_saga(app["id"], saga_id)
     for name in ("shop", app["id"]):
         assert (await knarr.client.get(f"/apps/{name}")).status_code == 404
         assert (await knarr.client.delete(f"/apps/{name}")).status_code == 404
@@ -238,8 +238,23 @@ async def test_a_removed_app_is_gone_and_its_name_free(knarr: Knarr) -> None:
     assert (await knarr.send(Webhook(push()))).json()["status"] == "accepted"
 
 
-async def test_an_app_that_nobody_removes_stays(knarr: Knarr) -> None:
-    """The end of another saga is not the end of the app."""
+async def test_the_end_of_another_saga_is_not_the_end_of_the_app(knarr: Knarr) -> None:
+    """Deployments succeed and fail without touching it."""
     app = await knarr.make_app()
-    await knarr.end_removal(app["id"], app["id"])
-    assert (await knarr.client.get("/apps/shop")).status_code == 200
+    removal = (await knarr.client.delete("/apps/shop")).json()["saga_id"]
+    await knarr.end_saga(app["id"], "a-deployment", saga="deploy")
+    await knarr.end_saga(app["id"], "a-deployment", saga="deploy", reason="failed")
+    await knarr.end_saga(app["id"], "another-removal", reason="cancelled")
+    assert (await knarr.client.get("/apps/shop")).json()["state"] == "removing"
+    assert (await knarr.client.delete("/apps/shop")).json()["saga_id"] == removal
+
+
+async def test_a_removal_that_was_cancelled_can_be_asked_for_again(knarr: Knarr) -> None:
+    """The app takes pushes again; the next removal is another saga."""
+    app = await knarr.make_app()
+    first = (await knarr.client.delete("/apps/shop")).json()["saga_id"]
+    await knarr.end_saga(app["id"], first, reason="cancelled")
+    assert (await knarr.send(Webhook(push()))).json()["status"] == "accepted"
+    second = (await knarr.client.delete("/apps/shop")).json()["saga_id"]
+    assert second != first
+    await knarr.events("AppRemovalRequested", 2)

@@ -99,7 +99,7 @@ async def test_what_starts_nothing_cannot_be_sent_again(knarr: Knarr) -> None:
     app = await knarr.make_app()
     await knarr.send(Webhook(ping(), event="ping"))
     await knarr.send(Webhook(push()))
-    await knarr.end_removal(app["id"], (await knarr.client.delete("/apps/shop")).json()["saga_id"])
+    await knarr.end_saga(app["id"], (await knarr.client.delete("/apps/shop")).json()["saga_id"])
     for delivery in await knarr.deliveries():
         response = await knarr.client.post(f"/deliveries/{delivery['id']}/redeliver")
         assert response.status_code == 409

@@ -150,10 +150,23 @@ def _reason_of(step: StepState | None) -> Reason:
 class _Turn:
     """One call of `decide`: the saga and lane as they change, and what is to be written besides."""
 
-    __slots__ = ("at_ms", "context", "definition", "entry", "given", "lane", "link", "messages", "notices", "saga")
+    __slots__ = (
+        "at_ms",
+        "before",
+        "context",
+        "definition",
+        "entry",
+        "given",
+        "lane",
+        "link",
+        "messages",
+        "notices",
+        "saga",
+    )
 
     def __init__(self, definition: Saga, saga: SagaState, lane: Lane, given: Input) -> None:
         self.definition = definition
+        self.before = saga
         self.saga = saga
         self.lane = lane
         self.given = given
@@ -198,7 +211,7 @@ class _Turn:
             return Decision(saga=saga, lane=self.lane, notices=tuple(self.notices))
         state = saga.state if saga.ended else _state_of(saga)
         first = saga.seq + (self.entry is not None)
-        self.saga = changed(saga, state=state, seq=first + len(self.messages), updated_ms=self.at_ms)
+        self.set(state=state, seq=first + len(self.messages), updated_ms=self.at_ms)
         entry = None
         if self.entry is not None:
             entry = Entry(
@@ -222,17 +235,24 @@ class _Turn:
             link=self.link,
         )
 
+    def set(self, **changes: Any) -> None:
+        """Change the saga: this turn's own copy of it, which nobody else sees before the decision is made."""
+        if self.saga is self.before:
+            self.saga = changed(self.before)
+        for name, value in changes.items():
+            object.__setattr__(self.saga, name, value)
+
     def set_step(self, name: str, **changes: Any) -> StepState:
         """Change one step."""
         i = self.definition.positions[name]
         steps = self.saga.steps
         step = changed(steps[i], **changes)
-        self.saga = changed(self.saga, steps=(*steps[:i], step, *steps[i + 1 :]))
+        self.set(steps=(*steps[:i], step, *steps[i + 1 :]))
         return step
 
     def set_wait(self, wait: Wait | None) -> None:
         """Set or stop the saga's timer; an earlier one is of another epoch from now on."""
-        self.saga = changed(self.saga, wait=wait, epoch=self.saga.epoch + 1)
+        self.set(wait=wait, epoch=self.saga.epoch + 1)
 
     def wait_for(self, kind: WaitKind, duration_ms: int) -> None:
         """Wait so long, or, while an operator pauses, until it goes on."""
@@ -293,7 +313,7 @@ class _Turn:
 
     def granted(self) -> None:
         """Begin with the first step, under the new fence."""
-        self.saga = changed(self.saga, fence=self.lane.fence)
+        self.set(fence=self.lane.fence)
         self.forward()
 
     def lane_awaited(self, given: LaneAwaited) -> None:
@@ -331,7 +351,7 @@ class _Turn:
 
     def end_superseded(self, by: str) -> None:
         """End before anything was sent."""
-        self.saga = changed(self.saga, reason="superseded", superseded_by=by)
+        self.set(reason="superseded", superseded_by=by)
         self.end("COMPENSATED")
 
     def leave_lane(self) -> None:
@@ -370,7 +390,7 @@ class _Turn:
     def succeed(self) -> None:
         """Every step is done; or a person skipped one that cannot be undone, and then something is left over."""
         if self.saga.left_over:
-            self.saga = changed(self.saga, reason="failed")
+            self.set(reason="failed")
             self.end("COMPENSATED")
             return
         if self.definition.remember is not None:
@@ -383,7 +403,7 @@ class _Turn:
         self.set_step(current.name, state="DONE", ended_ms=self.at_ms, error=None, result=data)
         commit = data.get("commit")
         learned = commit if self.saga.commit is None and isinstance(commit, str) else self.saga.commit
-        self.saga = changed(self.saga, held=False, commit=learned)
+        self.set(held=False, commit=learned)
         self.set_wait(None)
         if self.definition.replaces_after == current.name:
             self.lane, replaced = self.lane.without_older_than(self.me)
@@ -409,7 +429,7 @@ class _Turn:
         elif self.saga.pause is None and (self.saga.origin.hold_ms == 0 or self.lane.waiting):
             self.begin_undo(_reason_of(self.saga.current))
         else:
-            self.saga = changed(self.saga, held=True)
+            self.set(held=True)
             self.wait_for("hold", self.saga.origin.hold_ms)
 
     # ------------------------------------------------------------------------------------------ the undo
@@ -419,8 +439,7 @@ class _Turn:
         for each in self.saga.steps:
             if each.state == "SENT":
                 self.set_step(each.name, state="UNKNOWN", ended_ms=self.at_ms)
-        self.saga = changed(
-            self.saga,
+        self.set(
             direction="undo",
             held=False,
             reason=reason,
@@ -470,14 +489,14 @@ class _Turn:
 
     def stop_for_a_person(self) -> None:
         """STUCK: no timer, no pause; `retry` or `skip` goes on."""
-        self.saga = changed(self.saga, pause=None)
+        self.set(pause=None)
         self.set_wait(None)
 
     # ------------------------------------------------------------------------------------------ the end
 
     def end(self, state: State) -> None:
         """Tell everybody, and let the next one in."""
-        self.saga = changed(self.saga, state=state, held=False, pause=None)
+        self.set(state=state, held=False, pause=None)
         self.set_wait(None)
         tell = self.definition.succeeded if state == "SUCCEEDED" else self.definition.compensated
         self.messages.append((tell(self.view), None, None))
@@ -570,7 +589,7 @@ class _Turn:
         step = self.definition.steps[self.definition.positions[current.name]]
         timeout_s = step.timeout_s if saga.direction == "forward" else step.undo_timeout_s
         due_ms = None if wait.due_ms is None else self.at_ms + _ms(timeout_s)
-        self.saga = changed(saga, wait=changed(wait, due_ms=due_ms, note=_note(given.data)), updated_ms=self.at_ms)
+        self.set(wait=changed(wait, due_ms=due_ms, note=_note(given.data)), updated_ms=self.at_ms)
 
     # ------------------------------------------------------------------------------------------ timers
 
@@ -657,7 +676,7 @@ class _Turn:
 
     def press_pause(self, given: Pressed) -> None:
         """Send nothing more; what runs may end. The lane stays ours, and a hold has no deadline."""
-        self.saga = changed(self.saga, pause=Pause(by=given.who, since_ms=self.at_ms, why=given.why))
+        self.set(pause=Pause(by=given.who, since_ms=self.at_ms, why=given.why))
         if self.saga.wait is not None:
             self.set_wait(changed(self.saga.wait, due_ms=None))
 
@@ -666,7 +685,7 @@ class _Turn:
         if self.saga.held:
             self.press_retry(given)
             return
-        self.saga = changed(self.saga, pause=None)
+        self.set(pause=None)
         current, wait = self.saga.current, self.saga.wait
         if current is not None and wait is not None and wait.kind == "answer":
             step = self.definition.steps[self.definition.positions[current.name]]
@@ -690,14 +709,14 @@ class _Turn:
                 self.set_step(current.name, tries=0)
             self.press_resume(given)
             return
-        self.saga = changed(self.saga, held=False, pause=None)
+        self.set(held=False, pause=None)
         self.set_wait(None)
         self.again(self.set_step(current.name, tries=0))
 
     def press_cancel(self, _given: Pressed) -> None:
         """End before the beginning, or turn round."""
         if self.saga.state == "QUEUED":
-            self.saga = changed(self.saga, reason="cancelled")
+            self.set(reason="cancelled")
             self.end("COMPENSATED")
             return
         if self.definition.forward_only:
@@ -707,7 +726,7 @@ class _Turn:
                 why="what it removes cannot be brought back",
                 todo="Let it end, or pause it.",
             )
-        self.saga = changed(self.saga, pause=None)
+        self.set(pause=None)
         self.begin_undo("cancelled")
 
     def press_skip(self, _given: Pressed) -> None:
@@ -718,7 +737,7 @@ class _Turn:
         step = self.definition.steps[self.definition.positions[current.name]]
         what, where = step.leaves(self.view) if step.leaves else (f"whatever {step.name} made", step.participant)
         self.set_step(current.name, state="SKIPPED", ended_ms=self.at_ms)
-        self.saga = changed(self.saga, left_over=(*self.saga.left_over, {"what": what, "where": where}))
+        self.set(left_over=(*self.saga.left_over, {"what": what, "where": where}))
         if self.saga.direction == "undo":
             self.undo_next()
         else:
@@ -749,7 +768,7 @@ class _Turn:
     def start_link(self, link: Link) -> None:
         """Ask for the new saga, and remember it."""
         self.link = link
-        self.saga = changed(self.saga, linked_id=link.saga_id)
+        self.set(linked_id=link.saga_id)
 
 
 def _ms(seconds: float) -> int:

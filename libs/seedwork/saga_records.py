@@ -1,11 +1,12 @@
 """A saga's state as JSON and back: what stands in its row, and a log read as a history again.
 
-`from_json(to_json(state)) == state`. A field that has its default is left out, so that rows stay small and a field
-added later reads as its default from an older row.
+`from_json(*to_json(state)) == state`; the origin stands apart, since it never changes. A field that has its default is
+left out, so that rows stay small and a field added later reads as its default from an older row.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
+from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -36,24 +37,35 @@ _NOTICES: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Input]] 
 }
 
 
-def _defaults(kind: type[Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple((each.name, None if each.default is MISSING else each.default) for each in fields(kind))
+class _Shape:
+    """The fields of a dataclass that are written, each if it has not its default."""
+
+    def __init__(self, kind: type[Any], *, without: tuple[str, ...] = ()) -> None:
+        chosen = [each for each in fields(kind) if each.name not in without]
+        self._names = tuple(each.name for each in chosen)
+        self._defaults = tuple(None if each.default is MISSING else each.default for each in chosen)
+        self._values = attrgetter(*self._names)
+
+    def record(self, value: Any) -> dict[str, Any]:
+        """As a dict."""
+        values = zip(self._names, self._values(value), self._defaults, strict=True)
+        return {name: found for name, found, default in values if found is not default and found != default}
 
 
-_ORIGIN = _defaults(Origin)
-_STEP = _defaults(StepState)
-_SAGA = tuple(each for each in _defaults(SagaState) if each[0] not in ("origin", "steps", "pause", "wait", "left_over"))
+_ORIGIN = _Shape(Origin)
+_STEP = _Shape(StepState)
+_SAGA = _Shape(SagaState, without=("origin", "steps", "pause", "wait", "left_over"))
 
 
-def _record(value: Any, names: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
-    return {name: found for name, default in names if (found := getattr(value, name)) != default}
+def origin_to_json(origin: Origin) -> str:
+    """What never changes, as one line of JSON."""
+    return orjson.dumps(_ORIGIN.record(origin)).decode()
 
 
-def to_json(saga: SagaState) -> str:
-    """The state as one line of JSON."""
-    record = _record(saga, _SAGA)
-    record["origin"] = _record(saga.origin, _ORIGIN)
-    record["steps"] = [_record(step, _STEP) for step in saga.steps]
+def body_to_json(saga: SagaState) -> str:
+    """The rest of the state, as one line of JSON."""
+    record = _SAGA.record(saga)
+    record["steps"] = [_STEP.record(step) for step in saga.steps]
     if saga.wait is not None:
         wait = saga.wait
         record["wait"] = [wait.kind, wait.since_ms, wait.due_ms, wait.note]
@@ -64,12 +76,17 @@ def to_json(saga: SagaState) -> str:
     return orjson.dumps(record).decode()
 
 
-def from_json(text: str | bytes) -> SagaState:
+def to_json(saga: SagaState) -> tuple[str, str]:
+    """Origin and body."""
+    return origin_to_json(saga.origin), body_to_json(saga)
+
+
+def from_json(origin: str, body: str) -> SagaState:
     """The state from its row."""
-    record = orjson.loads(text)
+    record = orjson.loads(body)
     wait, pause = record.pop("wait", None), record.pop("pause", None)
     return SagaState(
-        origin=Origin(**record.pop("origin")),
+        origin=Origin(**orjson.loads(origin)),
         steps=tuple([StepState(**step) for step in record.pop("steps")]),
         wait=Wait(kind=wait[0], since_ms=wait[1], due_ms=wait[2], note=wait[3]) if wait else None,
         pause=Pause(by=pause[0], since_ms=pause[1], why=pause[2]) if pause else None,

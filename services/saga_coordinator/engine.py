@@ -9,7 +9,7 @@ after the commit, so nothing is lost, and the inbox knows what comes twice.
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -48,7 +48,7 @@ from seedwork.saga import (
 )
 from seedwork.unit_of_work import Database, after_commit, database_now_ms
 from services.saga_coordinator.models import kernel, sagas, timers
-from services.saga_coordinator.store import SOURCE, Moved, Sheet
+from services.saga_coordinator.store import SOURCE, Cache, Moved, Sheet
 
 SUBSCRIPTION = "saga_coordinator"
 ATTEMPTS = 20
@@ -108,7 +108,7 @@ class Engine:
         clock: Clock,
         definitions: Definitions,
         hold_s: float,
-        batch: int = 32,
+        batch: int = 256,
         jitter: Callable[[], float] = random.random,
         on_change: Callable[[Sequence[str]], None] = lambda _: None,
     ) -> None:
@@ -121,6 +121,7 @@ class Engine:
         self._batch = batch
         self._jitter = jitter
         self._on_change = on_change
+        self._cache = Cache() if db.sole_process else None
         self._wake = asyncio.Event()
         self._asleep_until_ms = 0
 
@@ -142,9 +143,16 @@ class Engine:
         await self._bus.subscribe(SUBSCRIPTION, self._definitions.messages(), self.handle)
 
     async def handle(self, envelopes: Sequence[Envelope]) -> None:
-        """A batch from the bus; on return all of it is decided and on disk."""
-        for part in _parts(envelopes, self._batch):
-            await self._take(part)
+        """A batch from the bus; on return all of it is decided and on disk.
+
+        Its parts are transactions that wait side by side, so that they share a commit.
+        """
+        outcomes = await asyncio.gather(
+            *(self._take(part) for part in _parts(envelopes, self._batch)), return_exceptions=True
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
 
     async def press(self, saga_id: str, verb: VerbName, *, who: str, why: str = "", force: bool = False) -> SagaState:
         """An operator's verb, decided now.
@@ -155,7 +163,7 @@ class Engine:
         """
 
         async def turn(conn: AsyncConnection) -> SagaState:
-            sheet = await self._sheet(conn)
+            sheet = await self._sheet(conn, fresh=True)
             await sheet.load([saga_id])
             saga = sheet.saga(saga_id)
             if saga is None:
@@ -222,14 +230,21 @@ class Engine:
                 await self._db.write(lambda conn: self._turn(conn, works))
             crash.point("coordinator.after_commit", works[0].type)
         except (Moved, IntegrityError):
+            self._forget()
             await self._one_by_one(works)
         except RetryableError:
+            self._forget()
             raise
         except Exception as error:  # noqa: BLE001  a payload that does not fit, a fault of a definition: kept with its reason
             if len(works) > 1:
                 await self._one_by_one(works)
                 return
             await self._bury(works[0], error)
+
+    def _forget(self) -> None:
+        """Somebody else writes, or it is not known what was committed: read everything anew."""
+        if self._cache is not None:
+            self._cache.forget()
 
     async def _one_by_one(self, works: Sequence[Work]) -> None:
         if len(works) == 1:
@@ -242,14 +257,15 @@ class Engine:
             try:
                 return await self._db.write(turn)
             except (Moved, IntegrityError):
+                self._forget()
                 await self._clock.sleep(0.005 * self._jitter())
         return await self._db.write(turn)
 
     async def _turn(self, conn: AsyncConnection, works: Sequence[Work]) -> None:
         """Decide each in its order, and write everything."""
-        sheet = await self._sheet(conn)
         envelopes = [each for each in works if isinstance(each, Envelope)]
         due = [each for each in works if isinstance(each, DueTimer)]
+        sheet = await self._sheet(conn, fresh=bool(due))
         if envelopes:
             envelopes = await take_new(conn, kernel, envelopes, sheet.now_ms)
         saga_ids = [each.correlationid for each in envelopes] + [each.saga_id for each in due]
@@ -262,15 +278,18 @@ class Engine:
         await self._write(conn, sheet)
         crash.point("coordinator.before_commit", works[0].type)
 
-    async def _sheet(self, conn: AsyncConnection) -> Sheet:
-        return Sheet(conn, self._outbox, await database_now_ms(conn))
+    async def _sheet(self, conn: AsyncConnection, *, fresh: bool) -> Sheet:
+        """`fresh` reads the rows: a timer judged to be stale writes nothing that a version check could refuse."""
+        return Sheet(conn, self._outbox, await database_now_ms(conn), None if fresh else self._cache)
 
     async def _write(self, conn: AsyncConnection, sheet: Sheet) -> None:
         await sheet.write()
         touched, due_ms = sheet.touched, sheet.next_due_ms
-        after_commit(conn, lambda: self._committed(touched, due_ms))
+        after_commit(conn, lambda: self._committed(sheet, touched, due_ms))
 
-    def _committed(self, touched: Sequence[str], due_ms: int | None) -> None:
+    def _committed(self, sheet: Sheet, touched: Sequence[str], due_ms: int | None) -> None:
+        if self._cache is not None:
+            sheet.committed(self._cache)
         if due_ms is not None and (self._asleep_until_ms == 0 or due_ms < self._asleep_until_ms):
             self._wake.set()
         self._on_change(touched)
@@ -435,6 +454,14 @@ async def _open_link(conn: AsyncConnection, saga: SagaState) -> str | None:
     return saga.linked_id if row is not None and row.state not in ENDED else None
 
 
-def _parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+def _parts(envelopes: Sequence[Envelope], size: int) -> list[list[Envelope]]:
+    """About `size` each; an app's messages stay together, since they meet in its lane."""
+    by_app: dict[str, list[Envelope]] = {}
+    for each in envelopes:
+        by_app.setdefault(each.appid, []).append(each)
+    parts: list[list[Envelope]] = []
+    for group in by_app.values():
+        if not parts or len(parts[-1]) + len(group) > size:
+            parts.append([])
+        parts[-1] += group
+    return parts

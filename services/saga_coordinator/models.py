@@ -1,6 +1,6 @@
 """Tables of `saga_coordinator`: sagas, their log, the lanes of apps and the timers.
 
-A saga's and a lane's truth is `body` (JSON) under `version`; the columns beside it are there to be searched by.
+The truth is `body` (JSON; a saga's with `origin`) under `version`; the columns beside it are there to be searched by.
 """
 
 from sqlalchemy import Boolean, Column, Index, Integer, MetaData, String, Table
@@ -23,6 +23,7 @@ sagas = Table(
     Column("step", String(64)),  # worked on now, or the one for which the saga was undone
     Column("needs_attention", Boolean, nullable=False),
     Column("created_ms", Ms, nullable=False),
+    Column("origin", Json, nullable=False),  # what it began with, written once
     Column("body", Json, nullable=False),
     # each filter of GET /sagas has its index, in the order of the list; the id makes the order total
     Index("ix_sagas_created", "created_ms", "id"),

@@ -40,7 +40,7 @@ class Found:
 def list_query(filters: Filters, paging: Paging) -> Select[Any]:
     """One page and one more, newest first; each filter is the beginning of an index."""
     columns = sagas.c
-    query = select(columns.body)
+    query = select(columns.origin, columns.body)
     if filters.app is not None:
         by_id = len(filters.app) == 36 and filters.app.count("-") == 4
         query = query.where((columns.app_id if by_id else columns.app) == filters.app)
@@ -66,7 +66,7 @@ def list_query(filters: Filters, paging: Paging) -> Select[Any]:
 async def list_sagas(conn: AsyncConnection, filters: Filters, paging: Paging) -> list[Found]:
     """A page of sagas, and one more if there are more."""
     rows = await conn.execute(list_query(filters, paging))
-    return await _with_holders(conn, [from_json(row.body) for row in rows])
+    return await _with_holders(conn, [from_json(row.origin, row.body) for row in rows])
 
 
 async def one_saga(conn: AsyncConnection, saga_id: str) -> Found | None:
@@ -112,14 +112,14 @@ async def forgotten(conn: AsyncConnection) -> list[str]:
 
 async def _forgotten_sagas(conn: AsyncConnection) -> list[str]:
     query = (
-        select(sagas.c.body, lanes.c.body.label("lane"))
+        select(sagas.c.origin, sagas.c.body, lanes.c.body.label("lane"))
         .outerjoin(timers, timers.c.saga_id == sagas.c.id)
         .outerjoin(lanes, lanes.c.app_id == sagas.c.app_id)
         .where(sagas.c.state.in_(OPEN), timers.c.id.is_(None))
     )
     found = []
     for row in await conn.execute(query):
-        saga = from_json(row.body)
+        saga = from_json(row.origin, row.body)
         lane = lane_from_json(row.lane) if row.lane else Lane(app_id=saga.origin.app_id)
         waits_in_lane = saga.state == "QUEUED" and lane.is_waiting(saga.id) and lane.holder is not None
         if not (waits_in_lane or saga.state == "STUCK" or saga.pause is not None):

@@ -235,7 +235,7 @@ class Scene:
         seqs = ([decision.entry.seq] if decision.entry else []) + [each.seq for each in decision.messages]
         if seqs != list(range(before + 1, decision.saga.seq + 1)):
             raise AssertionError(f"log numbers {seqs} after {before}")
-        if from_json(to_json(decision.saga)) != decision.saga:
+        if from_json(*to_json(decision.saga)) != decision.saga:
             raise AssertionError(f"does not read back: {to_json(decision.saga)}")
         if Lane.from_record(decision.lane.to_record()) != decision.lane:
             raise AssertionError(f"does not read back: {decision.lane.to_record()}")

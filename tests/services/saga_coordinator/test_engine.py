@@ -84,9 +84,10 @@ async def _make_due(stage: Stage, saga_id: str) -> None:
     async def backdate(conn: AsyncConnection) -> None:
         sheet = Sheet(conn, stage.app.state.service.outbox, 0)
         await sheet.load([saga_id])
-        body = (await conn.execute(select(models.sagas.c.body).where(models.sagas.c.id == saga_id))).scalar_one()
-        saga = from_json(body)
+        saga = sheet.saga(saga_id)
+        assert saga is not None
         assert saga.wait is not None
+        body = (await conn.execute(select(models.sagas.c.body).where(models.sagas.c.id == saga_id))).scalar_one()
         earlier = body.replace(str(saga.wait.due_ms), "1")
         await conn.execute(update(models.sagas).where(models.sagas.c.id == saga_id).values(body=earlier))
         await conn.execute(update(models.timers).where(models.timers.c.saga_id == saga_id).values(due_ms=1))
@@ -140,8 +141,9 @@ async def test_the_log_in_the_database_replays_to_the_row(stage: Stage) -> None:
     await stage.until(saga_id, "COMPENSATED")
 
     async def read(conn: AsyncConnection) -> Any:
-        body = (await conn.execute(select(models.sagas.c.body).where(models.sagas.c.id == saga_id))).scalar_one()
-        return from_json(body), await log_page(conn, saga_id, 0, 1000)
+        columns = select(models.sagas.c.origin, models.sagas.c.body)
+        row = (await conn.execute(columns.where(models.sagas.c.id == saga_id))).one()
+        return from_json(row.origin, row.body), await log_page(conn, saga_id, 0, 1000)
 
     row, log = await stage.app.state.service.db.read(read)
 
@@ -185,9 +187,9 @@ async def test_two_coordinators_on_one_database_decide_each_input_once(stage_at:
         for each in made:
             await one.until(each.correlationid, "SUCCEEDED")
         sent = one.participants.commands + two.participants.commands
-        assert len({(each.correlationid, each.type) for each in sent}) == 80
+        assert len({each.id for each in sent}) == 80  # the same message may come twice, but none is made twice
         log = (await one.get(f"/sagas/{made[0].correlationid}/log"))["items"]
-        assert [each["seq"] for each in log] == list(range(1, 11))
+        assert [each["seq"] for each in log] == list(range(1, len(log) + 1))
 
 
 async def test_start_up_is_refused_when_a_running_saga_needs_a_definition_that_is_gone(stage_at: Staging) -> None:

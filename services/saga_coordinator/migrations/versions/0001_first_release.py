@@ -27,6 +27,7 @@ def upgrade() -> None:
         sa.Column("step", sa.String(64)),
         sa.Column("needs_attention", sa.Boolean, nullable=False),
         sa.Column("created_ms", sa.BigInteger, nullable=False),
+        sa.Column("origin", JSON, nullable=False),
         sa.Column("body", JSON, nullable=False),
     )
     op.create_index("ix_sagas_created", "sagas", ["created_ms", "id"])

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Row, and_, bindparam, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from seedwork import crash
 from seedwork.chassis.tracing import current_traceparent
 from seedwork.clock import Clock
 from seedwork.errors import Unauthenticated, Unavailable
@@ -85,6 +86,7 @@ class Intake:
             picture, holders = await self._verified(arrival, picture)
             judgement = await self._writes.write(await _case(arrival, picture, holders))
             if isinstance(judgement, Answer):
+                crash.point("webhook.after_commit", arrival.event)
                 return judgement
             if judgement == "unverified":
                 raise _unverified("no app of this repository has the secret that makes its signature")
@@ -122,6 +124,7 @@ class Intake:
         if desk.changed_apps:
             await conn.execute(APP_REQUESTED, desk.changed_apps)
         await self._outbox.add(conn, desk.messages)
+        crash.point("webhook.before_commit", cases[0].arrival.event)
         return judgements
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 
 from seedwork.clock import Clock
+from services.deployer.adapters.probe import REFUSED, probe
 from services.deployer.adapters.process import leftovers
 from services.deployer.adapters.process.output import AppLog, Output
 from services.deployer.adapters.router import Backend
@@ -32,7 +33,6 @@ STABLE_S = 60.0
 """Who has run for so long begins again with the shortest wait."""
 _PROBE_S = 0.02
 _SLOWEST_PROBE_S = 0.25
-_PROBE_TIMEOUT_S = 5.0
 _LOOK_S = 1.0
 """How often the process table is read while an instance does not answer: for the note, not for the verdict."""
 _REST_OF_OUTPUT_S = 2.0
@@ -282,12 +282,12 @@ class Supervised:
         loop = asyncio.get_running_loop()
         until, look_at, wait_s = loop.time() + self._patience.start_s, loop.time() + _LOOK_S, _PROBE_S
         while True:
-            fault = _REFUSED
+            fault = REFUSED
             for host in ("127.0.0.1", "::1"):
-                answer = await _probe(host, port, self._health_path)
+                answer = await probe(host, port, self._health_path)
                 if answer is None:
                     return Backend(host, port)
-                if answer != _REFUSED:
+                if answer != REFUSED:
                     fault = answer
                     break
             if loop.time() >= until:
@@ -301,7 +301,7 @@ class Supervised:
     async def _instead(self, process: Process, port: int, fault: str) -> tuple[str, str]:
         """What it does instead of answering, and what to do about it."""
         name = self.command.label
-        if fault != _REFUSED:
+        if fault != REFUSED:
             return (
                 f"{name} listens on PORT, but {fault}",
                 "Make the health path answer 2xx or 3xx, or change it in app.json.",
@@ -353,31 +353,6 @@ class Supervised:
         self.note = note
         self.since_ms = self._clock.now_ms()
         self._changed()
-
-
-_REFUSED = "it refuses connections"
-
-
-async def _probe(host: str, port: int, path: str | None) -> str | None:
-    """None if it answers as it should, else what it does."""
-    writer: asyncio.StreamWriter | None = None
-    try:
-        async with asyncio.timeout(_PROBE_TIMEOUT_S):
-            reader, writer = await asyncio.open_connection(host, port)
-            if path is None:
-                return None
-            request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUser-Agent: knarr\r\nConnection: close\r\n\r\n"
-            writer.write(request.encode())
-            words = (await reader.readline()).split(maxsplit=2)
-    except (OSError, TimeoutError, ValueError) as error:
-        return f"GET {path} was not answered ({type(error).__name__})" if writer else _REFUSED
-    finally:
-        if writer:
-            writer.transport.abort()
-    if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
-        return f"what GET {path} answers is no HTTP"
-    status = int(words[1])
-    return None if 200 <= status < 400 else f"GET {path} answered {status}"
 
 
 def _free_port() -> int:

@@ -86,7 +86,7 @@ class Intake:
             picture, holders = await self._verified(arrival, picture)
             judgement = await self._writes.write(await _case(arrival, picture, holders))
             if isinstance(judgement, Answer):
-                crash.point("webhook.after_commit", arrival.event)
+                crash.point("webhook.after_commit", arrival.event or "")
                 return judgement
             if judgement == "unverified":
                 raise _unverified("no app of this repository has the secret that makes its signature")
@@ -124,7 +124,7 @@ class Intake:
         if desk.changed_apps:
             await conn.execute(APP_REQUESTED, desk.changed_apps)
         await self._outbox.add(conn, desk.messages)
-        crash.point("webhook.before_commit", cases[0].arrival.event)
+        crash.point("webhook.before_commit", cases[0].arrival.event or "")
         return judgements
 
 

@@ -159,7 +159,7 @@ def test_a_second_platform_on_the_same_home_is_refused(knarr: Knarr) -> None:
     """It says who has it."""
     done = typed(knarr, "up", "--port-base", str(knarr.port_base), check=1)
     assert knarr.process is not None
-    assert f"process {knarr.process.pid}" in done.stderr
+    assert f"kill {knarr.process.pid}" in done.stderr
 
 
 def test_a_taken_port_is_explained(knarr: Knarr) -> None:

@@ -1,14 +1,18 @@
-"""`knarr db upgrade`: each service's migrations, before the services start."""
+"""`knarr db upgrade`: each service's schema and user (on MySQL), then its migrations; before the services start."""
 
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError
+
 from knarr.home import Home
 from knarr.up import settings_class
+from seedwork.adapters.mysql import make_schema
 from seedwork.chassis.migrate import revisions, upgrade
 from seedwork.chassis.settings import SERVICE_PORTS
-from seedwork.errors import InvalidInput
+from seedwork.errors import InvalidInput, Unavailable
 from seedwork.unit_of_work import Database
 
 
@@ -28,8 +32,11 @@ async def upgrade_all(home: Home, services: Sequence[str]) -> Mapping[str, str]:
             )
         settings = settings_class(name)(home=home.path)
         migrations = migrations_of(name)
-        settings.home_of(name).mkdir(mode=0o700, parents=True, exist_ok=True)
         db = Database(settings.database_url_of(name))
+        if db.is_sqlite:
+            settings.home_of(name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        elif settings.database_admin_url is not None:
+            await _make_schema(db.url, make_url(settings.database_admin_url.get_secret_value()))
         await db.open()
         try:
             await upgrade(db, migrations)
@@ -37,6 +44,17 @@ async def upgrade_all(home: Home, services: Sequence[str]) -> Mapping[str, str]:
             await db.close()
         done[name] = revisions(migrations)[0]
     return done
+
+
+async def _make_schema(url: URL, admin: URL) -> None:
+    try:
+        await make_schema(url, admin)
+    except DBAPIError as error:
+        raise Unavailable(
+            f"The schema {url.database!r} could not be made",
+            why=str(error.orig),
+            todo="Look at KNARR_DATABASE_ADMIN_URL, and whether the server answers.",
+        ) from error
 
 
 def migrations_of(service: str) -> Path:

@@ -140,9 +140,29 @@ def upgrade(
     session.terminal.data(done, facts(done))
 
 
-@command(bus, "setup", examples=["knarr bus setup"])
-def setup(session: Session) -> None:
-    """Make the topics and subscriptions that the services need."""
-    session.terminal.data(
-        {"bus": "in-process", "changed": []}, Text("The bus is in process: there is nothing to set up.")
-    )
+@command(bus, "setup", examples=["knarr bus setup", "knarr bus setup --partitions 4"])
+def setup(
+    session: Session,
+    partitions: Annotated[
+        int,
+        typer.Option("--partitions", min=1, max=64, help="Of each topic; more can be added later, never taken away."),
+    ] = 1,
+) -> None:
+    """Make the topics and subscriptions that the services need, and register the schemas. Safe to repeat."""
+    from knarr.buses import set_up
+
+    made = asyncio.run(set_up(session.home, partitions=partitions))
+    session.terminal.data({"changed": made}, Text("\n".join(made) or "Nothing was missing."))
+
+
+@command(bus, "dead-letters", examples=["knarr bus dead-letters", "knarr bus dead-letters --resend ID"])
+def letters(
+    session: Session,
+    resend: Annotated[str | None, typer.Option("--resend", help="Send this message to its topic again.")] = None,
+) -> None:
+    """Messages on the bus that no service could even read; `knarr dead-letters` has those that one could not handle."""
+    from knarr import buses
+
+    found = [asyncio.run(buses.resend(session.home, resend))] if resend else asyncio.run(buses.letters(session.home))
+    rows = [{"id": each.id, "topic": each.topic, "error": each.error} for each in found]
+    session.terminal.data(rows, Text("\n".join(f"{each.id}  {each.topic}  {each.error}" for each in found) or "None."))

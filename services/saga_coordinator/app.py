@@ -11,7 +11,7 @@ from seedwork.saga import Definitions
 from services.saga_coordinator import api, models
 from services.saga_coordinator.audit import Audit
 from services.saga_coordinator.contract import DeploymentFailed, DeploymentSucceeded
-from services.saga_coordinator.engine import Engine
+from services.saga_coordinator.engine import SUBSCRIPTION, Engine
 from services.saga_coordinator.feed import Feed
 from services.saga_coordinator.sagas import DEFINITIONS
 from services.saga_coordinator.settings import CoordinatorSettings
@@ -30,7 +30,7 @@ def create_app(
         metadata=models.metadata,
         migrations=MIGRATIONS,
         bus=bus,
-        catalog=Catalog([*definitions.messages(), DeploymentSucceeded, DeploymentFailed]),
+        catalog=Catalog([*definitions.messages(), *definitions.commands(), DeploymentSucceeded, DeploymentFailed]),
     )
     feed = Feed()
     engine = Engine(
@@ -44,6 +44,7 @@ def create_app(
         on_change=feed.ring,
     )
     audit = Audit(service.db, service.clock, service.metrics.registry)
+    service.takes(SUBSCRIPTION, definitions.messages())
     service.on_start(engine.open)
     service.background("timers", engine.run_timers)
     service.background("audit", audit.run)

@@ -14,9 +14,10 @@ check that changes nothing else still counts; `database_contract` watches it.
 """
 
 import logging
+import re
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -48,7 +49,7 @@ def mysql_engine(url: URL, *, isolation: str, size: int) -> AsyncEngine:
     Raises:
         Misconfigured: The driver is not installed.
     """
-    logging.getLogger("asyncmy").setLevel(logging.ERROR)  # it reports each duplicate that INSERT IGNORE has met
+    _hush()
     try:
         engine = create_async_engine(
             url,
@@ -77,6 +78,49 @@ def mysql_engine(url: URL, *, isolation: str, size: int) -> AsyncEngine:
         cursor.close()
 
     return engine
+
+
+async def make_schema(url: URL, admin: URL) -> None:
+    """Make the schema and the user of this URL, if they are not there; the user may do everything in it, and no more.
+
+    Args:
+        url: As the service will use it, with the password that it will show.
+        admin: A user who may make schemas and users.
+
+    Raises:
+        Misconfigured: The URL names no schema or no user.
+        sqlalchemy.exc.OperationalError: The server does not answer, or does not let the administrator in.
+    """
+    if not url.database or not url.username:
+        raise Misconfigured(
+            "KNARR_DATABASE_URL must name a user and a schema",
+            todo="mysql+asyncmy://knarr_{service}:PASSWORD@HOST/knarr_{service}",
+        )
+    user = {"user": url.username, "password": url.password or ""}
+    pattern = url.database.replace("_", r"\_")  # in GRANT an underscore stands for any character
+    _hush()
+    engine = create_async_engine(admin, hide_parameters=True, connect_args={"connect_timeout": _CONNECT_S})
+    try:
+        async with engine.begin() as conn:
+            schema = f"{_quoted(url.database)} CHARACTER SET {CHARSET} COLLATE {COLLATION}"
+            await conn.execute(text(f"CREATE DATABASE IF NOT EXISTS {schema}"))
+            await conn.execute(text("CREATE USER IF NOT EXISTS :user@'%' IDENTIFIED BY :password"), user)
+            await conn.execute(text("ALTER USER :user@'%' IDENTIFIED BY :password"), user)
+            await conn.execute(text(f"GRANT ALL ON {_quoted(pattern)}.* TO :user@'%'"), {"user": url.username})
+    finally:
+        await engine.dispose()
+
+
+def _hush() -> None:
+    """The driver warns of each duplicate that INSERT IGNORE has met, and of all that was there already."""
+    logging.getLogger("asyncmy").setLevel(logging.ERROR)
+
+
+def _quoted(name: str) -> str:
+    """An identifier, whatever is in it; `%` and `:` would be the driver's."""
+    if not re.fullmatch(r"[\w$\\-]{1,64}", name):
+        raise Misconfigured(f"{name!r} is no name for a schema", todo="Use letters, digits and underscores.")
+    return f"`{name}`"
 
 
 def is_conflict(error: DBAPIError) -> bool:

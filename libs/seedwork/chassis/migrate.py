@@ -2,7 +2,14 @@
 
 A database that is there already costs one query, and Alembic is not even imported. Otherwise the migrations run in a
 thread, in one transaction where the database can do that (SQLite), one process at a time: whoever comes second finds
-the work done. A service's `migrations/env.py` is two lines:
+the work done.
+
+A service with a SQLite file does this when it starts. On a server, where replicas start and stop all the time, one job
+does it (`knarr db upgrade`) and services only look: they refuse to start on a schema that is not theirs (ADR 13). MySQL
+commits each change of a table by itself, so a migration after the first should hold one; the first one is begun anew
+where it was interrupted.
+
+A service's `migrations/env.py` is two lines:
 
     from seedwork.chassis.migrate import run_env
     run_env(metadata)
@@ -16,25 +23,46 @@ import threading
 from pathlib import Path
 
 import structlog
-from sqlalchemy import Connection, MetaData, inspect, text
+from sqlalchemy import Connection, MetaData, inspect, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from seedwork.adapters import mysql
 from seedwork.chassis.kernel_schema import kernel_v1
 from seedwork.errors import Misconfigured, Unavailable
-from seedwork.unit_of_work import Database
+from seedwork.unit_of_work import Database, DatabaseUnavailable
 
 _LOCK_WAIT_S = 120
 """How long to wait for another replica's migrations; longer ones are run with `knarr db upgrade` before a roll-out."""
 
 _REVISION = re.compile(r"""^(down_)?revision\b[^=\n]*=\s*(?:["']([^"']+)["']|None)""", re.MULTILINE)
 
-__all__ = ["kernel_v1", "revisions", "run_env", "upgrade"]
+__all__ = ["kernel_v1", "prepare", "revisions", "run_env", "upgrade"]
 
 log = structlog.get_logger(__name__)
 
 _one_at_a_time = threading.Lock()
 """Alembic keeps the running migration in module globals, and six services may start in one process."""
+
+
+async def prepare(db: Database, migrations: Path, service: str) -> None:
+    """What a service does when it starts: upgrade a file of its own, look at a schema on a server.
+
+    Raises:
+        Misconfigured: The schema is not the one that this version needs, or is not there; the text says what to do.
+        Unavailable: The database does not answer.
+    """
+    if db.sole_process:
+        await upgrade(db, migrations)
+        return
+    head, _ = revisions(migrations)
+    current = await _checked(db, migrations, service)
+    if current != head:
+        raise Misconfigured(
+            f"The database of {service} is {f'at revision {current!r}' if current else 'empty'}",
+            why=f"this version of knarr needs revision {head!r}, and services do not upgrade a server's schema",
+            todo=f"Run `knarr db upgrade --service {service}` with the same KNARR_DATABASE_URL, then start it again.",
+        )
 
 
 async def upgrade(db: Database, migrations: Path) -> None:
@@ -44,18 +72,34 @@ async def upgrade(db: Database, migrations: Path) -> None:
         Misconfigured: The database was written by a newer version, or the folder is not one line of migrations.
         Unavailable: The database does not answer, or another process did not finish its migrations.
     """
-    head, known = revisions(migrations)
-    current = await db.read(_current)
+    head, _ = revisions(migrations)
+    current = await _checked(db, migrations)
     if current == head:
         return
+    log.info("upgrading the database", revision=current, to=head)
+    await asyncio.to_thread(_upgrade_in_thread, db.url, migrations)
+
+
+async def _checked(db: Database, migrations: Path, service: str = "the service") -> str | None:
+    """The database's revision, one that this version knows; None: it is empty."""
+    _, known = revisions(migrations)
+    try:
+        current = await db.read(_current)
+    except DatabaseUnavailable as error:
+        if why := mysql.why_no_schema(error.__cause__):
+            raise Misconfigured(
+                f"The schema {db.url.database!r} of {service} cannot be used",
+                why=why,
+                todo="`knarr db upgrade` makes schemas and users where KNARR_DATABASE_ADMIN_URL names one who may.",
+            ) from error
+        raise
     if current is not None and current not in known:
         raise Misconfigured(
             f"The database is at revision {current!r}, which this version does not know",
             why="a newer version of knarr has upgraded it",
             todo="Install that version again, or restore the backup from before the upgrade.",
         )
-    log.info("upgrading the database", revision=current, to=head)
-    await asyncio.to_thread(_upgrade_in_thread, db.url, migrations)
+    return current
 
 
 def revisions(migrations: Path) -> tuple[str, frozenset[str]]:
@@ -100,12 +144,31 @@ def run_env(metadata: MetaData) -> None:
 
 
 async def _current(conn: AsyncConnection) -> str | None:
-    def look(sync: Connection) -> str | None:
-        if not inspect(sync).has_table("alembic_version"):
-            return None
-        return sync.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+    return await conn.run_sync(_revision)
 
-    return await conn.run_sync(look)
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+
+
+def _drop_what_was_begun(connection: Connection) -> None:
+    """Tables without a revision: the first migration was interrupted, and no service has ever started on them.
+
+    Raises:
+        Misconfigured: There are rows in them, so they are somebody else's.
+    """
+    tables = MetaData()
+    tables.reflect(connection)
+    for table in tables.sorted_tables:
+        if connection.execute(select(table).limit(1)).first() is not None:
+            raise Misconfigured(
+                f"The schema has a table {table.name!r} with rows, and no revision of knarr",
+                why="it belongs to something else, or its table alembic_version was lost",
+                todo="Give the service a schema of its own, or restore the backup.",
+            )
+    tables.drop_all(connection)
 
 
 def _upgrade_in_thread(url: URL, migrations: Path) -> None:
@@ -139,6 +202,9 @@ async def _upgrade_locked(conn: AsyncConnection, migrations: Path) -> None:
             todo="Wait for it, or look at that process's log.",
         )
     try:
+        await conn.execute(text(f"ALTER DATABASE CHARACTER SET {mysql.CHARSET} COLLATE {mysql.COLLATION}"))
+        if await conn.run_sync(_revision) is None:
+            await conn.run_sync(_drop_what_was_begun)
         await conn.run_sync(_run_alembic, migrations)
         await conn.commit()
     finally:

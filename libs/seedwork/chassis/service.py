@@ -9,7 +9,7 @@ the same backwards, each part with a limit on its time.
 import asyncio
 import contextlib
 import importlib.metadata
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import httpx2
@@ -17,12 +17,12 @@ import structlog
 from fastapi import FastAPI
 from sqlalchemy import MetaData
 
-from seedwork.adapters.in_process import InProcessBus
 from seedwork.bus import Bus
 from seedwork.chassis import dead_letters, health, metrics, migrate, problems, test_endpoints
 from seedwork.chassis.asgi import Boundary
 from seedwork.chassis.auth import Auth
 from seedwork.chassis.body import BodyLimit
+from seedwork.chassis.buses import bus_of
 from seedwork.chassis.http import HttpClients
 from seedwork.chassis.settings import SERVICE_PORTS, ServiceSettings
 from seedwork.chassis.supervisor import Supervisor
@@ -53,7 +53,7 @@ class Service:
         metadata: Its tables, the kernel's among them.
         migrations: Its `migrations/` folder.
         bus: Shared with other services in this process; whoever brings it opens it once all have started. Without
-            one, the service has an in-process bus of its own.
+            one, the service has the bus that its settings name.
         catalog: Message types besides the participant's that the test endpoints offer.
         clock: In place of the machine's, for tests.
     """
@@ -76,7 +76,7 @@ class Service:
         self.clock: Clock = clock or SystemClock()
         self.db = Database(settings.database_url_of(name))
         self.tables = KernelTables.of(metadata)
-        self.bus: Bus = bus or InProcessBus()
+        self.bus: Bus = bus or bus_of(settings, self.message_types)
         self.outbox = Outbox(self.tables, self.clock)
         self.participant = Participant(
             name,
@@ -101,6 +101,7 @@ class Service:
         )
         self._supervisor = Supervisor(self.clock, self.metrics)
         self._background: dict[str, Callback] = {"housekeeping": Housekeeping(self.db, self.tables, self.clock).run}
+        self._takes: dict[str, Sequence[type[Message]]] = {}
         self._on_start: list[Callback] = []
         self._on_stop: list[Callback] = []
         self._started = False
@@ -131,6 +132,15 @@ class Service:
     def client(self, base_url: str = "") -> httpx2.AsyncClient:
         """An HTTP client for other systems, see `chassis.http`."""
         return self._http.client(base_url)
+
+    def takes(self, subscription: str, types: Sequence[type[Message]]) -> None:
+        """Say what is subscribed to besides the participant's messages, so that `knarr bus setup` knows it."""
+        self._takes[subscription] = types
+
+    def subscriptions(self) -> Mapping[str, Sequence[type[Message]]]:
+        """What this service takes from the bus, by the name of the subscription."""
+        mine = self.participant.subscribed_types()
+        return {**({self.participant.name: mine} if mine else {}), **self._takes}
 
     def message_types(self) -> list[type[Message]]:
         """What this service takes and tells."""
@@ -196,7 +206,7 @@ class Service:
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         await self.db.open()
         stack.push_async_callback(self.db.close)
-        await migrate.upgrade(self.db, self._migrations)
+        await migrate.prepare(self.db, self._migrations, self.name)
         await self._make_operator_known()
         for stopping in self._on_stop:
             stack.push_async_callback(self._stopped, stopping)

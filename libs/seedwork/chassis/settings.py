@@ -53,8 +53,39 @@ class ServiceSettings(BaseSettings):
     database_url: str | None = None
     """An SQLAlchemy URL with an async driver; `{service}` in it becomes the service's name, since each has its own.
 
-    Default: a SQLite file in the service's folder.
+    Default: a SQLite file in the service's folder. On MySQL every service has a schema and a user of its own, both
+    made by `knarr db upgrade`: `mysql+asyncmy://knarr_{service}:…@db/knarr_{service}`.
     """
+
+    database_admin_url: SecretStr | None = None
+    """A MySQL user who may make schemas and users, `mysql+asyncmy://root:…@db/`; read by `knarr db upgrade` alone.
+
+    Without one, the schemas and users must be there already.
+    """
+
+    bus: Literal["in-process", "pulsar"] = "in-process"
+    """`in-process` where all services share one process (`knarr up`); `pulsar` where each has its own."""
+
+    pulsar_url: str = "pulsar://127.0.0.1:6650"
+    """The broker; `pulsar+ssl://` with TLS."""
+
+    pulsar_admin_url: str = "http://127.0.0.1:8080"
+    """The broker's admin API; only `knarr bus` talks to it."""
+
+    pulsar_tenant: str = Field(default="knarr", pattern=r"^[\w.-]+$")
+    """The tenant whose topics are ours. `knarr bus setup` makes it, if it may."""
+
+    pulsar_namespace: str = Field(default="default", pattern=r"^[\w.-]+$")
+    """The namespace of the topics: two installations on one broker have one each."""
+
+    pulsar_token: SecretStr | None = None
+    """A JSON web token for the broker and its admin API, where they ask for one."""
+
+    pulsar_tls_ca: str | None = None
+    """A file with the authority's certificate, for `pulsar+ssl` and https. None: the system's."""
+
+    pulsar_client_log: str = os.devnull
+    """A file for the warnings of Pulsar's C++ client, to look into trouble; our own log says when it is away."""
 
     lease_s: float = Field(default=30.0, ge=1)
     """Seconds after which a replica that is silent is taken for dead, and another one takes up its work and messages.

@@ -17,6 +17,7 @@ install: .venv/installed ## Makes .venv with everything that the platform needs,
 install-dev: .venv/installed-dev ## Adds what the tests need.
 
 run: install ## Starts the platform and shows a push going through it; Ctrl-C stops.
+	@mkdir -p -m 700 .knarr
 	@$(BIN)/knarr demo
 
 up: install ## Starts the platform and nothing else.

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 from rich.theme import Theme
@@ -68,6 +69,25 @@ class Terminal:
         """A line of progress; `text` may hold markup."""
         self.err.print(text)
 
+    def step(self, mark: str, style: str, name: str, text: str) -> None:
+        """A line about a saga's step; on a terminal, what is too long goes on below where it began."""
+        if not self.err.is_terminal:
+            self.err.print(f"  [{style}]{mark}[/] {name:<8} {text}")
+            return
+        line = Table.grid(padding=(0, 1, 0, 0))
+        line.add_column(width=1)
+        line.add_column(width=8)
+        line.add_column(overflow="fold")
+        line.add_row(f"[{style}]{mark}[/]", name, text)
+        self.err.print(Padding(line, (0, 0, 0, 2)))
+
+    def output(self, line: str) -> None:
+        """A line that a tool or an app printed; on a terminal cut where it would wrap."""
+        cut = self.err.is_terminal
+        self.err.print(
+            f"    [quiet]│ {escape(line.rstrip())}[/]", no_wrap=cut, overflow="ellipsis" if cut else "fold", crop=cut
+        )
+
     def error(self, error: KnarrError) -> None:
         """What happened, why, what to do next."""
         if self.as_json:
@@ -84,9 +104,11 @@ class Terminal:
 
 
 def sentence(text: str) -> str:
-    """With a capital letter and a full stop."""
+    """With a full stop, and a capital letter where it begins with a word (and not with `web.1`)."""
     text = text.strip()
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", ":")) else ".")
+    if text.partition(" ")[0].isalpha():
+        text = text[:1].upper() + text[1:]
+    return text + ("" if text.endswith((".", "!", "?", ":")) else ".")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> Table | Text:
@@ -96,7 +118,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: st
         return Text(empty, style="quiet")
     result = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 3, 0, 0))
     for column in columns:
-        result.add_column(column, overflow="fold")
+        result.add_column(column, overflow="fold", no_wrap=column == "ID")  # so that it can be copied
     for row in shown:
         result.add_row(*row)
     return result

@@ -9,7 +9,7 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -95,7 +95,7 @@ def watch(platform: Platform, terminal: Terminal, saga_id: str, *, timeout_s: fl
                 )
             item = feed.next(_TICK_S)
             if item is not None and item.kind == "line":
-                view.log_line(item.value)
+                terminal.output(item.value)
             elif item is not None and item.kind == "lost":
                 raise item.value
             elif item is not None or time.monotonic() - looked > _LOOK_AGAIN_S:
@@ -247,13 +247,9 @@ class _View(AbstractContextManager["_View"]):
         elif step and entry.get("direction") == "out":
             self._answers.pop(step, None)
 
-    def log_line(self, line: str) -> None:
-        """One line of the build's output."""
-        self.terminal.err.print(f"    [quiet]│ {escape(line.rstrip())}[/]", soft_wrap=False, overflow="fold")
-
     def show(self, saga: Saga, feed: _Feed) -> None:
         """Say what is new."""
-        for step in saga["steps"]:
+        for step in _in_order(saga["steps"]):
             if step["name"] == "build" and step["state"] != "PENDING" and saga["saga"] == "deploy":
                 feed.follow_build()
             if step["state"] == self._shown.get(step["name"]):
@@ -261,9 +257,7 @@ class _View(AbstractContextManager["_View"]):
             self._catch_up(step, feed)
             self._shown[step["name"]] = step["state"]
             self._show_failure(step)
-            line = self._line(step)
-            if line:
-                self.terminal.say(line)
+            self._show_state(step)
         if self._status is not None:
             self._status.update(_now(saga))
 
@@ -273,9 +267,9 @@ class _View(AbstractContextManager["_View"]):
         if not error or name in self._failed or step["state"] not in _FAILED:
             return
         self._failed.add(name)
-        self.terminal.say(f"  [bad]✗[/] {name:<8} {escape(_why(step))}")
+        self.terminal.step("✗", "bad", name, escape(_why(step)))
         for line in error.get("log_tail") or ():
-            self.log_line(str(line))
+            self.terminal.output(str(line))
 
     def _catch_up(self, step: Mapping[str, Any], feed: _Feed) -> None:
         """The streams may be a little behind the state: a step's answer, and the build's last lines, come first."""
@@ -283,7 +277,7 @@ class _View(AbstractContextManager["_View"]):
         while self._is_behind(step, feed) and time.monotonic() < until:
             item = feed.next(_TICK_S)
             if item is not None and item.kind == "line":
-                self.log_line(item.value)
+                self.terminal.output(item.value)
             elif item is not None and item.kind == "entry":
                 self.remember(item.value)
 
@@ -301,22 +295,26 @@ class _View(AbstractContextManager["_View"]):
     def _log_is_behind(self, step: Mapping[str, Any], feed: _Feed) -> bool:
         return bool(step["name"] == "build" and feed.log_open)
 
-    def _line(self, step: Mapping[str, Any]) -> str | None:
-        name = f"{step['name']:<8}"
-        answer = self._answers.get(step["name"], {})
-        took = _took(step)
+    def _show_state(self, step: Mapping[str, Any]) -> None:
+        name = step["name"]
+        answer = self._answers.get(name, {})
         match step["state"]:
             case "DONE":
-                return f"  [good]✓[/] {name} {escape(_gist(step['name'], answer))}  [quiet]{took}[/]"
+                self.terminal.step("✓", "good", name, f"{escape(_gist(name, answer))}  [quiet]{_took(step)}[/]")
             case "UNKNOWN":
-                return f"  [bad]?[/] {name} {escape(_why(step))}"
+                self.terminal.step("?", "bad", name, escape(_why(step)))
             case "UNDONE":
-                return f"  [undo]↶[/] {name} {escape(_undone(answer))}"
+                self.terminal.step("↶", "undo", name, escape(_undone(answer)))
             case "SKIPPED":
-                return f"  [undo]-[/] {name} undo skipped by a person"
+                self.terminal.step("-", "undo", name, "undo skipped by a person")
             case "STUCK":
-                return f"  [bad]![/] {name} the undo did not succeed: {escape(_why(step))}"
-        return None
+                self.terminal.step("!", "bad", name, f"the undo did not succeed: {escape(_why(step))}")
+
+
+def _in_order(steps: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """As things happened: what went forward from first to last, then what was undone, from last to first."""
+    undone = [each for each in steps if each["state"] in _FAILED]
+    return [*(each for each in steps if each not in undone), *reversed(undone)]
 
 
 def _now(saga: Saga) -> str:

@@ -13,7 +13,7 @@ FACTS = {
     "greeting": os.environ.get("GREETING", "Hello from knarr"),
     "app": os.environ.get("KNARR_APP", "hello-python"),
     "release": os.environ.get("KNARR_RELEASE", ""),
-    "commit": os.environ.get("KNARR_COMMIT", ""),
+    "commit": os.environ.get("KNARR_COMMIT", "")[:12],
 }
 
 PAGE = """<!doctype html>
@@ -40,7 +40,7 @@ PAGE = """<!doctype html>
 def page() -> bytes:
     """The facts as a page; release and commit only where the platform gave them."""
     rows = {
-        name: f"<dt>{name}</dt><dd>{escape(FACTS[name][:12])}</dd>" if FACTS[name] else ""
+        name: f"<dt>{name}</dt><dd>{escape(FACTS[name])}</dd>" if FACTS[name] else ""
         for name in ("release", "commit")
     }
     return PAGE.format(greeting=escape(FACTS["greeting"]), app=escape(FACTS["app"]), **rows).encode()

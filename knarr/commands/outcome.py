@@ -66,34 +66,29 @@ def _words(saga: Mapping[str, Any], code: Exit, *, url: str | None, done: str | 
     if code is Exit.UNDONE:
         return "\n".join(_how_it_was_undone(saga))
     blocked = next((step for step in saga["steps"] if step["state"] in {"STUCK", "UNKNOWN", "FAILED"}), None)
-    reason = _error(blocked)
+    verbs = ("retry", "skip") if saga["state"] == "STUCK" else ("retry", "cancel")
     return (
         f"[bad]{name} needs a person[/]: the saga is {saga['state']}"
-        + (f" at {blocked['name']}. {escape(reason)}" if blocked else ".")
+        + (f" at {blocked['name']}. {escape(_error(blocked))}" if blocked else ".")
         + f"\n  [quiet]→ See all of it: knarr sagas log {saga_id}[/]"
-        + f"\n  [quiet]→ Then decide: knarr sagas retry {saga_id}, or knarr sagas cancel {saga_id}[/]"
+        + f"\n  [quiet]→ Then decide: {', or '.join(f'knarr sagas {verb} {saga_id}' for verb in verbs)}[/]"
     )
 
 
 def _how_it_was_undone(saga: Mapping[str, Any]) -> list[str]:
-    """Step, reason, log tail, what is left."""
-    failed = next((step for step in saga["steps"] if step.get("error")), None)
-    reason = {
+    """The end of what was shown step by step: where, why, and what is left."""
+    failed = next((step["name"] for step in saga["steps"] if step.get("error")), None)
+    why = {
         "cancelled": "it was cancelled",
         "superseded": f"a newer push took its place ({saga.get('superseded_by')})",
-        "timed_out": "a step did not answer in time",
-    }.get(saga.get("reason") or "", "")
-    where = f"at {failed['name']}" if failed and not reason else reason
-    lines = [
-        f"[undo]{escape(saga['app'])} was not deployed[/]{', ' + escape(where) if where else ''}; all of it is undone."
-    ]
-    if failed:
-        lines.append(f"  {escape(_error(failed))}")
-        error = failed["error"]
-        tail = error.get("log_tail") if isinstance(error, Mapping) else None
-        lines += [f"  [quiet]│ {escape(str(line))}[/]" for line in tail or ()]
+        "timed_out": f"{failed or 'a step'} did not answer in time",
+        "failed": f"{failed} failed" if failed else "a step failed",
+    }.get(saga.get("reason") or "", str(saga.get("reason")))
+    what = "was not deployed" if saga["saga"] == "deploy" else f"has no new {saga['saga']}"
+    lines = [f"[undo]{escape(saga['app'])} {what}[/]: {escape(why)}, and everything is as it was."]
     if saga.get("left_over"):
-        lines.append(f"  [bad]left over[/]: {escape(str(saga['left_over']))}")
+        left = "; ".join(f"{each['what']} in {each['where']}" for each in saga["left_over"])
+        lines = [f"[undo]{escape(saga['app'])} {what}[/]: {escape(why)}. [bad]Left over[/]: {escape(left)}"]
     lines.append(f"  [quiet]→ All of it: knarr sagas log {saga['id']}[/]")
     return lines
 

@@ -38,6 +38,7 @@ async def assemble(known: KnownRelease, app: App, *, db: Database, images: Image
         env=variables(facts, vault.unseal(version.sealed)),
         release_command=facts.release_command,
         health_path=facts.health_path,
+        commit=known.commit,
     )
 
 

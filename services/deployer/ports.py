@@ -38,6 +38,8 @@ class Release:
     """Config vars and declared defaults; the image's own variables are the runtime's to add."""
     release_command: tuple[str, ...] | None = None
     health_path: str | None = None
+    commit: str | None = None
+    """What it was built from; instances are told, so that an app can show it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +89,8 @@ class Needed:
 
     sagas: AbstractSet[str]
     layers: AbstractSet[str]
+    """Digests."""
+    images: AbstractSet[str] = frozenset()
     """Digests."""
 
 

@@ -331,7 +331,7 @@ class Supervised:
         how = f"exited with status {status}" if status >= 0 else f"was ended by {_signal_name(-status)}"
         tail = self._process.output.tail(secrets=self.command.secrets) if self._process else ()
         when = "" if was_up else " before it answered" if self.is_web else " at once"
-        why = "its last lines are in log_tail" if tail else "it printed nothing"
+        why = "its last lines say more" if tail else "it printed nothing"
         if status == -signal.SIGKILL:
             why = f"perhaps the machine ran out of memory; {why}"
         return AppDoesNotStart(f"{self.command.label} {how}{when}", why=why, todo=AGAIN, log_tail=tail)

@@ -359,6 +359,7 @@ class ProcessRuntime:
                 leftovers.APP_ID: release.app_id,
                 leftovers.SAGA: release.saga_id,
                 "KNARR_RELEASE": str(release.number),
+                **({"KNARR_COMMIT": release.commit} if release.commit else {}),
                 "KNARR_INSTANCE": label,
                 leftovers.MARK: self._home_id,
             },

@@ -179,7 +179,7 @@ class Engine:
                 open_link=await _open_link(conn, saga),
             )
             self._decide(sheet, saga, given, None)
-            await self._write(conn, sheet)
+            await self._write(conn, sheet, (verb,))
             decided = sheet.saga(saga_id)
             if decided is None:
                 raise TypeError("a decision without its saga")
@@ -228,7 +228,6 @@ class Engine:
                 await self._until_unmoved(lambda conn: self._turn(conn, works))
             else:
                 await self._db.write(lambda conn: self._turn(conn, works))
-            crash.point("coordinator.after_commit", works[0].type)
         except (Moved, IntegrityError):
             self._forget()
             await self._one_by_one(works)
@@ -275,19 +274,22 @@ class Engine:
             self._message(sheet, envelope)
         for timer in due:
             self._timer(sheet, timer)
-        await self._write(conn, sheet)
-        crash.point("coordinator.before_commit", works[0].type)
+        await self._write(conn, sheet, works)
 
     async def _sheet(self, conn: AsyncConnection, *, fresh: bool) -> Sheet:
         """`fresh` reads the rows: a timer judged to be stale writes nothing that a version check could refuse."""
         return Sheet(conn, self._outbox, await database_now_ms(conn), None if fresh else self._cache)
 
-    async def _write(self, conn: AsyncConnection, sheet: Sheet) -> None:
+    async def _write(self, conn: AsyncConnection, sheet: Sheet, works: Sequence[Work | VerbName]) -> None:
         await sheet.write()
         touched, due_ms = sheet.touched, sheet.next_due_ms
-        after_commit(conn, lambda: self._committed(sheet, touched, due_ms))
+        after_commit(conn, lambda: self._committed(sheet, touched, due_ms, works))
+        crash.point("coordinator.before_commit", works)
 
-    def _committed(self, sheet: Sheet, touched: Sequence[str], due_ms: int | None) -> None:
+    def _committed(
+        self, sheet: Sheet, touched: Sequence[str], due_ms: int | None, works: Sequence[Work | VerbName]
+    ) -> None:
+        crash.point("coordinator.after_commit", works)
         if self._cache is not None:
             sheet.committed(self._cache)
         if due_ms is not None and (self._asleep_until_ms == 0 or due_ms < self._asleep_until_ms):

@@ -11,7 +11,7 @@ the row's JSON reads back as the same state, log numbers have no gaps, and `Scen
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from seedwork.decide import decide
@@ -21,6 +21,7 @@ from seedwork.saga import (
     Answered,
     Decision,
     Definitions,
+    Entry,
     Input,
     LaneAwaited,
     LaneGranted,
@@ -241,7 +242,7 @@ class Scene:
             raise AssertionError(f"does not read back: {decision.lane.to_record()}")
         self.sagas[saga_id], self.lane = decision.saga, decision.lane
         if decision.entry:
-            self.entries[saga_id].append(asdict(decision.entry))
+            self.entries[saga_id].append({name: getattr(decision.entry, name) for name in Entry.__slots__})
         self.out[saga_id] += decision.messages
         if decision.link:
             link = decision.link

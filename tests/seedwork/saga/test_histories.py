@@ -88,8 +88,8 @@ def check(scene: Scene) -> None:
     assert len(fences) == len(set(fences))
 
 
-@settings(max_examples=4000, deadline=None)
-@given(st.lists(ACTIONS, max_size=50))
+@settings(max_examples=3000, deadline=None)
+@given(st.lists(ACTIONS, max_size=40))
 def test_every_history_keeps_the_promises_and_replays(actions: list[tuple[str, Any, Any, Any]]) -> None:
     """One holder, nobody forgotten, ends that say the truth, a log that leads to the same state."""
     scene = Scene(TRIP, ERRAND, BURN)
@@ -100,7 +100,7 @@ def test_every_history_keeps_the_promises_and_replays(actions: list[tuple[str, A
         assert without_reports(scene.replayed(saga_id)) == without_reports(saga)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(ACTIONS, max_size=30))
 def test_from_every_history_each_saga_can_come_to_its_end(actions: list[tuple[str, Any, Any, Any]]) -> None:
     """No dead ends: with participants that answer, and a person who goes on where one is asked for."""

@@ -103,6 +103,10 @@ class Stage:
         assert response.status_code == 200, response.text
         return response.json()
 
+    async def heard(self) -> list[Envelope]:
+        """What the audience heard so far; it leaves after the commit."""
+        return self.participants.events
+
     async def until(self, saga_id: str, *states: str) -> Any:
         """The saga, once it is in one of these states."""
         return await eventually(lambda: self._in(saga_id, states))

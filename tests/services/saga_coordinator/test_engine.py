@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from seedwork.decide import decide
 from seedwork.errors import Misconfigured
 from seedwork.messages import envelope, new_id
-from seedwork.saga import Definitions, Pressed
+from seedwork.saga import Definitions, Pressed, Retry, View
 from seedwork.saga_records import from_json, replay
 from seedwork.testing.migrations import assert_migrations_match
 from seedwork.testing.saga import without_reports
@@ -28,6 +28,7 @@ from tests.seedwork.saga.trips import (
     CastOff,
     Land,
     Pack,
+    PackFailed,
     Sail,
     SailBack,
     SailFailed,
@@ -121,6 +122,32 @@ async def test_a_message_that_cannot_be_decided_becomes_a_dead_letter_and_harms_
     assert "ValidationError" in letter["error"]
     await stage.bus.publish([reply(ImageBuilt.example(), command)])
     await stage.until(saga_id, "SUCCEEDED")
+
+
+async def test_a_timer_that_cannot_be_decided_is_kept_and_comes_again_later(stage_at: Staging) -> None:
+    """Neither a loop that burns the processor nor a saga that is forgotten."""
+
+    def once(view: View) -> Pack:
+        if view.saga.step("pack").attempt:
+            raise RuntimeError("a fault in a definition")
+        return Pack()
+
+    pack = replace(TRIP.steps[0], send=once, retry=Retry(attempts=2, first_s=0))
+    clumsy = replace(TRIP, steps=(pack, *TRIP.steps[1:]))
+    async with stage_at(Definitions([clumsy]), keys=["trip@1"], commands=[Pack]) as stage:
+        stage.participants.answers["Pack"] = lambda _: PackFailed.model_validate(
+            {**PackFailed.EXAMPLE, "retryable": True}
+        )
+        saga_id = await stage.start(clumsy)
+
+        async def letters() -> Any:
+            return (await stage.get("/dead-letters"))["items"]
+
+        (letter,) = await eventually(letters)
+        assert (letter["type"], letter["saga_id"]) == ("TimerFired", saga_id)
+        assert "a fault in a definition" in letter["error"]
+        assert await stage.app.state.audit.look() == []
+        assert (await stage.get(f"/sagas/{saga_id}"))["waiting_for"]["what"] == "timer"
 
 
 async def test_the_log_in_the_database_replays_to_the_row(stage: Stage) -> None:

@@ -28,7 +28,7 @@ async def test_a_push_becomes_a_release(stage: Stage) -> None:
     assert [step["state"] for step in saga["steps"]] == ["DONE"] * 4
     assert (saga["waiting_for"], saga["app"], saga["trigger"], saga["number"]) == (None, "shop", "push", 1)
     assert saga["commit"] == "9c1d3a4b5e6f708192a3b4c5d6e7f8091a2b3c4d"
-    (event,) = stage.participants.events
+    (event,) = await eventually(stage.heard)
     assert (event.type, event.data["saga"], event.correlationid) == ("DeploymentSucceeded", "deploy", saga_id)
 
 
@@ -49,7 +49,7 @@ async def test_a_build_that_fails_is_undone(stage: Stage) -> None:
     build = saga["steps"][1]
     assert (build["state"], build["attempts"], build["undo_attempts"]) == ("UNDONE", 1, 1)
     assert (build["error"]["code"], build["error"]["log_tail"]) == ("build_failed", ["line 7"])
-    (event,) = stage.participants.events
+    (event,) = await eventually(stage.heard)
     assert (event.type, event.data["step"], event.data["message"]) == (
         "DeploymentFailed",
         "build",

@@ -11,8 +11,8 @@ from fastapi import FastAPI
 from ocistore.store import ImageStore
 from seedwork.bus import Bus
 from seedwork.chassis.service import Service
-from seedwork.errors import Misconfigured
 from services.builder import api, models
+from services.builder.adapters.buildx.wiring import make_buildx_builder
 from services.builder.adapters.layers.builder import LayersBuilder
 from services.builder.adapters.layers.sandbox import Limits, Sandbox
 from services.builder.adapters.sources import HttpSourceArchive
@@ -90,15 +90,11 @@ def make_builder(settings: BuilderSettings, home: Path, images: ImageStore, sand
     """The adapter that the settings name.
 
     Raises:
-        Misconfigured: This version does not have it.
+        Misconfigured: It does not go with the other settings.
     """
-    if settings.builder != "layers":
-        raise Misconfigured(
-            f"KNARR_BUILDER is {settings.builder!r}",
-            why="this version of knarr builds with `layers` only",
-            todo="Set KNARR_BUILDER=layers, or leave it out.",
-        )
-    return LayersBuilder(home, images=images, sandbox=sandbox, cache_bytes=settings.build_cache_bytes)
+    if settings.builder == "layers":
+        return LayersBuilder(home, images=images, sandbox=sandbox, cache_bytes=settings.build_cache_bytes)
+    return make_buildx_builder(settings, home, images, sandbox)
 
 
 async def clear_up(builder: ImageBuilder, folders: WorkFolders) -> None:

@@ -14,7 +14,7 @@ class BuilderSettings(ImageStoreSettings):
     """The limits exist so that one app's build cannot take the machine from the others."""
 
     builder: Literal["layers", "buildx"] = "layers"
-    """`layers` writes images by itself; `buildx` builds Dockerfiles on a Docker engine."""
+    """`layers` writes images by itself; `buildx` builds Dockerfiles on a Docker engine or a BuildKit."""
 
     build_slots: int = Field(default=2, ge=1, le=64)
     """Builds at a time. Two: one long build does not hold up the others, and a laptop stays usable."""
@@ -42,3 +42,41 @@ class BuilderSettings(ImageStoreSettings):
 
     build_pass_env: CommaSeparated = ()
     """More names of environment variables that build tools get, such as those a private index needs."""
+
+    buildx_registry: str | None = None
+    """`host[:port][/prefix]` under which the engine reaches the registry of `image_store`, where its view differs.
+
+    An engine on this machine knows `localhost:5000`, one beside us in another container may know `registry:5000`.
+    """
+
+    buildx_builder: str | None = None
+    """A builder of `docker buildx ls`. None: the engine's own, whose cache and images are on one disk."""
+
+    buildkit_host: str | None = None
+    """`tcp://host:port` of a BuildKit without a Docker engine; wins over `buildx_builder`."""
+
+    buildx_cache: Literal["builder", "registry"] = "builder"
+    """Where layers are kept between builds. `registry`: also in its repository `cache/<app_id>`, for builders that
+    come and go; the Docker engine's own builder cannot do that.
+    """
+
+    buildx_cgroup_parent: str | None = None
+    """The control group under which build steps run, to bound their memory and processors. Docker 23 and newer."""
+
+    buildx_python_image: str = "python:{version}-slim"
+    """The base image of Python apps and static sites, by minor version: the newest patch of it."""
+
+    buildx_python_version: str = "3.11"
+    """For apps that do not say which Python they want."""
+
+    buildx_node_image: str = "node:{version}-slim"
+    """The base image of Node apps, by major version."""
+
+    buildx_node_versions: CommaSeparated = ("20", "22", "24")
+    """Major versions to choose from: the first one that the app's `engines.node` allows."""
+
+    buildx_base_image: str = "debian:bookworm-slim"
+    """The base image of apps that only have a Procfile."""
+
+    buildx_pins: CommaSeparated = ()
+    """Base images by digest, `python:3.11-slim@sha256:…`: so a build does not change because a tag moved."""

@@ -1,8 +1,6 @@
 """A registry keeps the contract of the image store, and what only a registry can promise."""
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -33,7 +31,10 @@ def registry(running: OwnRegistry) -> OwnRegistry:
 
 class TestDistributionStore(ImageStoreContract):
     replaces_damaged_blobs = False
-    damaged_manifest = (NotFound, Unavailable)  # a registry that cannot parse it answers 500, as to any fault of its own
+    damaged_manifest = (
+        NotFound,
+        Unavailable,
+    )  # a registry that cannot parse it answers 500, as to any fault of its own
 
     @pytest.fixture
     async def store(self, registry: OwnRegistry) -> AsyncIterator[ImageStore]:

@@ -86,7 +86,7 @@ def image_config(order: BuildOrder, prepared: Prepared, layers: Sequence[ReadyLa
     env = {"PATH": HOST_PATH, **(prepared.env or {})}
     config: dict[str, Any] = {
         "Env": [f"{name}={env[name]}" for name in sorted(env)],
-        "Labels": _labels(order, processes),
+        "Labels": {**image_labels(order, processes), LABEL_BASE: "host"},
         "WorkingDir": "/app",
     }
     if "web" in processes:
@@ -103,11 +103,11 @@ def image_config(order: BuildOrder, prepared: Prepared, layers: Sequence[ReadyLa
     )
 
 
-def _labels(order: BuildOrder, processes: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+def image_labels(order: BuildOrder, processes: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """What an image says about itself, whoever built it."""
     description = order.description
     labels = {
         LABEL_APP_ID: order.app_id,
-        LABEL_BASE: "host",
         LABEL_PROCESSES: _text({name: list(argv) for name, argv in processes.items()}),
     }
     if order.commit:

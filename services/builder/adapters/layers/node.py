@@ -30,6 +30,7 @@ from seedwork.archives import ArchiveLimits, extract_tar
 from seedwork.threads import in_thread
 from services.builder.adapters.layers.image import HOST_PATH, Prepared, ReadyLayer
 from services.builder.adapters.layers.node_versions import satisfies
+from services.builder.adapters.layers.requirements import ReadFile
 from services.builder.adapters.layers.sandbox import ToolFailed
 from services.builder.adapters.layers.workshop import Workshop, wrapper
 from services.builder.errors import BuildFailed, CannotBuild, RegistryUnavailable
@@ -140,7 +141,7 @@ async def prepare(shop: Workshop, node_tools: NodeTools) -> Prepared:
         RegistryUnavailable: The package registry did not answer.
     """
     tools = await node_tools.find(shop)
-    package = await asyncio.to_thread(read_package, shop)
+    package = await asyncio.to_thread(read_package, shop.read)
     await _check_version(shop, package, tools)
     if package.has_dependencies and package.lock is None:
         await shop.say(
@@ -153,13 +154,13 @@ async def prepare(shop: Workshop, node_tools: NodeTools) -> Prepared:
     return Prepared(layers=(layer,), env=ENVIRONMENT)
 
 
-def read_package(shop: Workshop) -> Package:
+def read_package(read: ReadFile) -> Package:
     """Read package.json, the lock file and .npmrc.
 
     Raises:
         CannotBuild: package.json is missing or no JSON object.
     """
-    content = shop.read("package.json")
+    content = read("package.json")
     if content is None:
         raise CannotBuild("There is no package.json", todo="Commit one, or choose another runtime in .cupaas.yml.")
     try:
@@ -171,13 +172,13 @@ def read_package(shop: Workshop) -> Package:
         for name in ("dependencies", "devDependencies", "optionalDependencies")
     ):
         raise CannotBuild("package.json is not what npm expects", why="it and its dependencies are JSON objects")
-    locks = {name: text for name in _LOCKS if (text := shop.read(name)) is not None}
+    locks = {name: text for name in _LOCKS if (text := read(name)) is not None}
     lock = next(iter(locks), None)
     return Package(
         manifest=manifest,
         lock=lock,
         lock_text=locks[lock].decode(errors="replace") if lock else "",
-        npmrc=(shop.read(".npmrc") or b"").decode(errors="replace"),
+        npmrc=(read(".npmrc") or b"").decode(errors="replace"),
     )
 
 

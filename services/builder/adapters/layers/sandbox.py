@@ -129,6 +129,10 @@ class Sandbox:
         """A variable that is passed on."""
         return self._passed.get(name)
 
+    def environment_passed(self) -> Mapping[str, str]:
+        """All variables that are passed on."""
+        return dict(self._passed)
+
     def which(self, tool: str) -> Path | None:
         """Where that tool is."""
         found = shutil.which(tool, path=self.path)

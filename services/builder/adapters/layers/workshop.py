@@ -72,19 +72,24 @@ class Workshop:
             return await self.layers.put(key, folder, prefix=f"layers/{name}", created_by=created_by)
 
     def read(self, name: str) -> bytes | None:
-        """A file of the app; None if there is none. Blocks: call it in a thread.
+        """A file of the app; see `read_file`."""
+        return read_file(self.app, name)
 
-        Raises:
-            CannotBuild: It is a link, no file, or larger than any such file.
-        """
-        path = self.app / name
-        if not path.exists() and not path.is_symlink():
-            return None
-        if any(part.is_symlink() for part in (path, *path.parents) if part.is_relative_to(self.app)):
-            raise CannotBuild(f"{name} is a link, or stands behind one", todo="Make it a file.")
-        if not path.is_file() or path.stat().st_size > _FILE_BYTES:
-            raise CannotBuild(f"{name} is no file of at most {_FILE_BYTES} bytes")
-        return path.read_bytes()
+
+def read_file(app: Path, name: str) -> bytes | None:
+    """A file below the app's folder; None if there is none. Blocks: call it in a thread.
+
+    Raises:
+        CannotBuild: It is a link, no file, or larger than any such file.
+    """
+    path = app / name
+    if not path.exists() and not path.is_symlink():
+        return None
+    if any(part.is_symlink() for part in (path, *path.parents) if part.is_relative_to(app)):
+        raise CannotBuild(f"{name} is a link, or stands behind one", todo="Make it a file.")
+    if not path.is_file() or path.stat().st_size > _FILE_BYTES:
+        raise CannotBuild(f"{name} is no file of at most {_FILE_BYTES} bytes")
+    return path.read_bytes()
 
 
 def wrapper(path: Path, program: Path) -> None:

@@ -1,0 +1,237 @@
+"""The `ImageBuilder` on a Docker engine or a BuildKit: archive in, image in the registry out.
+
+Unpack the archive; take the app's Dockerfile or write one; let buildx build and push to a place of its own,
+`staging/incoming:build-<saga>`; give the image a config that says nothing of when and for whom it was built, and store
+it under the app by putting that config above the layers that are there; take away what the engine pushed.
+
+So the digest is known, and held, before the image is visible; only digests are deployed; and a build that was killed
+leaves at most one tag, named by its saga, which `stop` removes. The cache stays with the engine (or in the registry).
+
+Limits: time by the caller. Memory per process (`ulimit -d`) in every step of a generated Dockerfile; for the app's own,
+`--ulimit` and `--cgroup-parent`, which engines before Docker 23 do not heed.
+"""
+
+import asyncio
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+import structlog
+
+from ocistore import manifest
+from ocistore.distribution import DistributionStore
+from ocistore.store import Image
+from seedwork.archives import ArchiveLimits, disk_errors, extract_tar
+from seedwork.errors import NotFound, StorageFull, Unavailable
+from seedwork.threads import in_thread
+from services.builder.adapters.buildx.engine import Engine
+from services.builder.adapters.buildx.faults import explained
+from services.builder.adapters.buildx.image import built_layers, stored_config, stored_layers
+from services.builder.adapters.buildx.progress import Progress
+from services.builder.adapters.buildx.recipes import Kitchen, recipe_for
+from services.builder.adapters.layers.sandbox import Sandbox, ToolFailed
+from services.builder.adapters.layers.workshop import read_file
+from services.builder.errors import CannotBuild
+from services.builder.ports import BuildOrder, BuildOutput, Built
+
+INCOMING = "staging/incoming"
+"""Where engines push to, for all apps: what one of them pushed, no other pushes again."""
+_TIMES = 946_684_800, 20 * 365 * 86_400
+"""Files get a time between 2000 and 2020 that their archive's digest decides: the same in every build of it, another
+in the next version, so that a browser's copy of the last one is not taken for it."""
+
+log = structlog.get_logger(__name__)
+
+
+class BuildxBuilder:
+    """Builds with buildx.
+
+    Args:
+        images: The registry.
+        engine: Where steps run.
+        sandbox: Runs the docker command line.
+        kitchen: What generated Dockerfiles stand on.
+        registry: The registry's name, for people.
+    """
+
+    def __init__(
+        self, *, images: DistributionStore, engine: Engine, sandbox: Sandbox, kitchen: Kitchen, registry: str
+    ) -> None:
+        self._images = images
+        self._engine = engine
+        self._sandbox = sandbox
+        self._kitchen = kitchen
+        self._registry = registry
+
+    async def build(
+        self,
+        order: BuildOrder,
+        *,
+        output: BuildOutput,
+        note: Callable[[str], None],
+        hold: Callable[[str], Awaitable[None]],
+    ) -> Built:
+        """See `ImageBuilder.build`."""
+        note("unpacking the source")
+        context, dockerfile, processes = await self._prepared(order)
+        scratch = order.folder / "scratch"
+        await asyncio.to_thread(scratch.mkdir, mode=0o700)
+        progress = Progress(output, note)
+        try:
+            pushed = await self._pushed(order, context, dockerfile, scratch, progress)
+            note("storing the image")
+            config, layers = stored_config(pushed, order, processes), stored_layers(pushed)
+            await hold(manifest.draft(config, layers).manifest_digest)
+            image = await self._images.put(order.repository, config=config, layers=layers)
+        finally:
+            await _surely(self._tidied(order.saga_id, scratch, progress))
+        await asyncio.to_thread(output.say, f"Image {image.repository}@{image.digest}")
+        return Built(repository=image.repository, digest=image.digest, layers=built_layers(pushed, progress.began))
+
+    async def stop(self, saga_id: str | None = None) -> int:
+        """See `ImageBuilder.stop`; also what a killed build of that saga left in the registry and the engine."""
+        processes = await self._sandbox.stop(saga_id)
+        if saga_id is not None:
+            await self._clear_registry(saga_id)
+            await self._clear_engine(saga_id)
+        return processes
+
+    # --- the steps of a build -----------------------------------------------------------------------------------------
+
+    async def _prepared(self, order: BuildOrder) -> tuple[Path, Path, Mapping[str, tuple[str, ...]]]:
+        """The build context, the Dockerfile, and processes that the recipe brings."""
+        context = order.folder / "context"
+        app = context / "root" / "app"
+        await in_thread(lambda stop: _unpack(order, app, stop))
+        if order.description.runtime.kind == "dockerfile":
+            return app, await asyncio.to_thread(_own_dockerfile, app, order.description.dockerfile), {}
+        recipe = await asyncio.to_thread(recipe_for, order, lambda name: read_file(app, name), self._kitchen)
+        dockerfile = context / "knarr" / "Dockerfile"
+        ignored = "\n".join(recipe.ignore) + "\n"
+        files = {"knarr/Dockerfile": recipe.dockerfile.encode(), ".dockerignore": ignored.encode(), **recipe.files}
+        await in_thread(lambda stop: _lay_out(context, files, order.source_digest, stop))
+        return context, dockerfile, recipe.processes
+
+    async def _pushed(
+        self, order: BuildOrder, context: Path, dockerfile: Path, scratch: Path, progress: Progress
+    ) -> Image:
+        """What the engine made of it."""
+        try:
+            digest = await self._engine.build(
+                context,
+                dockerfile,
+                saga_id=order.saga_id,
+                app_id=order.app_id,
+                image=self._engine.image(INCOMING, _tag(order.saga_id)),
+                scratch=scratch,
+                progress=progress,
+            )
+        except ToolFailed as error:
+            raise explained(
+                error, progress, registry=self._registry, memory_bytes=self._kitchen.memory_bytes
+            ) from error
+        except StorageFull as error:
+            raise StorageFull(
+                "There is no room left for the build", why=error.why, todo="Make room here or where the engine builds."
+            ) from error
+        try:
+            return await self._images.get(INCOMING, digest)
+        except NotFound as error:
+            raise Unavailable(
+                f"The engine pushed {digest}, and the registry does not have it",
+                why=error.message,
+                todo="Do KNARR_BUILDX_REGISTRY and KNARR_IMAGE_STORE name the same registry?",
+            ) from error
+
+    async def _tidied(self, saga_id: str, scratch: Path, output: BuildOutput) -> None:
+        """Nothing of this build stays under its saga's name; what cannot be removed now, `stop` removes."""
+        try:
+            await self._clear_registry(saga_id)
+            await self._engine.forget(
+                self._engine.image(INCOMING, _tag(saga_id)), saga_id=saga_id, scratch=scratch, output=output
+            )
+        except (Unavailable, ToolFailed) as error:
+            log.warning("a build's tag was left behind", saga_id=saga_id, error=str(error))
+
+    async def _clear_registry(self, saga_id: str) -> None:
+        digest = await self._images.resolve(INCOMING, _tag(saga_id))
+        if digest is not None:
+            await self._images.remove(INCOMING, digest)
+
+    async def _clear_engine(self, saga_id: str) -> None:
+        image = self._engine.image(INCOMING, _tag(saga_id))
+        scratch = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="knarr-"))
+        progress = Progress(_Nobody(), lambda _text: None)
+        try:
+            await self._engine.forget(image, saga_id=saga_id, scratch=scratch, output=progress)
+        except ToolFailed as error:
+            await asyncio.to_thread(progress.finish)
+            raise explained(
+                error, progress, registry=self._registry, memory_bytes=self._kitchen.memory_bytes
+            ) from error
+        finally:
+            await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+
+
+class _Nobody:
+    """A `BuildOutput` that nobody reads."""
+
+    def write(self, text: bytes) -> None:
+        """Nothing."""
+
+    def say(self, line: str) -> None:
+        """Nothing."""
+
+    def tail(self, lines: int) -> tuple[str, ...]:  # noqa: ARG002 - the port's signature
+        """Nothing."""
+        return ()
+
+
+def _tag(saga_id: str) -> str:
+    return f"build-{saga_id}"
+
+
+def _unpack(order: BuildOrder, app: Path, stop: threading.Event) -> None:
+    extract_tar(order.archive, app, limits=ArchiveLimits(), stop=stop)
+    _set_times(app, order.source_digest, stop)
+
+
+def _own_dockerfile(app: Path, name: str | None) -> Path:
+    """The app's Dockerfile, which must be a file of the app."""
+    path = app / (name or "Dockerfile")
+    if not path.resolve().is_relative_to(app.resolve()) or read_file(app, name or "Dockerfile") is None:
+        raise CannotBuild(f"There is no {name or 'Dockerfile'}", todo="Commit one, or choose another runtime.")
+    return path
+
+
+def _lay_out(context: Path, files: Mapping[str, bytes], source_digest: str, stop: threading.Event) -> None:
+    with disk_errors():
+        for name, content in files.items():
+            path = context / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    _set_times(context, source_digest, stop)
+
+
+def _set_times(root: Path, source_digest: str, stop: threading.Event) -> None:
+    first, span = _TIMES
+    at = first + int(source_digest.removeprefix("sha256:")[:12], 16) % span
+    for folder, folders, names in os.walk(root, topdown=False):
+        if stop.is_set():
+            return
+        for name in (*names, *folders):
+            os.utime(Path(folder) / name, (at, at), follow_symlinks=False)
+    os.utime(root, (at, at))
+
+
+async def _surely(work: Awaitable[None]) -> None:
+    """Also when we are cancelled: what it does is done before the build is said to have ended."""
+    running = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise

@@ -1,0 +1,264 @@
+"""The docker command line: a build's folder in, an image in the registry out, all of it ended when the caller is.
+
+Every command runs in the builder's sandbox: no shell, a clean environment, a session of its own, killed as a whole. An
+engine ends a build whose client is gone, so that no step of it goes on behind our back.
+
+Each build has a private configuration folder (`DOCKER_CONFIG`, mode 0700): the platform user's logins, and our own for
+the registry. It goes with the build's folder; no password is in an argument or in a log.
+"""
+
+import asyncio
+import base64
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+from pydantic import SecretStr
+
+from seedwork.errors import Unavailable
+from services.builder.adapters.buildx.image import LABEL_BUILD
+from services.builder.adapters.buildx.progress import Progress
+from services.builder.adapters.layers.sandbox import Sandbox, ToolFailed
+from services.builder.ports import BuildOutput
+
+SHORT_S = 60.0
+"""For commands that only ask or untag."""
+_PASSED = ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_TLS", "DOCKER_API_VERSION")
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
+_REMOTE = "knarr"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """Where and how to build."""
+
+    registry: str
+    """`host[:port][/prefix]` as the engine reaches our image store."""
+    insecure: bool = False
+    """It is plain http."""
+    user: str | None = None
+    password: SecretStr | None = None
+    builder: str | None = None
+    """A builder that buildx of the platform's user knows."""
+    buildkit_host: str | None = None
+    """`tcp://…`: a BuildKit without a Docker engine."""
+    cache_in_registry: bool = False
+    cgroup_parent: str | None = None
+    """Under which the engine puts a build's steps, whose limits then hold for them."""
+    memory_bytes: int = 2048 * 1024 * 1024
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    """The platform's: where its docker configuration and the engine are."""
+
+
+class Engine:
+    """Builds on one engine.
+
+    Args:
+        home: Holds what buildx keeps between builds.
+        sandbox: Runs the commands.
+        options: Where and how.
+    """
+
+    def __init__(self, home: Path, *, sandbox: Sandbox, options: EngineOptions) -> None:
+        self._buildx_home = home / "buildx"
+        self._sandbox = sandbox
+        self._options = options
+        self._driver: str | None = None
+
+    def secrets(self) -> tuple[str, ...]:
+        """Names of what steps may have mounted: what build tools may see of our environment, but no paths."""
+        passed = self._sandbox.environment_passed()
+        return tuple(
+            sorted(
+                name
+                for name, value in passed.items()
+                if not value.startswith(("/", "file:")) and name.upper() not in _PROXIES
+            )
+        )
+
+    def image(self, repository: str, tag: str) -> str:
+        """The image's name for the engine."""
+        return f"{self._options.registry}/{repository}:{tag}"
+
+    async def build(
+        self,
+        context: Path,
+        dockerfile: Path,
+        *,
+        saga_id: str,
+        app_id: str,
+        image: str,
+        scratch: Path,
+        progress: Progress,
+    ) -> str:
+        """Build and push; the digest of the manifest that was pushed.
+
+        Raises:
+            ToolFailed: buildx ended with an error; `progress` has what it said.
+            Unavailable: It did not say what it pushed.
+        """
+        environment = await self._environment(saga_id, scratch)
+        driver = await self._find_driver(environment, progress)
+        told = scratch / "pushed.json"
+        argv = [
+            *self._buildx("build"),
+            "--progress=rawjson",
+            f"--file={dockerfile}",
+            f"--metadata-file={told}",
+            f"--tag={image}",
+            f"--label={LABEL_BUILD}={saga_id}",
+            f"--ulimit=data={self._options.memory_bytes}:{self._options.memory_bytes}",
+            *([f"--cgroup-parent={self._options.cgroup_parent}"] if self._options.cgroup_parent else []),
+            *(f"--secret=id={name},env={name}" for name in self.secrets()),
+            *(f"--build-arg={name}" for name in environment if name.upper() in _PROXIES),
+            *self._output(driver, app_id),
+            str(context),
+        ]
+        try:
+            await self._sandbox.run(argv, cwd=scratch, env=environment, output=progress)
+        finally:
+            await asyncio.to_thread(progress.finish)
+        return await asyncio.to_thread(_pushed_digest, told)
+
+    async def forget(self, image: str, *, saga_id: str, scratch: Path, output: BuildOutput) -> None:
+        """Let the engine forget the image's name; its layers stay as long as its build cache wants them.
+
+        Raises:
+            ToolFailed: The engine did not do it.
+        """
+        environment = await self._environment(saga_id, scratch)
+        if await self._find_driver(environment, output) != "docker":
+            return  # others push from where they build, and keep no image
+        kept = _Kept()
+        try:
+            await self._short(["docker", "image", "rm", image], environment, scratch, kept)
+        except ToolFailed:
+            if b"No such image" not in kept.text:
+                raise
+
+    # --- how --------------------------------------------------------------------------------------------------------
+
+    def _buildx(self, verb: str) -> list[str]:
+        name = _REMOTE if self._options.buildkit_host else self._options.builder
+        return ["docker", "buildx", verb, *([f"--builder={name}"] if name else [])]
+
+    def _output(self, driver: str, app_id: str) -> list[str]:
+        """The engine's own builder pushes through the engine; every other one by itself, and says what it makes."""
+        if driver == "docker":
+            return ["--push"]
+        insecure = ",registry.insecure=true" if self._options.insecure else ""
+        argv = ["--provenance=false", "--sbom=false", f"--output=type=image,push=true,oci-mediatypes=true{insecure}"]
+        if self._options.cache_in_registry:
+            cache = f"type=registry,ref={self._options.registry}/cache/{app_id}{insecure}"
+            argv += [f"--cache-from={cache}", f"--cache-to={cache},mode=max,ignore-error=true"]
+        return argv
+
+    async def _find_driver(self, environment: Mapping[str, str], output: BuildOutput) -> str:
+        """`docker`: the engine's own BuildKit; `remote`, `docker-container` …: another one. Asked once."""
+        if self._driver is None:
+            if self._options.buildkit_host:
+                await self._know_remote(environment)
+            kept = _Kept()
+            try:
+                await self._short(self._buildx("inspect"), environment, Path(environment["HOME"]), kept)
+            except ToolFailed:
+                await asyncio.to_thread(output.write, bytes(kept.text))
+                raise
+            lines = [line.split() for line in kept.text.decode(errors="replace").splitlines()]
+            self._driver = next((line[1] for line in lines if len(line) == 2 and line[0] == "Driver:"), "docker")
+        return self._driver
+
+    async def _know_remote(self, environment: Mapping[str, str]) -> None:
+        host = self._options.buildkit_host
+        assert host is not None  # noqa: S101 - the caller looked
+        create = ["docker", "buildx", "create", f"--name={_REMOTE}", "--driver=remote", host]
+        home = Path(environment["HOME"])
+        kept = _Kept()
+        await asyncio.to_thread(shutil.rmtree, self._buildx_home, ignore_errors=True)  # the host may be another now
+        await asyncio.to_thread(self._buildx_home.mkdir, mode=0o700)
+        await self._short(create, environment, home, kept)
+
+    async def _short(self, argv: Sequence[str], environment: Mapping[str, str], cwd: Path, output: BuildOutput) -> None:
+        try:
+            async with asyncio.timeout(SHORT_S) as limit:
+                await self._sandbox.run(list(argv), cwd=cwd, env=environment, output=output)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise Unavailable(
+                "The engine that builds did not answer",
+                why=f"`{' '.join(argv[:3])}` took longer than {SHORT_S:g} s",
+                todo="Is it running, and reachable from here?",
+            ) from error
+
+    async def _environment(self, saga_id: str, scratch: Path) -> dict[str, str]:
+        return await asyncio.to_thread(self._make_environment, saga_id, scratch)
+
+    def _make_environment(self, saga_id: str, scratch: Path) -> dict[str, str]:
+        environ = self._options.environ
+        platform = Path(environ.get("DOCKER_CONFIG") or Path(environ.get("HOME", "/")) / ".docker")
+        config = scratch / "docker"
+        config.mkdir(mode=0o700, exist_ok=True)
+        path = config / "config.json"
+        path.touch(mode=0o600)
+        path.write_bytes(orjson.dumps(self._docker_config(platform)))
+        known_builders = self._buildx_home if not self._options.builder else platform / "buildx"
+        return {
+            **self._sandbox.environment(saga_id, scratch),
+            **{name: environ[name] for name in _PASSED if name in environ},
+            "DOCKER_CONFIG": str(config),
+            "BUILDX_CONFIG": str(known_builders),
+            "BUILDX_NO_DEFAULT_ATTESTATIONS": "1",
+            "BUILDX_METADATA_PROVENANCE": "disabled",
+        }
+
+    def _docker_config(self, platform: Path) -> dict[str, Any]:
+        """The platform user's logins, for base images, and ours; where plugins are found as that user finds them."""
+        try:
+            theirs = orjson.loads((platform / "config.json").read_bytes())
+        except (FileNotFoundError, PermissionError, orjson.JSONDecodeError):
+            theirs = {}
+        kept = {name: theirs[name] for name in ("auths", "credHelpers", "credsStore") if name in theirs}
+        plugins = [str(platform / "cli-plugins"), *(theirs.get("cliPluginsExtraDirs") or ())]
+        config: dict[str, Any] = {**kept, "cliPluginsExtraDirs": plugins}
+        if self._options.user is not None and self._options.password is not None:
+            host = self._options.registry.partition("/")[0]
+            login = f"{self._options.user}:{self._options.password.get_secret_value()}"
+            auth = {"auth": base64.b64encode(login.encode()).decode()}
+            config["auths"] = {**config.get("auths", {}), host: auth}
+            config["credHelpers"] = {name: each for name, each in kept.get("credHelpers", {}).items() if name != host}
+        return config
+
+
+@dataclass
+class _Kept:
+    """A `BuildOutput` for what is not for people."""
+
+    text: bytearray = field(default_factory=bytearray)
+
+    def write(self, text: bytes) -> None:
+        """Keep it."""
+        self.text += text
+
+    def say(self, line: str) -> None:
+        """Keep it."""
+        self.text += line.encode() + b"\n"
+
+    def tail(self, lines: int) -> tuple[str, ...]:
+        """The last lines."""
+        return tuple(self.text.decode(errors="replace").splitlines()[-lines:])
+
+
+def _pushed_digest(told: Path) -> str:
+    try:
+        return str(orjson.loads(told.read_bytes())["containerimage.digest"])
+    except (FileNotFoundError, orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise Unavailable(
+            "buildx did not say which image it pushed",
+            why=f"{type(error).__name__}: {error}",
+            todo="Is it 0.13 or newer?",
+        ) from error

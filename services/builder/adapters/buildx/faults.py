@@ -1,0 +1,166 @@
+"""How a build with buildx failed, in; whose fault it is, and whether another attempt may help, out. Pure.
+
+A step of the app that ended with an error is final, unless its last lines say that a package registry was not there. An
+engine, a base image's registry or our own registry that did not answer may do so the next time.
+"""
+
+import re
+from collections.abc import Sequence
+
+from seedwork.errors import KnarrError, Misconfigured, NotAllowed, StorageFull, Unavailable
+from services.builder.adapters.buildx.progress import Progress, Step
+from services.builder.adapters.layers.sandbox import ToolFailed
+from services.builder.errors import BuildFailed, CannotBuild, OutOfMemory, RegistryUnavailable
+
+Rule = tuple[re.Pattern[str], type[KnarrError], str, str]
+"""What is said; what that means, what happened, and what to do next."""
+
+_ENGINE_AWAY = re.compile(
+    r"Cannot connect to the Docker daemon|error during connect|failed to dial|transport is closing|code = Unavailable"
+    r"|error reading from server|listing workers|unexpected EOF|context deadline exceeded|connection reset by peer"
+    r"|use of closed network connection|http2: |code = Canceled|no such job|graceful_stop|failed to get status"
+    r"|docker\.sock: connect: connection refused",
+    re.IGNORECASE,
+)
+_NETWORK = re.compile(
+    r"dial tcp|i/o timeout|no such host|TLS handshake|connection re(fused|set)|unexpected EOF|: EOF\b"
+    r"|(status|code)[ :=]+(429|5\d\d)|50[0234] |toomanyrequests|Client\.Timeout|network is unreachable",
+    re.IGNORECASE,
+)
+_STEP_NETWORK = re.compile(
+    rb"Temporary failure (in name resolution|resolving)|Could not resolve host|Network is unreachable"
+    rb"|Max retries exceeded|Retrying \(Retry\(total=0|ReadTimeoutError|ConnectTimeoutError|NewConnectionError"
+    rb"|code (ECONNRESET|ECONNREFUSED|ETIMEDOUT|ESOCKETTIMEDOUT|ENOTFOUND|EAI_AGAIN|ERR_SOCKET_TIMEOUT|E5\d\d|E429)"
+    rb"|HTTP error (429|5\d\d)|50[0234] (Bad Gateway|Service Unavailable|Gateway Time-?out)|Failed to fetch .*50\d "
+)
+_EXIT = re.compile(r"exit code: (\d+)")
+_KILLED = 137
+_BASE = re.compile(r"^(?:\[internal\] load metadata for|resolve image config for) (\S+)")
+_DENIED = re.compile(r"denied|unauthorized|no basic auth|authorization failed|40[13] ", re.IGNORECASE)
+
+
+_BEFORE_STEPS: tuple[Rule, ...] = (
+    (
+        re.compile(r"docker cannot be started|is not a docker command|unknown command: docker buildx"),
+        Misconfigured,
+        "There is no docker with buildx on this machine",
+        "Install the docker command line with its buildx plugin (0.13 or newer), or set KNARR_BUILDER=layers.",
+    ),
+    (
+        re.compile(r"invalid progress mode rawjson|unknown flag"),
+        Misconfigured,
+        "The buildx plugin is too old",
+        "Install buildx 0.13 or newer.",
+    ),
+    (
+        re.compile(r"no builder \"?[^\"]*\"? found|failed to find instance"),
+        Misconfigured,
+        "There is no such builder",
+        "Correct KNARR_BUILDX_BUILDER.",
+    ),
+    (
+        re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE),
+        StorageFull,
+        "The engine that builds has no room left",
+        "Run `docker builder prune` there.",
+    ),
+)
+_AFTER_STEPS: tuple[Rule, ...] = (
+    (
+        _ENGINE_AWAY,
+        Unavailable,
+        "The engine that builds did not answer to the end",
+        "Is it running, and reachable from here?",
+    ),
+    (
+        re.compile(r"dockerfile|failed to compute cache key", re.IGNORECASE),
+        BuildFailed,
+        "The Dockerfile cannot be built",
+        "Correct it and push again.",
+    ),
+)
+
+
+def explained(error: ToolFailed, progress: Progress, *, registry: str, memory_bytes: int) -> KnarrError:
+    """The error that this failure means.
+
+    Args:
+        error: How buildx ended.
+        progress: What it printed.
+        registry: Where the image was to go; for people.
+        memory_bytes: What a step may take.
+    """
+    step = progress.failed
+    text = "\n".join([*progress.said, step.error if step else ""])
+    why = _why(error, progress)
+    if error.exit_code < 0:
+        return Unavailable("The docker command was ended before the build", why=error.ending, todo="It is tried again.")
+    found = _by_rule(_BEFORE_STEPS, text, why) or (_of_step(step, why, registry, memory_bytes) if step else None)
+    return (
+        found
+        or _by_rule(_AFTER_STEPS, text, why)
+        or BuildFailed("The build failed", why=why, todo="The last lines of the log say why.")
+    )
+
+
+def _by_rule(rules: Sequence[Rule], text: str, why: str) -> KnarrError | None:
+    return next((kind(what, why=why, todo=todo) for pattern, kind, what, todo in rules if pattern.search(text)), None)
+
+
+def _of_step(step: Step, why: str, registry: str, memory_bytes: int) -> KnarrError | None:
+    if base := _BASE.match(step.name):
+        return _base_image(base[1], step.error, why)
+    if step.name.startswith(("pushing", "exporting")):
+        return _pushing(step, why, registry)
+    if found := _EXIT.search(step.error):
+        return _exited(int(found[1]), step, why, memory_bytes)
+    return None
+
+
+def _base_image(image: str, error: str, why: str) -> KnarrError:
+    if _NETWORK.search(error):
+        return RegistryUnavailable(f"The base image {image} cannot be had now", why=why)
+    return CannotBuild(
+        f"The base image {image} cannot be had",
+        why=why,
+        todo="Correct FROM in the Dockerfile, or let the engine log in to that image's registry.",
+    )
+
+
+def _pushing(step: Step, why: str, registry: str) -> KnarrError | None:
+    if _DENIED.search(step.error) and not _NETWORK.search(step.error):
+        return NotAllowed(
+            f"The registry {registry} does not take the image from the engine",
+            why=why,
+            todo="Check KNARR_REGISTRY_USER and KNARR_REGISTRY_PASSWORD.",
+        )
+    if _ENGINE_AWAY.search(step.error) and not _NETWORK.search(step.error):
+        return None
+    return Unavailable(
+        f"The engine could not push to the registry {registry}",
+        why=why,
+        todo="The registry must be reachable from the engine under that name (KNARR_BUILDX_REGISTRY), and be known to "
+        "it as insecure if it is plain http.",
+    )
+
+
+def _exited(exit_code: int, step: Step, why: str, memory_bytes: int) -> KnarrError:
+    if exit_code == _KILLED or any(b"MemoryError" in line or b"heap out of memory" in line for line in step.lines):
+        return OutOfMemory(
+            "A step of the build was killed, or ran out of memory",
+            why=f"{why}; each process may take {memory_bytes // 1024**2} MiB",
+            todo="Make the build smaller, or raise KNARR_BUILD_MEMORY_BYTES or what the engine may take.",
+        )
+    if any(_STEP_NETWORK.search(line) for line in step.lines):
+        return RegistryUnavailable(f"A package registry did not answer to {step.name[:100]}", why=why)
+    return BuildFailed(
+        f"The step {step.name[:200]} failed", why=f"exit code {exit_code}", todo="The last lines of the log say why."
+    )
+
+
+def _why(error: ToolFailed, progress: Progress) -> str:
+    """What buildx itself said last, without its preamble."""
+    if progress.failed is not None:
+        return progress.failed.error[:500]
+    lines = [line for line in progress.said if line.startswith("ERROR:")] or list(progress.said)[-1:]
+    return lines[-1].removeprefix("ERROR: ")[:500] if lines else error.ending

@@ -1,0 +1,133 @@
+"""A Docker engine keeps the contract of the runtime, and what only an engine can get wrong."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from ocistore.distribution import DistributionStore
+from ocistore.store import LABEL_BASE, Image
+from seedwork.clock import SystemClock
+from seedwork.errors import NotFound
+from seedwork.messages import new_id
+from services.deployer.adapters.docker import spec
+from services.deployer.adapters.docker.engine import Container, Engine
+from services.deployer.adapters.docker.runtime import DockerRuntime, Options
+from services.deployer.adapters.images import Pullable
+from services.deployer.adapters.router import Router
+from services.deployer.errors import AppDoesNotStart, CannotRun, ReleaseCommandFailed
+from services.deployer.ports import Needed, Release, Standing
+from tests.services.deployer.conftest import eventually
+from tests.services.deployer.test_runtime_contract import RuntimeContract
+from tests.stack.container_images import PREFIX, PYTHON, ContainerShelf, open_images, registry
+
+pytestmark = pytest.mark.stack("DOCKER_HOST", "REGISTRY")
+
+MIB = 2**20
+
+
+@dataclass
+class Bench:
+    """A runtime with an installation of its own on the shared engine."""
+
+    engine: Engine
+    images: DistributionStore
+    shelf: ContainerShelf
+    options: Options
+    pullable: Pullable
+    runtimes: list[DockerRuntime] = field(default_factory=list)
+
+    def made(self, options: Options | None = None, *, port_base: int = 23_000) -> DockerRuntime:
+        """Another process of the same installation."""
+        runtime = DockerRuntime(
+            engine=Engine(),
+            images=self.images,
+            pullable=self.pullable,
+            router=Router(host="127.0.0.1", port_base=port_base, idle_s=30),
+            clock=SystemClock(),
+            options=options or self.options,
+        )
+        self.runtimes.append(runtime)
+        return runtime
+
+    async def containers(self, **labels: str) -> list[Container]:
+        """What the engine has of ours."""
+        return await self.engine.containers({spec.INSTALLATION: self.options.installation, **labels})
+
+    async def clear(self) -> None:
+        """Everything of the installation."""
+        for container in await self.containers():
+            await self.engine.remove(container.id)
+        for network in await self.engine.networks({spec.INSTALLATION: self.options.installation}):
+            await self.engine.remove_network(network["Name"])
+        for volume in await self.engine.volumes({spec.INSTALLATION: self.options.installation}):
+            await self.engine.remove_volume(volume)
+
+
+@pytest.fixture
+async def images() -> AsyncIterator[DistributionStore]:
+    store = open_images()
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def shelf(images: DistributionStore, tmp_path: Path) -> AsyncIterator[ContainerShelf]:
+    folder = tmp_path / "layers-made"
+    folder.mkdir()
+    shelf = ContainerShelf(images, folder)
+    yield shelf
+    for repository, digest in await images.images(shelf.repository):
+        await images.remove(repository, digest)
+
+
+@pytest.fixture
+async def bench(images: DistributionStore, shelf: ContainerShelf) -> AsyncIterator[Bench]:
+    options = Options(
+        installation=f"knarr-t{new_id()[-12:]}",
+        start_timeout_s=15,
+        grace_s=5,
+        drain_s=5,
+        settle_s=0.5,
+        release_command_timeout_s=20,
+        bounds=spec.Bounds(memory_bytes=128 * MIB),
+    )
+    bench = Bench(Engine(), images, shelf, options, Pullable(f"{registry()}/{PREFIX}"))
+    yield bench
+    for runtime in bench.runtimes:
+        await runtime.close()
+    await bench.clear()
+    for image in await bench.engine.images(spec.IMAGE_MARK):
+        for reference in image.get("RepoDigests") or ():
+            if shelf.repository in reference:
+                await bench.engine.remove_image(reference)
+    await bench.engine.close()
+
+
+@pytest.fixture
+async def runtime(bench: Bench) -> DockerRuntime:
+    runtime = bench.made()
+    await runtime.recover([])
+    return runtime
+
+
+@pytest.fixture
+async def sound(shelf: ContainerShelf) -> Image:
+    return await shelf.image()
+
+
+@pytest.fixture
+async def broken(shelf: ContainerShelf) -> Image:
+    return await shelf.image({"app.py": "import sys; sys.exit('no such table: carts')"})
+
+
+@pytest.fixture
+async def unmigrated(shelf: ContainerShelf) -> Image:
+    return await shelf.image(release=(PYTHON, "-c", "import sys; sys.exit('cannot migrate')"))
+
+
+class TestDockerRuntime(RuntimeContract):
+    """Everything that local processes keep."""

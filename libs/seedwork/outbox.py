@@ -132,7 +132,7 @@ class Relay:
         """Until it is durable; waits longer each time, at most 5 s."""
         wait_s = 0.05
         self._in_flight = batch
-        crash.point("outbox.before_publish", batch[0].type)
+        crash.point("outbox.before_publish", batch)
         while True:
             try:
                 await self._bus.publish(batch)
@@ -141,7 +141,7 @@ class Relay:
                 log.warning("publish failed, trying again", error=error.message, messages=len(batch), wait_s=wait_s)
                 await self._clock.sleep(wait_s)
                 wait_s = min(wait_s * 2, 5.0)
-        crash.point("outbox.after_publish", batch[0].type)
+        crash.point("outbox.after_publish", batch)
         self._in_flight = ()
         self._sent.extend(each.id for each in batch)
         if self._deleting is None or self._deleting.done():

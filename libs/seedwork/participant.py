@@ -291,7 +291,7 @@ class Participant:
         """One transaction for the batch; a message that cannot be handled goes to the dead letters by itself."""
         try:
             await self._db.write(lambda conn: self._accept(conn, envelopes))
-            crash.point("inbox.after_commit", envelopes[0].type)
+            crash.point("inbox.after_commit", envelopes)
         except RetryableError:
             self._unreserve(envelopes)
             raise
@@ -334,7 +334,7 @@ class Participant:
         commands = [each for each in new if each.type in self._steps or each.type in self._undos]
         if commands:
             await self._accept_commands(conn, commands, now_ms)
-        crash.point("inbox.before_commit", envelopes[0].type)
+        crash.point("inbox.before_commit", envelopes)
 
     async def _accept_commands(self, conn: AsyncConnection, commands: Sequence[Envelope], now_ms: int) -> None:
         keys = [(each.correlationid, each.sagastep or "") for each in commands]
@@ -428,7 +428,6 @@ class Participant:
                     outcome = await self._outcome_of(running, command)
                 crash.point("job.after_effect", command.type)
                 await self._finish(running, command, outcome)
-                crash.point("job.after_commit", command.type)
             except asyncio.CancelledError:
                 await asyncio.shield(self._let_go(job))
                 if not self._stopping:
@@ -526,6 +525,7 @@ class Participant:
                     await also(conn)
         answers = [self._answer(each.command, each.outcome, each.running.attempt) for each in endings]
         await self._outbox.add(conn, answers)
+        after_commit(conn, lambda: crash.point("job.after_commit", (each.command for each in endings)))
         return [True] * len(endings)
 
     async def _let_go(self, job: Job) -> None:

@@ -6,9 +6,11 @@ from typing import Any
 from sqlalchemy import Row, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from seedwork import crash
 from seedwork.chassis.tracing import current_traceparent
 from seedwork.messages import Envelope, envelope, new_id
 from seedwork.outbox import Outbox
+from seedwork.unit_of_work import after_commit
 from services.webhook.contract import DeploymentRequested, Trigger
 from services.webhook.models import apps
 
@@ -91,4 +93,6 @@ async def request_deployment(
     await conn.execute(APP_REQUESTED, {"wanted_id": app.app_id, "number": number, "commit": wanted.commit, "tip": tip})
     message = deployment(app, wanted, number)
     await outbox.add(conn, [message])
+    after_commit(conn, lambda: crash.point("webhook.after_commit", wanted.trigger))
+    crash.point("webhook.before_commit", wanted.trigger)
     return message.correlationid

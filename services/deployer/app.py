@@ -11,6 +11,7 @@ from seedwork.chassis.service import Service
 from seedwork.clock import Clock
 from seedwork.messages import Catalog
 from services.deployer import api, handlers, models
+from services.deployer.adapters.docker.wiring import make_docker_runtime
 from services.deployer.adapters.memory import MemoryRuntime
 from services.deployer.adapters.process.runtime import Limits, ProcessRuntime
 from services.deployer.adapters.router import Router
@@ -87,6 +88,8 @@ def create_app(
 def _runtime(settings: DeployerSettings, home: Path, images: ImageStore, clock: Clock) -> Runtime:
     if settings.runtime == "memory":
         return MemoryRuntime(clock=clock)
+    if settings.runtime == "docker":
+        return make_docker_runtime(settings, home, images, clock)
     router = Router(host=settings.app_host, port_base=settings.app_port_base, idle_s=settings.request_idle_s)
     limits = Limits(
         start_timeout_s=settings.start_timeout_s,

@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
-from ocistore import ImageStoreSettings
+from ocistore import ImageStoreSettings, is_registry
+from seedwork.errors import Misconfigured
 
 MIB = 1024 * 1024
 
@@ -12,8 +13,35 @@ MIB = 1024 * 1024
 class DeployerSettings(ImageStoreSettings):
     """Times are limits of patience: every one of them ends with an answer that says what was waited for."""
 
-    runtime: Literal["process", "memory"] = "process"
-    """`process`: local processes behind a stable port per app. `memory`: nothing runs; for trying the service out."""
+    runtime: Literal["process", "docker", "kubernetes", "memory"] = "process"
+    """What runs the apps.
+
+    `process`: local processes. `docker`: containers of one engine. Both behind a stable port per app.
+    `kubernetes`: a namespace per app. `memory`: nothing runs; for trying the service out.
+    """
+
+    installation: str | None = Field(default=None, pattern=r"^[a-z]([a-z0-9-]{0,18}[a-z0-9])?$")
+    """Under which name the things of this platform are known, where several share an engine or a cluster.
+
+    Default on Docker: made from the home's id; in a cluster, where replicas have no home in common, `knarr`.
+    """
+
+    runtime_registry: str | None = None
+    """`host[:port][/prefix]` under which the engine or the cluster's nodes pull from the registry of `image_store`,
+    where their view differs from ours.
+    """
+
+    docker_host: str | None = None
+    """The Docker engine, such as `unix:///var/run/docker.sock`. Default: as the `docker` command finds it."""
+
+    app_memory_mb: int = Field(default=512, ge=16)
+    """MiB of memory that an instance in a container may use before it is ended: Heroku's smallest has as much."""
+
+    app_cpus: float = Field(default=1.0, gt=0)
+    """Processors that an instance in a container may use at most: one busy app leaves the others theirs."""
+
+    app_processes: int = Field(default=512, ge=16)
+    """Processes and threads of an instance in a container, so that a fork bomb ends in its own app."""
 
     app_host: str = "127.0.0.1"
     """The address on which apps are reached. Loopback by default, like the services themselves."""
@@ -50,6 +78,21 @@ class DeployerSettings(ImageStoreSettings):
 
     config_key: SecretStr | None = None
     """The key (Fernet: 32 bytes, url-safe base64) of the config vars. Default: `<home>/deployer/config.key`."""
+
+    def pull_registry(self) -> str:
+        """`host[:port][/prefix]` from which an engine or a cluster pulls.
+
+        Raises:
+            Misconfigured: Images are kept in a folder.
+        """
+        place = self.image_store_place()
+        if not is_registry(place):
+            raise Misconfigured(
+                f"KNARR_RUNTIME is `{self.runtime}`, and images are kept in a folder",
+                why="containers get their images from a registry",
+                todo="Set KNARR_IMAGE_STORE=https://host[:port] to a registry, and KNARR_BUILDER=buildx.",
+            )
+        return (self.runtime_registry or place.partition("://")[2]).rstrip("/")
 
     @property
     def app_grace_s(self) -> float:

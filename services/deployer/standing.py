@@ -72,4 +72,8 @@ class Standby:
 
 async def _needed(conn: AsyncConnection) -> Needed:
     kept = await releases.in_states(conn, releases.KEPT_STATES)
-    return Needed(sagas={each.saga_id for each in kept}, layers={layer for each in kept for layer in each.layers})
+    return Needed(
+        sagas={each.saga_id for each in kept},
+        layers={layer for each in kept for layer in each.layers},
+        images={each.digest for each in kept},
+    )

@@ -1,26 +1,20 @@
 """A Docker engine keeps the contract of the runtime, and what only an engine can get wrong."""
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from ocistore.distribution import DistributionStore
-from ocistore.store import LABEL_BASE, Image
+from ocistore.store import Image
 from seedwork.clock import SystemClock
-from seedwork.errors import NotFound
 from seedwork.messages import new_id
 from services.deployer.adapters.docker import spec
 from services.deployer.adapters.docker.engine import Container, Engine
 from services.deployer.adapters.docker.runtime import DockerRuntime, Options
 from services.deployer.adapters.images import Pullable
 from services.deployer.adapters.router import Router
-from services.deployer.errors import AppDoesNotStart, CannotRun, ReleaseCommandFailed
-from services.deployer.ports import Needed, Release, Standing
-from tests.services.deployer.conftest import eventually
 from tests.services.deployer.test_runtime_contract import RuntimeContract
 from tests.stack.container_images import PREFIX, PYTHON, ContainerShelf, open_images, registry
 

@@ -1,0 +1,132 @@
+"""A release in, what the engine is asked to run out. Pure.
+
+Everything of ours carries labels, since the engine is where we look for what there is.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ocistore.store import LABEL_PROCESSES, Image
+from services.deployer.adapters.environment import identity
+from services.deployer.adapters.naming import label as valid
+from services.deployer.adapters.naming import short_hash, unique
+from services.deployer.ports import Release
+
+INSTALLATION = "io.knarr.installation"
+"""Whose things these are, where several platforms share an engine."""
+APP_ID = "io.knarr.app-id"
+APP = "io.knarr.app"
+TEAM = "io.knarr.team"
+SAGA = "io.knarr.saga"
+RELEASE = "io.knarr.release"
+STEP = "io.knarr.step"
+"""`deploy`: an instance; `release`: the release command."""
+PROCESS = "io.knarr.process"
+"""`web.1`"""
+PORT = "io.knarr.port"
+"""Where a web process must listen."""
+HEALTH_PATH = "io.knarr.health-path"
+ADDON = "io.knarr.addon"
+ADDON_SAGA = "io.knarr.addon-saga"
+"""The saga that asked for it first. Not `SAGA`: an add-on outlives that saga's release."""
+
+IMAGE_MARK = LABEL_PROCESSES
+"""A label that only images of apps have."""
+
+DEFAULT_PORT = 8080
+"""Told to a web process whose image exposes no port; above 1024, since it need not be root."""
+
+_DROPPED = ("AUDIT_WRITE", "MKNOD", "NET_RAW", "SETFCAP", "SYS_CHROOT")
+"""Capabilities that an app has no use for; the engine grants few others beside those of changing user and owner."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What an instance may take of the machine."""
+
+    memory_bytes: int = 512 * 1024 * 1024
+    cpus: float = 1.0
+    processes: int = 512
+    log_bytes: int = 16 * 1024 * 1024
+
+
+def port_of(image: Image) -> int:
+    """The one TCP port that the image exposes, else `DEFAULT_PORT`."""
+    exposed = image.config.get("config", {}).get("ExposedPorts") or {}
+    ports = [name.removesuffix("/tcp") for name in exposed if not name.endswith("/udp")]
+    return int(ports[0]) if len(ports) == 1 and ports[0].isdigit() else DEFAULT_PORT
+
+
+def network_name(installation: str, app: str, app_id: str) -> str:
+    """Of the app's own network."""
+    return f"{installation}-{unique(app, app_id)}"
+
+
+def container_name(installation: str, release: Release, label: str) -> str:
+    """The same for the same saga and process: a second delivery finds the first one's container."""
+    process, _, number = label.rpartition(".")
+    return "-".join(
+        (installation, unique(release.app, release.app_id), short_hash(release.saga_id), valid(process), number)
+    )
+
+
+def labels_of(installation: str, release: Release, label: str, *, step: str, port: int) -> dict[str, str]:
+    """What makes a container findable, and lets it be served after a restart of ours."""
+    return {
+        INSTALLATION: installation,
+        APP_ID: release.app_id,
+        APP: release.app,
+        TEAM: release.team,
+        SAGA: release.saga_id,
+        RELEASE: str(release.number),
+        STEP: step,
+        PROCESS: label,
+        PORT: str(port) if label.startswith("web.") else "",
+        HEALTH_PATH: release.health_path or "",
+    }
+
+
+def instance(
+    installation: str,
+    release: Release,
+    label: str,
+    arguments: Sequence[str],
+    *,
+    step: str,
+    image: str,
+    port: int,
+    network: str,
+    bounds: Bounds,
+) -> dict[str, Any]:
+    """The configuration of a container; it is not started again by itself until the engine is told to."""
+    process = label.partition(".")[0]
+    env = {**release.env, **identity(release, label)}
+    if process == "web":
+        env["PORT"] = str(port)
+    return {
+        "Image": image,
+        "Entrypoint": list(arguments),
+        "Env": [f"{name}={value}" for name, value in env.items()],
+        "Labels": labels_of(installation, release, label, step=step, port=port),
+        "HostConfig": {
+            "NetworkMode": network,
+            "RestartPolicy": {"Name": "no"},
+            "CapDrop": list(_DROPPED),
+            **host_config(bounds),
+        },
+        "NetworkingConfig": {"EndpointsConfig": {network: {"Aliases": [process] if step == "deploy" else []}}},
+    }
+
+
+def host_config(bounds: Bounds) -> Mapping[str, Any]:
+    """Limits, and what is the same for every container of ours."""
+    return {
+        "Init": True,  # reaps what an app leaves behind, and passes SIGTERM on to programs that have no handler
+        "SecurityOpt": ["no-new-privileges"],
+        "Memory": bounds.memory_bytes,
+        "MemorySwap": bounds.memory_bytes,
+        "NanoCpus": round(bounds.cpus * 1e9),
+        "PidsLimit": bounds.processes,
+        "LogConfig": {"Type": "json-file", "Config": {"max-size": str(bounds.log_bytes // 2), "max-file": "2"}},
+    }

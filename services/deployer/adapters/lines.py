@@ -1,0 +1,46 @@
+"""Pieces of a stream in, its lines out, whatever their length: a very long one is cut."""
+
+from collections.abc import Iterable, Iterator
+
+LINE_BYTES = 1024 * 1024
+"""Beyond this a line without an end is given in parts: memory is bounded."""
+
+
+class Lines:
+    """Puts lines together."""
+
+    def __init__(self, *, line_bytes: int = LINE_BYTES) -> None:
+        self._rest = bytearray()
+        self._line_bytes = line_bytes
+
+    def add(self, data: bytes) -> Iterator[bytes]:
+        """The lines that end in this piece, without their ends."""
+        self._rest += data
+        if b"\n" in data:
+            *lines, rest = bytes(self._rest).split(b"\n")
+            self._rest = bytearray(rest)
+            yield from (line.removesuffix(b"\r") for line in lines)
+        if len(self._rest) > self._line_bytes:
+            yield from self.end()
+
+    def end(self) -> Iterator[bytes]:
+        """What came after the last end of a line."""
+        if self._rest:
+            yield bytes(self._rest)
+            self._rest.clear()
+
+
+SECRET_CHARS = 6
+"""A shorter value is as likely a word; blotting those out would make the lines unreadable."""
+
+
+def blotted(lines: Iterable[bytes], secrets: Iterable[str]) -> tuple[str, ...]:
+    """The lines as an error may carry them: text of a bounded length, with the secrets blotted out."""
+    hidden = sorted({each for each in secrets if len(each) >= SECRET_CHARS}, key=len, reverse=True)
+    shown = []
+    for raw in lines:
+        line = raw.decode(errors="replace")
+        for secret in hidden:
+            line = line.replace(secret, "********")
+        shown.append(line[:1000])
+    return tuple(shown)

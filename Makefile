@@ -41,6 +41,9 @@ requirements: install ## Compiles the hashed requirement files again, from pypro
 		--no-emit-index-url --no-header --quiet --output-file requirements.txt
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --quiet --constraint requirements.txt --output-file requirements-dev.txt
+	$(BIN)/uv pip compile pyproject.toml --extra mysql --extra pulsar --extra docker --extra kubernetes --extra otlp \
+		--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
+		--constraint requirements.txt --output-file requirements-stack.txt
 
 docs: install ## Writes the pages that are generated from the code.
 	$(BIN)/python -m knarr.docs

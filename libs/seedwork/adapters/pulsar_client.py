@@ -149,8 +149,21 @@ class PulsarClient:
                 initial_position=pulsar.InitialPosition.Earliest,
             )
         except pulsar.asyncio.PulsarException as error:
-            raise self._error(f"{subscription} cannot take messages from {topic}", topic, error) from error
+            what = f"{subscription} cannot take messages from {topic}"
+            if error.error() == pulsar.Result.Timeout and await self._answers(topic):
+                raise self._not_set_up(what, topic) from error  # the client asks again where a subscription is missing
+            raise self._error(what, topic, error) from error
         return Receiver(topic, consumer)
+
+    async def _answers(self, topic: str) -> bool:
+        """Whether the broker is there and knows the topic."""
+        import pulsar.asyncio
+
+        try:
+            await self._client.get_topic_partitions(self.address.topic(topic))
+        except pulsar.asyncio.PulsarException:
+            return False
+        return True
 
     async def schema(self, topic: str, version: int) -> Any:
         """A schema that the topic has or had.
@@ -196,14 +209,17 @@ class PulsarClient:
                 todo="A message may only gain or lose fields that have a default; else it needs a new name.",
             )
         if result in (pulsar.Result.TopicNotFound, pulsar.Result.SubscriptionNotFound):
-            return NotSetUp(
-                what,
-                why=f"{self.address.topic(topic)} or the subscription is not there",
-                todo="Run `knarr bus setup` with the same KNARR_PULSAR_… settings, then start it again.",
-            )
+            return self._not_set_up(what, topic)
         if result in (pulsar.Result.AuthenticationError, pulsar.Result.AuthorizationError):
             return Misconfigured(what, why=f"the broker does not let us: {error}", todo="Look at KNARR_PULSAR_TOKEN.")
         return Unavailable(what, why=f"Pulsar at {self.address.url}: {error}")
+
+    def _not_set_up(self, what: str, topic: str) -> NotSetUp:
+        return NotSetUp(
+            what,
+            why=f"{self.address.topic(topic)} or the subscription to it is not there",
+            todo="Run `knarr bus setup` with the same KNARR_PULSAR_… settings, then start it again.",
+        )
 
 
 class Sender:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import fields
-from functools import cache
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -15,13 +14,15 @@ def changed(value: T, **changes: Any) -> T:
     Raises:
         TypeError: No such field.
     """
-    names, values = _shape(type(value))
+    names, values = _SHAPES.get(type(value)) or _shape(type(value))
     record = dict(zip(names, values(value), strict=True))
     record.update(changes)
     return type(value)(**record)
 
 
-@cache
+_SHAPES: dict[type[Any], tuple[tuple[str, ...], Callable[[Any], tuple[Any, ...]]]] = {}
+
+
 def _shape(kind: type[Any]) -> tuple[tuple[str, ...], Callable[[Any], tuple[Any, ...]]]:
     names = tuple(each.name for each in fields(kind))
-    return names, attrgetter(*names)
+    return _SHAPES.setdefault(kind, (names, attrgetter(*names)))

@@ -88,7 +88,7 @@ def check(scene: Scene) -> None:
     assert len(fences) == len(set(fences))
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(ACTIONS, max_size=40))
 def test_every_history_keeps_the_promises_and_replays(actions: list[tuple[str, Any, Any, Any]]) -> None:
     """One holder, nobody forgotten, ends that say the truth, a log that leads to the same state."""

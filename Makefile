@@ -7,7 +7,7 @@ BIN := .venv/bin
 UV_VERSION := 0.13.8
 PYTHONS := libs services knarr tests bench
 
-.PHONY: help install install-dev run up test lint format requirements docs
+.PHONY: help install install-dev run up test lint format requirements schemas docs
 
 help: ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,14 +36,16 @@ format: install-dev ## Formats the code.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header --quiet
+
 requirements: install ## Compiles the hashed requirement files again, from pyproject.toml.
-	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-header --quiet --output-file requirements.txt
-	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-header --quiet --constraint requirements.txt --output-file requirements-dev.txt
-	$(BIN)/uv pip compile pyproject.toml --extra mysql --extra pulsar --extra docker --extra kubernetes --extra otlp \
-		--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
-		--constraint requirements.txt --output-file requirements-stack.txt
+	$(COMPILE) --output-file requirements.txt
+	$(COMPILE) --all-extras --constraint requirements.txt --output-file requirements-stack.txt
+	$(COMPILE) --group dev --constraint requirements-stack.txt --output-file requirements-dev.txt
+
+schemas: install-dev ## Writes an Avro schema for each message type that has changed.
+	$(BIN)/python -m knarr.schemas
 
 docs: install ## Writes the pages that are generated from the code.
 	$(BIN)/python -m knarr.docs

@@ -82,18 +82,24 @@ def serve(options: Options, terminal: Terminal, *, ready: Callable[[Address], No
             bound_sockets(options) as sockets,
             log_to_file(options.log_file or options.home.log, terminal, of_sagas=options.activity),
         ):
-            asyncio.run(_serve(options, terminal, sockets, ready))
+            bus = InProcessBus()
+            apps = create_apps(options, bus)  # before the loop: Ctrl-C ends a slow import at once
+            asyncio.run(_serve(apps, bus, options, terminal, sockets, ready))
     finally:
         options.home.platform_file.unlink(missing_ok=True)
         lock.release()
 
 
-async def _serve(
-    options: Options, terminal: Terminal, sockets: Mapping[str, socket.socket], ready: Callable[[Address], None]
+async def _serve(  # noqa: PLR0917  private, and called once
+    apps: Mapping[str, Any],
+    bus: InProcessBus,
+    options: Options,
+    terminal: Terminal,
+    sockets: Mapping[str, socket.socket],
+    ready: Callable[[Address], None],
 ) -> None:
     stop = _stop_on_signals(terminal)
-    bus = InProcessBus()
-    servers = {name: _Server(_config(app)) for name, app in create_apps(options, bus).items()}
+    servers = {name: _Server(_config(app)) for name, app in apps.items()}
     tasks = {name: asyncio.create_task(server.run_on(sockets[name]), name=name) for name, server in servers.items()}
     try:
         if await _all_started(servers, tasks, stop):

@@ -34,5 +34,5 @@ const server = http.createServer((request, response) => {
   response.end(body);
 });
 
-server.listen(Number(process.env.PORT || 8000), "127.0.0.1", () => console.log(`${app} listens on port ${server.address().port}`));
+server.listen(Number(process.env.PORT || 8000), process.env.HOST || "127.0.0.1", () => console.log(`${app} listens on port ${server.address().port}`));
 process.on("SIGTERM", () => server.close(() => process.exit(0)));

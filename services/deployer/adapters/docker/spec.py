@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ocistore.store import LABEL_PROCESSES, Image
-from services.deployer.adapters.environment import identity
+from services.deployer.adapters.environment import environment
 from services.deployer.adapters.naming import label as valid
 from services.deployer.adapters.naming import short_hash, unique
 from services.deployer.ports import Release
@@ -101,9 +101,7 @@ def instance(
 ) -> dict[str, Any]:
     """The configuration of a container; it is not started again by itself until the engine is told to."""
     process = label.partition(".")[0]
-    env = {**release.env, **identity(release, label)}
-    if process == "web":
-        env["PORT"] = str(port)
+    env = environment(release, label, port=port if process == "web" else None)
     return {
         "Image": image,
         "Entrypoint": list(arguments),

@@ -2,9 +2,12 @@
 
 Where it is missing the test is deselected, and the summary says which tests were not run and for want of what: a test
 that has not talked to its server does not count as passed.
+
+What a test records as its property `summary` (a seed, a count) is printed there, too.
 """
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 import pytest
 
 _NOT_RUN = pytest.StashKey[Counter[str]]()
+_ENDED = pytest.StashKey[int]()
 
 
 def _missing(item: pytest.Item) -> list[str]:
@@ -32,11 +36,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not missing[item.nodeid]]
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """A worker of xdist tells the process that prints the summary."""
+    session.config.stash[_ENDED] = int(exitstatus)
     output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
     if output is not None:
         output["not_run"] = dict(_not_run(session.config))
+
+
+def _told(terminalreporter: Any) -> list[str]:
+    """What tests that were run have to say: `record_property("summary", …)`."""
+    reports = [each for name in ("passed", "failed") for each in terminalreporter.getreports(name)]
+    told = (each for report in reports if report.when == "call" for each in report.user_properties)
+    return [str(value) for name, value in told if name == "summary"]
 
 
 class _FromWorkers:
@@ -50,6 +62,15 @@ class _FromWorkers:
         self._config.stash[_NOT_RUN] = Counter(getattr(node, "workeroutput", {}).get("not_run", {}))
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """As `chassis.run` does: threads of Pulsar's client may abort an interpreter that goes down (ADR 12)."""
+    if "_pulsar" in sys.modules and not hasattr(config, "workeroutput") and _ENDED in config.stash:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(config.stash[_ENDED])
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_FromWorkers(config))
 
@@ -57,5 +78,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Iterator[None]:
     yield
+    for line in _told(terminalreporter):
+        terminalreporter.write_line(line)
     for names, count in sorted(_not_run(config).items()):
         terminalreporter.write_line(f"not run: {count} tests of the real stack, for want of {names}", yellow=True)

@@ -11,7 +11,7 @@ replicas: what collides with another transaction (a deadlock, a lock wait, a key
 is run again a bounded number of times, and so is what met a connection that the server had closed.
 
 When the connection breaks during a COMMIT, nobody knows whether it was done. That is `DatabaseUnavailable` too, and
-never run again here: whoever waits must be able to find out, by an inbox row, a version or a lease (ADR 12).
+never run again here: whoever waits must be able to find out, by an inbox row, a version or a lease (ADR 8).
 """
 
 import asyncio

@@ -7,7 +7,7 @@ Two replicas of a service share one schema, so what SQLite decides by having one
 - a deadlock or a lock that is not had within `LOCK_WAIT_S` undoes the transaction, and it is run again;
 - a process that is stopped in the middle of a transaction holds its locks for `IDLE_S` at most: then the server ends
   its connection;
-- text is compared byte by byte, as SQLite does: `Main` and `main` are two branches (ADR 11).
+- text is compared byte by byte, as SQLite does: `Main` and `main` are two branches (ADR 7).
 
 The driver asks the server to count the rows that an UPDATE *finds* (CLIENT.FOUND_ROWS, set by SQLAlchemy), so a version
 check that changes nothing else still counts; `database_contract` watches it.

@@ -5,7 +5,7 @@ thread, in one transaction where the database can do that (SQLite), one process 
 the work done.
 
 A service with a SQLite file does this when it starts. On a server, where replicas start and stop all the time, one job
-does it (`knarr db upgrade`) and services only look: they refuse to start on a schema that is not theirs (ADR 13). MySQL
+does it (`knarr db upgrade`) and services only look: they refuse to start on a schema that is not theirs (ADR 11). MySQL
 commits each change of a table by itself, so a migration after the first should hold one; the first one is begun anew
 where it was interrupted.
 

@@ -7,7 +7,7 @@ BIN := .venv/bin
 UV_VERSION := 0.13.8
 PYTHONS := libs services knarr tests bench
 
-.PHONY: help install install-dev run up test lint format requirements schemas docs
+.PHONY: help install install-dev run up test crash-test lint format requirements schemas docs
 
 help: ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,8 +23,22 @@ run: install ## Starts the platform and shows a push going through it; Ctrl-C st
 up: install ## Starts the platform and nothing else.
 	@$(BIN)/knarr up
 
+stack-up: ## Starts the platform in Docker, with Pulsar, MySQL and a registry, and waits until it is ready.
+	docker compose up --build --detach --wait
+	@sh deploy/stack-home.sh
+
+stack-down: ## Stops that platform and the apps that it runs; what it keeps stays in its volumes.
+	docker compose --profile tools down
+	@docker ps --quiet --filter label=io.knarr.installation=$${KNARR_INSTALLATION:-knarr} | xargs --no-run-if-empty docker stop
+
+demo-stack: install stack-up ## Starts it and shows a push going through it, and one that is undone.
+	@$(BIN)/python -m knarr.demo_stack
+
 test: install-dev lint ## Runs everything that needs no Docker: lint, types, import rules, tests.
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+crash-test: install-dev ## Kills the platform at every crash point of every step and undo, twice each (some ten minutes).
+	$(BIN)/pytest -n 2 --dist loadgroup -m crash_points tests/crash
 
 lint: install-dev ## Checks format, lint rules, types and import rules.
 	$(BIN)/ruff format --check .

@@ -14,10 +14,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import httpx2
 import psutil
@@ -87,6 +87,28 @@ def eventually(what: str, look: Callable[[], T | None], *, patience_s: float = P
     raise AssertionError(f"{what}: not within {patience_s:g} s; at last: {last!r}")
 
 
+class Process(Protocol):
+    """What the harness needs of a process."""
+
+    pid: int
+
+    @property
+    def returncode(self) -> int | Any:
+        """How it ended."""
+
+    def poll(self) -> int | None:
+        """How it ended; none: it runs."""
+
+    def wait(self, timeout: float) -> int:
+        """Wait for its end."""
+
+    def send_signal(self, number: int, /) -> None:
+        """Send a signal."""
+
+    def kill(self) -> None:
+        """`kill -9`."""
+
+
 @dataclass
 class Repository:
     """A real git repository that the platform may fetch from."""
@@ -139,7 +161,7 @@ class Knarr:
 
     folder: Path
     settings: dict[str, str] = field(default_factory=dict)
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
     _api: Platform | None = None
 
     def __post_init__(self) -> None:
@@ -147,6 +169,7 @@ class Knarr:
         self.home = self.folder / "home"
         self.repositories = self.folder / "repositories"
         self.mark = self.folder / "crashed"
+        self.log_file = self.folder / "up.log"
         self.port_base = free_ports(7) - 1
         self.app_port_base = free_ports(40)
 
@@ -182,17 +205,22 @@ class Knarr:
         """Start it and wait until every service is ready."""
         self.home.mkdir(parents=True, exist_ok=True)
         self.mark.unlink(missing_ok=True)
-        with (self.folder / "up.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "knarr", "up", "--home", self.home, "--port-base", str(self.port_base)],
-                env=self.environment(**settings),
+        arguments = ["up", "--home", str(self.home), "--port-base", str(self.port_base)]
+        self.process = self.launch(arguments, self.environment(**settings))
+        eventually("knarr is ready", self.is_ready)
+        return self
+
+    def launch(self, arguments: Sequence[str], environment: Mapping[str, str]) -> Process:
+        """`knarr` as a process of its own."""
+        with self.log_file.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "knarr", *arguments],
+                env=environment,
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
                 start_new_session=True,
             )
-        eventually("knarr is ready", self.is_ready)
-        return self
 
     def is_ready(self) -> bool:
         """Whether all services serve; a platform that has died is an error, unless it was told to crash."""
@@ -200,7 +228,7 @@ class Knarr:
         if self.process.poll() is not None:
             if self.mark.exists():
                 return True
-            raise AssertionError(f"knarr ended with {self.process.returncode}:\n{(self.folder / 'up.log').read_text()}")
+            raise AssertionError(f"knarr ended with {self.process.returncode}:\n{self.log_file.read_text()}")
         return (self.home / "platform.json").exists()
 
     def stop(self) -> None:
@@ -229,7 +257,7 @@ class Knarr:
         """The armed crash point was reached and the process is gone; its name."""
         assert self.process is not None
         self.process.wait(PATIENCE_S)
-        assert self.process.returncode == -signal.SIGKILL, (self.folder / "up.log").read_text()
+        assert self.process.returncode == -signal.SIGKILL, self.log_file.read_text()
         self._forget()
         return self.mark.read_text().strip()
 

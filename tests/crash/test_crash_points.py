@@ -1,0 +1,104 @@
+"""`kill -9` of the whole process at every named point, for each step, each undo, the coordinator and the webhook.
+
+Each crash is followed by another one while what was begun is carried on. Then the saga ends, no effect stands twice,
+nothing is left over, and the version before has answered whenever the platform was up. `make crash-test` runs all of
+them, `make test` a sample; KNARR_CRASH_SEED chooses the same one again.
+"""
+
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from seedwork.crash import POINTS
+from tests.crash.cases import CASES, Case
+from tests.crash.crashing import CrashingKnarr
+from tests.crash.scenes import ENDS_ITS_APP, SCENES, Subject, play
+from tests.crash.warm import Launcher
+from tests.e2e.harness import remove
+
+SAMPLE = 4
+"""Cases in `make test`, two crashes each."""
+
+
+@dataclass
+class Bench:
+    """Crashes one platform after the other; one that has failed a case is not used again."""
+
+    launcher: Launcher
+    knarr: CrashingKnarr | None = None
+    subject: Subject | None = None
+    apps: int = 0
+
+    def play(self, case: Case) -> None:
+        """One case, on a platform that is up and well."""
+        knarr = self.knarr or self._new()
+        subject = self.subject or self._new_app(knarr)
+        self.knarr = self.subject = None
+        try:
+            play(knarr, subject, case)
+        except BaseException as error:
+            error.add_note(f"{case.name}; the platform said:\n{knarr.log_file.read_text()[-4000:]}")
+            self._end(knarr)
+            raise
+        self.knarr, self.subject = knarr, None if case.scene in ENDS_ITS_APP else subject
+
+    def close(self) -> None:
+        """End the platform, and the process that its starts are forks of."""
+        if self.knarr is not None:
+            self._end(self.knarr)
+        self.launcher.close()
+
+    def _new(self) -> CrashingKnarr:
+        knarr = CrashingKnarr(Path(tempfile.mkdtemp(prefix="knarr-crash-")), self.launcher)
+        knarr.start()
+        return knarr
+
+    def _new_app(self, knarr: CrashingKnarr) -> Subject:
+        self.apps += 1
+        return Subject.made(knarr, f"app-{self.apps}")
+
+    def _end(self, knarr: CrashingKnarr) -> None:
+        knarr.kill()
+        for process in knarr.processes():
+            process.kill()
+        remove(knarr.folder)
+
+
+@pytest.fixture(scope="session")
+def bench() -> Iterator[Bench]:
+    """Where platforms are crashed."""
+    bench = Bench(Launcher())
+    yield bench
+    bench.close()
+
+
+@pytest.mark.crash_points
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=case.name, marks=pytest.mark.xdist_group(f"crash-{case.scene}")) for case in CASES],
+)
+def test_a_kill_at_this_point_and_again_during_the_recovery(bench: Bench, case: Case) -> None:
+    """Whatever was asked for comes about once, or is undone without a trace."""
+    bench.play(case)
+
+
+@pytest.mark.xdist_group("crash-sample")
+def test_a_sample_of_the_crash_points(bench: Bench, record_property: Callable[[str, object], None]) -> None:
+    """A few of them with each run of the tests, others each time."""
+    seed = int(os.environ.get("KNARR_CRASH_SEED") or time.time_ns() % 1_000_000)
+    cases = random.Random(seed).sample(CASES, SAMPLE)  # noqa: S311  no secret
+    record_property("summary", f"crash points: KNARR_CRASH_SEED={seed} tried {', '.join(each.name for each in cases)}")
+    for case in cases:
+        bench.play(case)
+
+
+def test_every_point_of_the_table_is_tried() -> None:
+    """A point that nobody tries proves nothing."""
+    assert {case.point.partition("/")[0] for case in CASES} == set(POINTS)
+    assert {case.scene for case in CASES} == set(SCENES)

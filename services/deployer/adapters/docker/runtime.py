@@ -43,6 +43,10 @@ _LOOK_AGAIN_S = 30.0
 """How often routes are compared with the engine, whatever its events say."""
 _FIRST_AGAIN_S = 1.0
 _LONGEST_AGAIN_S = 60.0
+_KILLED = 137
+"""128 and SIGKILL; engines before 23 do not always say that it was for its memory."""
+_SHELL_WORDS = {126: "the program cannot be run", 127: "there is no such program"}
+"""As shells and the init process in the container mean them."""
 _IN_A_CONTAINER = Path("/.dockerenv")
 
 
@@ -142,9 +146,12 @@ class DockerRuntime:
         await self.prepare(release)
         async with self._lock(release.saga_id):
             self._stopping.discard(release.saga_id)
-            for process, count in release.formation.items():
-                for number in range(1, count + 1):
-                    await self._start_one(release, process, f"{process}.{number}")
+            wanted = [
+                self._start_one(release, process, f"{process}.{number + 1}")
+                for process, count in release.formation.items()
+                for number in range(count)
+            ]
+            await asyncio.gather(*wanted)
 
     async def observe(self, release: Release, *, note: Note) -> None:
         """See `Runtime.observe`."""
@@ -483,9 +490,10 @@ class DockerRuntime:
     async def _ended(self, container: Container, release: Release, *, answered: bool) -> AppDoesNotStart:
         tail = await self._tail(container.id, release)
         why = "its last lines say more" if tail else "it printed nothing"
-        if container.out_of_memory:
+        if container.out_of_memory or container.exit_code == _KILLED:
+            sure = "it" if container.out_of_memory else "perhaps it"
             mib = self._options.bounds.memory_bytes // 2**20
-            why = f"it used more than its {mib} MiB of memory (KNARR_APP_MEMORY_MB); {why}"
+            why = f"{sure} used more than its {mib} MiB of memory (KNARR_APP_MEMORY_MB); {why}"
         when = "" if answered else " before it answered" if container.labels.get(spec.PORT) else " at once"
         return AppDoesNotStart(f"{_how_it_ended(container)}{when}", why=why, todo=AGAIN, log_tail=tail)
 
@@ -630,7 +638,9 @@ class DockerRuntime:
 
 def _how_it_ended(container: Container) -> str:
     how = f"exited with status {container.exit_code}"
-    if container.exit_code > 128:
+    if container.exit_code in _SHELL_WORDS:
+        how = f"{how} ({_SHELL_WORDS[container.exit_code]})"
+    elif container.exit_code > 128:
         how = f"was ended by signal {container.exit_code - 128}"
     return f"{container.labels[spec.PROCESS]} {'ran out of memory' if container.out_of_memory else how}"
 

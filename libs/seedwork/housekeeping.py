@@ -5,6 +5,8 @@ keeps one so long) and ended jobs for `JOB_DAYS` (their outcome is repeated to a
 person has paused may do so late).
 """
 
+from collections.abc import Awaitable, Callable
+
 import structlog
 from sqlalchemy import and_, delete, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -24,6 +26,18 @@ _DAY_MS = 86_400_000
 log = structlog.get_logger(__name__)
 
 
+async def clean_hourly(once: Callable[[], Awaitable[int]], clock: Clock) -> None:
+    """For ever: `once` removes what is old in short transactions, and says how many rows."""
+    while True:
+        try:
+            removed = await once()
+            if removed:
+                log.info("old rows removed", rows=removed)
+        except RetryableError as error:
+            log.warning("housekeeping waits", error=error.message)
+        await clock.sleep(EVERY_S)
+
+
 class Housekeeping:
     """One service's."""
 
@@ -34,14 +48,7 @@ class Housekeeping:
 
     async def run(self) -> None:
         """For ever."""
-        while True:
-            try:
-                removed = await self.once()
-                if removed:
-                    log.info("old rows removed", rows=removed)
-            except RetryableError as error:
-                log.warning("housekeeping waits", error=error.message)
-            await self._clock.sleep(EVERY_S)
+        await clean_hourly(self.once, self._clock)
 
     async def once(self) -> int:
         """Remove all that is old; how many rows."""

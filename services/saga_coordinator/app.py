@@ -13,6 +13,7 @@ from services.saga_coordinator.audit import Audit
 from services.saga_coordinator.contract import DeploymentFailed, DeploymentSucceeded
 from services.saga_coordinator.engine import SUBSCRIPTION, Engine
 from services.saga_coordinator.feed import Feed
+from services.saga_coordinator.retention import Retention
 from services.saga_coordinator.sagas import DEFINITIONS
 from services.saga_coordinator.settings import CoordinatorSettings
 
@@ -44,11 +45,14 @@ def create_app(
         on_change=feed.ring,
     )
     audit = Audit(service.db, service.clock, service.metrics.registry)
+    retention = Retention(service.db, service.clock, keep_days=settings.saga_keep_days)
     service.takes(SUBSCRIPTION, definitions.messages())
     service.on_start(engine.open)
     service.background("timers", engine.run_timers)
     service.background("audit", audit.run)
+    service.background("retention", retention.run)
     service.app.include_router(api.router(db=service.db, engine=engine, feed=feed, definitions=definitions))
     service.app.state.audit = audit
+    service.app.state.retention = retention
     service.app.state.feed = feed
     return service.app

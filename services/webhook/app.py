@@ -24,6 +24,7 @@ from services.webhook.polling import Poller, Schedule
 from services.webhook.ports import RemoteRefs, SourceArchive
 from services.webhook.redelivery import Deliveries
 from services.webhook.requests import Requests
+from services.webhook.retention import BodyRetention
 from services.webhook.settings import WebhookSettings
 from services.webhook.vault import Vault
 
@@ -62,6 +63,9 @@ def create_app(
     service.participant.on(DeploymentFailed, keep_app)
     service.on_start(requests.clean)
     service.background("poll", poller.run)
+    bodies = BodyRetention(db, clock, keep_days=settings.delivery_body_keep_days)
+    service.background("bodies", bodies.run)
+    service.app.state.bodies = bodies
     service.app.include_router(
         api.router(
             intake=Intake(db, outbox, directory, clock),

@@ -69,7 +69,7 @@ deliveries = Table(
     Column("status", String(16), nullable=False, comment="accepted, ignored, duplicate"),
     Column("reason", Text),
     Column("headers", Json, nullable=False),
-    Column("body", LargeBinary().with_variant(LONGBLOB(), "mysql"), nullable=False),
+    Column("body", LargeBinary().with_variant(LONGBLOB(), "mysql"), nullable=False),  # empty: not kept any more
     Index("ix_deliveries_team", "team", "delivery_id"),
 )
 

@@ -98,6 +98,8 @@ class Deliveries:
         row = await self._db.read(partial(_stored, delivery_id=delivery_id))
         if row is None or team not in (None, row.team):
             raise _unknown(delivery_id)
+        if not row.body:
+            raise _nothing_to_start("its body is not kept any more: it is older than KNARR_DELIVERY_BODY_KEEP_DAYS")
         arrival = Arrival(orjson.loads(row.headers), row.body)
         push = github.read_event(arrival.event, arrival.body, arrival.content_type)
         if not isinstance(push, Push) or push.commit is None:

@@ -34,3 +34,10 @@ class WebhookSettings(ServiceSettings):
 
     upload_max_bytes: int = Field(default=200 * 1000 * 1000, gt=0)
     """The largest archive that may be uploaded; a source tree of more is almost always a build by mistake."""
+
+    delivery_body_keep_days: float = Field(default=30.0, ge=0)
+    """Days for which a delivery can be sent again; then its raw body goes, and 0 keeps it for ever.
+
+    What arrived, its digest and what became of it stay for ever, so a copy that comes late is still a duplicate. A body
+    has some 20 KB, so a thousand pushes a day come to 600 MB.
+    """

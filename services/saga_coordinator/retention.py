@@ -93,7 +93,7 @@ async def _remove(conn: AsyncConnection, state: str, after: Position, before_ms:
     return _Batch(len(old), (rows[-1].created_ms, rows[-1].id) if len(rows) == BATCH else None)
 
 
-def _ended_ms(row: Row[Any]) -> int:
+def _ended_ms(row: Row[*tuple[Any, ...]]) -> int:
     """A saga's last change was its end, or a verb after it."""
     return from_json(row.origin, row.body).updated_ms
 

@@ -188,7 +188,7 @@ async def test_looking_for_old_sagas_reads_an_index(stage: Stage, days: float) -
 
     @event.listens_for(engine, "before_cursor_execute")
     def note(_conn: Any, _cursor: Any, statement: str, parameters: Sequence[Any], *_rest: Any) -> None:
-        if statement.startswith(("SELECT sagas", "DELETE")) and "sqlite_master" not in statement:
+        if statement.startswith(("SELECT sagas.id, sagas.app_id", "DELETE FROM saga", "DELETE FROM timers")):
             plans.append((statement, tuple(parameters)))
 
     plans: list[tuple[str, tuple[Any, ...]]] = []
@@ -202,4 +202,4 @@ async def test_looking_for_old_sagas_reads_an_index(stage: Stage, days: float) -
 
     await database(stage).read(explain)
     assert not [plan for plan in asked if "SCAN" in plan or "TEMP B-TREE" in plan], asked
-    assert "USING INDEX ix_sagas_state" in asked[0]
+    assert any("sagas USING INDEX ix_sagas_state" in plan for plan in asked), asked

@@ -59,10 +59,13 @@ class Metrics:
         async def count(conn: AsyncConnection) -> None:
             outbox = await conn.execute(select(func.count()).select_from(tables.outbox))
             self._outbox.set(outbox.scalar_one())
-            for work, column in (("forward", tables.jobs.c.state), ("undo", tables.jobs.c.undo_state)):
-                counted = await conn.execute(
-                    select(column, func.count()).where(column.in_(OPEN_STATES)).group_by(column)
-                )
+            jobs = tables.jobs.c
+            forward = jobs.state.in_(OPEN_STATES) & jobs.tombstone_ms.is_(None)  # what an undo has stopped is not open
+            for work, column, is_open in (
+                ("forward", jobs.state, forward),
+                ("undo", jobs.undo_state, jobs.undo_state.in_(OPEN_STATES)),
+            ):
+                counted = await conn.execute(select(column, func.count()).where(is_open).group_by(column))
                 found = {str(state): number for state, number in counted}
                 for state in OPEN_STATES:
                     self._jobs.labels(work, state).set(found.get(state, 0))

@@ -12,10 +12,13 @@ from tests.seedwork.chassis.dummy.contract import ThingMade
 
 
 async def test_the_backlog_and_the_open_jobs_are_shown(settings: ServiceSettings) -> None:
-    """What waits is what an operator wants an alarm for; the bus is closed here, so messages stay."""
+    """What waits is what an operator wants an alarm for; the bus is closed here, so messages stay.
+
+    Work that was cancelled in the middle stays `running` in its row; the tombstone says that nobody is at it.
+    """
     service = Service("builder", settings, metadata=models.metadata, migrations=MIGRATIONS, bus=InProcessBus())
     messages = [envelope(ThingMade(size=1), source="builder", saga_id=new_id(), app_id=new_id()) for _ in range(3)]
-    jobs = [("running", None), ("done", "running"), ("done", None)]
+    jobs = [("running", None), ("done", "running"), ("done", None), ("running", "done")]
 
     async def prepare(conn: AsyncConnection) -> None:
         await service.outbox.add(conn, messages)
@@ -28,6 +31,7 @@ async def test_the_backlog_and_the_open_jobs_are_shown(settings: ServiceSettings
                 "accepted_ms": 1,
                 "state": state,
                 "undo_state": undo_state,
+                "tombstone_ms": undo_state and 1,
                 "lease_owner": "another replica",
                 "lease_until_ms": 2**52,
             }

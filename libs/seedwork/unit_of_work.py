@@ -223,13 +223,14 @@ class Database:
         committing = False
         try:
             async with self._limit(), self.engine.connect() as conn:
-                conn.info[_AFTER_COMMIT] = callbacks
+                info = conn.info  # of a connection that broke it could not be had any more
+                info[_AFTER_COMMIT] = callbacks
                 try:
                     async with conn.begin():
                         results = [await work(conn) for work in works]
                         committing = True
                 finally:
-                    conn.info.pop(_AFTER_COMMIT, None)
+                    info.pop(_AFTER_COMMIT, None)
         except _FAULTS as error:
             raise _translated(error, committing=committing) from error
         for callback in callbacks:

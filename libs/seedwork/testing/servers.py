@@ -3,13 +3,17 @@
 The servers are named by the environment, as `testbed env` prints it: MYSQL_URL, PULSAR_URL, PULSAR_ADMIN_URL.
 """
 
+import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+import socket
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 import httpx2
 from sqlalchemy import text
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from seedwork.adapters.mysql import CHARSET, COLLATION
@@ -66,3 +70,205 @@ async def _run(url: URL, statement: str) -> None:
             await conn.execute(text(statement))
     finally:
         await engine.dispose()
+
+
+class Wire:
+    """A TCP connection between a client and a real server that a test can cut, at a moment of its choosing.
+
+    Args:
+        host: Of the server.
+        port: Of the server.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._server = (host, port)
+        self._cut_after: bytes | None = None
+        self._pairs: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listening: asyncio.Server | None = None
+        self.cuts = 0
+        """How often the wire was cut by `cut_after`."""
+
+    async def open(self) -> int:
+        """Listen on this machine; the port."""
+        self._listening = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        port: int = self._listening.sockets[0].getsockname()[1]
+        return port
+
+    def cut_after(self, text: bytes) -> None:
+        """Let the next packet with this text reach the server, and its answer never come back."""
+        self._cut_after = text
+
+    def cut(self) -> None:
+        """Cut every connection there is; new ones are let through."""
+        for each in self._pairs:
+            each.close()
+
+    async def close(self) -> None:
+        """Cut, and let nobody in any more."""
+        if self._listening:
+            self._listening.close()
+        self.cut()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there, back = await asyncio.open_connection(*self._server)
+        except OSError:
+            writer.close()
+            return
+        pair = {writer, back}
+        self._pairs |= pair
+        for task in (self._carry(reader, back, pair, watch=True), self._carry(there, writer, pair, watch=False)):
+            running = asyncio.create_task(task)
+            self._tasks.add(running)
+            running.add_done_callback(self._tasks.discard)
+
+    async def _carry(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        pair: set[asyncio.StreamWriter],
+        *,
+        watch: bool,
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+                if watch and self._cut_after is not None and self._cut_after in data:
+                    self._cut_after = None
+                    self.cuts += 1
+                    for each in pair - {writer}:  # the client first: it must not see the answer
+                        each.transport.abort()
+                    break
+        for each in pair:
+            each.close()
+        self._pairs -= pair
+
+
+class Container:
+    """A server of the test's own in a Docker container, to be killed without asking anybody.
+
+    Args:
+        image: As the testbed has it.
+        ports: Those that the server listens on inside, and ours.
+        options: More for `docker run`.
+        command: In place of the image's own.
+    """
+
+    def __init__(self, image: str, ports: Mapping[int, int], *options: str, command: Sequence[str] = ()) -> None:
+        self.name = f"knarr-test-{new_id()[-12:]}"
+        published = [part for inside, outside in ports.items() for part in ("-p", f"127.0.0.1:{outside}:{inside}")]
+        self._run = ["run", "-d", "--name", self.name, "--memory", "1200m", *published, *options, image, *command]
+
+    async def start(self) -> None:
+        """Make it and start it."""
+        await docker(*self._run)
+
+    async def kill(self) -> None:
+        """As a power cut: no shutdown, no flush."""
+        await docker("kill", "-s", "KILL", self.name)
+
+    async def restart(self) -> None:
+        """Start it again on the data that it left."""
+        await docker("start", self.name)
+
+    async def remove(self) -> None:
+        """With its data."""
+        await docker("rm", "-f", "-v", self.name)
+
+
+async def docker(*arguments: str) -> str:
+    """Run Docker's command line.
+
+    Raises:
+        RuntimeError: It failed.
+    """
+    process = await asyncio.create_subprocess_exec("docker", *arguments, stdout=PIPE, stderr=PIPE)
+    out, err = await process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"docker {arguments[0]}: {err.decode()[-500:]}")
+    return out.decode()
+
+
+def free_port() -> int:
+    """A port of this machine that nobody has now."""
+    with socket.socket() as probing:
+        probing.bind(("127.0.0.1", 0))
+        port: int = probing.getsockname()[1]
+        return port
+
+
+async def answers(look: Callable[[], Awaitable[object]], *, within_s: float = 180.0) -> None:
+    """Wait until this raises no error of a connection any more: a server has come up."""
+    async with asyncio.timeout(within_s):
+        while True:
+            try:
+                await look()
+            except (OSError, DBAPIError, httpx2.HTTPError):
+                await asyncio.sleep(0.25)
+            else:
+                return
+
+
+@contextlib.asynccontextmanager
+async def own_mysql() -> AsyncIterator[tuple[Container, str]]:
+    """A MySQL of the test's own, and the URL of an empty schema in it."""
+    port = free_port()
+    server = Container(
+        "mysql:9", {3306: port}, "-e", "MYSQL_ROOT_PASSWORD=root", "-e", "MYSQL_DATABASE=paas",
+        command=["--innodb-buffer-pool-size=64M", "--performance-schema=OFF"],
+    )  # fmt: skip
+    await server.start()
+    url = make_url(f"mysql+asyncmy://root:root@127.0.0.1:{port}/paas")
+    try:
+        await answers(lambda: _run(url, f"ALTER DATABASE CHARACTER SET {CHARSET} COLLATE {COLLATION}"))
+        yield server, url.render_as_string(hide_password=False)
+    finally:
+        await server.remove()
+
+
+@contextlib.asynccontextmanager
+async def own_pulsar() -> AsyncIterator[tuple[Container, PulsarAddress]]:
+    """A Pulsar of the test's own, durable as the testbed's is."""
+    broker, admin = free_port(), free_port()
+    settings = {
+        "PULSAR_MEM": "-Xms128m -Xmx384m -XX:MaxDirectMemorySize=384m",
+        "PULSAR_GC": "-XX:+UseSerialGC",
+        "PULSAR_PREFIX_advertisedAddress": "127.0.0.1",
+        "PULSAR_PREFIX_brokerServicePort": str(broker),
+        "PULSAR_PREFIX_journalSyncData": "true",
+        "PULSAR_PREFIX_brokerDeleteInactiveTopicsEnabled": "false",
+        "PULSAR_PREFIX_managedLedgerNewEntriesCheckDelayInMillis": "0",
+        "PULSAR_PREFIX_managedLedgerCacheSizeMB": "16",
+        "PULSAR_PREFIX_dbStorage_writeCacheMaxSizeMb": "16",
+        "PULSAR_PREFIX_dbStorage_readAheadCacheMaxSizeMb": "8",
+        "PULSAR_PREFIX_dbStorage_rocksDB_blockCacheSize": "8388608",
+    }
+    run = "exec bin/pulsar standalone -nss -nfw"
+    options = [part for name, value in settings.items() for part in ("-e", f"{name}={value}")]
+    server = Container(
+        "apachepulsar/pulsar:4.0.6", {broker: broker, 8080: admin}, *options,
+        command=["sh", "-c", f"bin/apply-config-from-env.py conf/standalone.conf && {run}"],
+    )  # fmt: skip
+    await server.start()
+    address = PulsarAddress(
+        url=f"pulsar://127.0.0.1:{broker}", admin_url=f"http://127.0.0.1:{admin}", tenant="paas-tests", namespace="own"
+    )
+    try:
+        await answers(lambda: healthy(address))
+        yield server, address
+    finally:
+        await server.remove()
+
+
+async def healthy(address: PulsarAddress) -> None:
+    """Ask the broker whether it is well.
+
+    Raises:
+        httpx2.HTTPError: It is not, or does not answer.
+    """
+    async with httpx2.AsyncClient(base_url=address.admin_url, timeout=20, trust_env=False) as http:
+        (await http.get("/admin/v2/brokers/health")).raise_for_status()
+        (await http.get("/admin/v2/namespaces/public/default")).raise_for_status()

@@ -1,0 +1,161 @@
+"""A proxy before a real HTTP server that answers for it, loses connections and cuts bodies, as a test tells it.
+
+Every request goes over a connection of its own to the server behind, so that a cut one disturbs no other.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+PIECE_BYTES = 16 * 1024
+
+
+@dataclass(slots=True, kw_only=True)
+class Fault:
+    """What goes wrong with requests that fit."""
+
+    how: Literal["answer", "refuse", "cut-request", "cut-answer"]
+    method: str = ""
+    """Empty: any."""
+    path: str = ""
+    """A part of it."""
+    skip: int = 0
+    """So many that fit go well first."""
+    times: int = 1
+    """So many go wrong; then all is well again."""
+    status: int = 500
+    headers: tuple[str, ...] = ()
+    after_bytes: int = 0
+    """Of the body, before it is cut."""
+
+    def takes(self, method: str, path: str) -> bool:
+        """Whether it is this one's turn."""
+        if not self.times or (self.method and method != self.method) or self.path not in path:
+            return False
+        if self.skip:
+            self.skip -= 1
+            return False
+        self.times -= 1
+        return True
+
+
+@dataclass(slots=True)
+class FaultyProxy:
+    """What was asked, and what is to go wrong."""
+
+    upstream: str
+    """`host:port`"""
+    host: str = ""
+    """Its own `host:port`."""
+    faults: list[Fault] = field(default_factory=list)
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    """Method and path, oldest first."""
+    bytes_up: int = 0
+    """Of request bodies."""
+    rewrite: Callable[[str], str] = str
+    """What the server behind is asked instead."""
+    _connections: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @property
+    def url(self) -> str:
+        """Its base URL."""
+        return f"http://{self.host}"
+
+    def asked(self, method: str, part: str = "") -> int:
+        """How many such requests there were."""
+        return sum(1 for each, path in self.requests if each == method and part in path)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, which is one request."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            await self._one(head, reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            writer.transport.abort()
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+            self._connections.discard(task)
+
+    async def close(self) -> None:
+        """End what is under way."""
+        under_way = list(self._connections)
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+
+    async def _one(self, head: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
+        method, path, _ = first.split(" ", 2)
+        self.requests.append((method, path))
+        size = next((int(line.split(":")[1]) for line in lines if line.lower().startswith("content-length:")), 0)
+        fault = next((each for each in self.faults if each.takes(method, path)), None)
+        if fault and fault.how == "refuse":
+            writer.transport.abort()
+            return
+        if fault and fault.how == "answer":
+            await self._pass(reader, None, size)
+            answer = [f"HTTP/1.1 {fault.status} Fault", *fault.headers, "Content-Length: 0", "Connection: close"]
+            writer.write("\r\n".join([*answer, "", ""]).encode())
+            await writer.drain()
+            return
+        host, _, port = self.upstream.partition(":")
+        server_reader, server = await asyncio.open_connection(host, int(port))
+        try:
+            kept = [line for line in lines if not line.lower().startswith("connection:")]
+            asked = "\r\n".join([f"{method} {self.rewrite(path)} HTTP/1.1", *kept, "Connection: close", "", ""])
+            server.write(asked.encode("latin-1"))
+            if fault and fault.how == "cut-request":
+                await self._pass(reader, server, min(size, fault.after_bytes))
+                writer.transport.abort()
+                return
+            await self._pass(reader, server, size)
+            await _answer(server_reader, writer, fault.after_bytes if fault else None)
+        finally:
+            server.close()
+            with contextlib.suppress(ConnectionError):
+                await server.wait_closed()
+
+    async def _pass(self, reader: asyncio.StreamReader, server: asyncio.StreamWriter | None, size: int) -> None:
+        while size:
+            piece = await reader.read(min(size, PIECE_BYTES))
+            if not piece:
+                raise ConnectionResetError
+            size -= len(piece)
+            self.bytes_up += len(piece)
+            if server is not None:
+                server.write(piece)
+                await server.drain()
+
+
+async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut_after: int | None) -> None:
+    head = await reader.readuntil(b"\r\n\r\n")
+    writer.write(head)
+    left = cut_after
+    while piece := await reader.read(PIECE_BYTES):
+        if left is not None and len(piece) > left:
+            writer.write(piece[:left])
+            await writer.drain()
+            return
+        left = None if left is None else left - len(piece)
+        writer.write(piece)
+        await writer.drain()
+
+
+@contextlib.asynccontextmanager
+async def faulty_proxy(upstream: str) -> AsyncIterator[FaultyProxy]:
+    """A proxy on a free port of this machine."""
+    proxy = FaultyProxy(upstream)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0, limit=64 * 1024)
+    proxy.host = "{}:{}".format(*server.sockets[0].getsockname()[:2])
+    try:
+        yield proxy
+    finally:
+        server.close()
+        await proxy.close()

@@ -18,11 +18,11 @@ The rules are in `seedwork.decide`, the lane in `seedwork.lanes`. Everything her
 can be compared, so that a saga's log can be replayed and the outcome compared with its row.
 """
 
-import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar
 
 from seedwork.errors import Conflict, Misconfigured
 from seedwork.lanes import Lane, Place
@@ -233,10 +233,10 @@ class Definitions:
         return sorted(types, key=lambda each: each.__name__)
 
     def commands(self) -> list[type[Message]]:
-        """Every type that a step sends, by name: what its functions say that they return."""
-        functions = {each for saga in self._by_key.values() for step in saga.steps for each in (step.send, step.undo)}
-        hints = [get_type_hints(each) for each in functions if inspect.isfunction(each)]
-        types: set[type[Message]] = {each["return"] for each in hints if "return" in each}
+        """Every type that a step may send, by name: the commands in the contracts of those who answer."""
+        contracts = {step.ok.__module__ for saga in self._by_key.values() for step in saga.steps}
+        found = [each for name in contracts for each in vars(sys.modules[name]).values() if isinstance(each, type)]
+        types = {each for each in found if issubclass(each, Command) and each is not Command}
         return sorted(types, key=lambda each: each.__name__)
 
 

@@ -55,7 +55,7 @@ COPY --from=packages /opt/knarr /opt/knarr
 COPY --from=knarr /out/ /
 # The working folder is the home: settings that are secret may stand in the file .env of its volume.
 ENV PATH=/opt/knarr/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    KNARR_HOME=/var/lib/knarr KNARR_HOST=0.0.0.0 KNARR_LOG_FORMAT=json
+    HOME=/var/lib/knarr KNARR_HOME=/var/lib/knarr KNARR_HOST=0.0.0.0 KNARR_LOG_FORMAT=json
 USER 10001:10001
 WORKDIR /var/lib/knarr
 EXPOSE 8701-8706

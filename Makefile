@@ -7,7 +7,7 @@ BIN := .venv/bin
 UV_VERSION := 0.13.8
 PYTHONS := libs services knarr tests bench
 
-.PHONY: help install install-dev run up test crash-test lint format requirements schemas docs
+.PHONY: help install install-dev run up stack-up stack-down demo-stack test crash-test lint format requirements schemas docs
 
 help: ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

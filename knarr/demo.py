@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import httpx2
 from rich.markup import escape
@@ -79,16 +79,30 @@ def _tell(session: Session, platform: Platform) -> None:
         session.terminal.say("\n[quiet]The platform goes on serving. Ctrl-C stops.[/]")
 
 
+class Origin(Protocol):
+    """Where the platform fetches the sample app from, when it does not see our folders."""
+
+    @property
+    def clone_url(self) -> str:
+        """Of the repository, as the platform knows it."""
+
+    def publish(self, repository: Path) -> None:
+        """Bring the branch `main` there."""
+
+
 @dataclass
 class Story:
     """Three acts; each finds out by itself whether it has been played."""
 
     session: Session
     platform: Platform
+    origin: Origin | None = None
+    """None: the repository in the home."""
 
     def __post_init__(self) -> None:
         """Name the repository and the file with the secret."""
         self.repository = self.session.home.demo / APP
+        self.clone_url = self.origin.clone_url if self.origin else self.repository.as_uri()
         self.secret_file = self.session.home.demo / "webhook-secret"
         self.say = self.session.terminal.say
 
@@ -109,10 +123,11 @@ class Story:
         secret = self.session.home.keep_secret(self.secret_file)
         if not (self.repository / ".git").is_dir():
             _make_repository(EXAMPLES / APP, self.repository)
+        self._publish()
         body = {
             "name": APP,
             "repository": FULL_NAME,
-            "clone_url": self.repository.as_uri(),
+            "clone_url": self.clone_url,
             "ref": "refs/heads/main",
             "webhook_secret": secret,
         }
@@ -162,8 +177,9 @@ class Story:
 
     def _push(self) -> Saga:
         """Send the tip as GitHub would, and show what becomes of it."""
+        self._publish()
         secret = self.session.home.keep_secret(self.secret_file)
-        push = push_of(self.repository, full_name=FULL_NAME, secret=secret, clone_url=self.repository.as_uri())
+        push = push_of(self.repository, full_name=FULL_NAME, secret=secret, clone_url=self.clone_url)
         answer = self.platform.request(
             "POST", "webhook", "/github-webhook", content=push.body, headers=dict(push.headers)
         )
@@ -174,6 +190,10 @@ class Story:
                 todo=f"See why: {program()} webhook deliveries",
             )
         return watch(self.platform, self.session.terminal, started[0])
+
+    def _publish(self) -> None:
+        if self.origin:
+            self.origin.publish(self.repository)
 
     def _sagas(self, **filters: str) -> list[Any]:
         return self.platform.pages("saga_coordinator", "/sagas", limit=1, app=APP, **filters)

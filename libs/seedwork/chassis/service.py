@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from sqlalchemy import MetaData
 
 from seedwork.bus import Bus
-from seedwork.chassis import dead_letters, health, metrics, migrate, problems, test_endpoints
+from seedwork.chassis import dead_letters, docs_page, health, metrics, migrate, problems, test_endpoints
 from seedwork.chassis.asgi import Boundary
 from seedwork.chassis.auth import Auth
 from seedwork.chassis.body import BodyLimit
@@ -152,6 +152,7 @@ class Service:
             title=f"knarr {self.name}",
             version=self.version,
             lifespan=self._lifespan,
+            docs_url=None,  # ours needs no internet
             redoc_url=None,
             responses=problems.RESPONSES,
             telemetry={"tracing": False, "metrics": False, "logs": False},  # ours knows the service it belongs to
@@ -173,6 +174,7 @@ class Service:
                 )
             )
         )
+        app.include_router(docs_page.router(app))
         app.include_router(metrics.router(self.metrics, self.db, self.tables))
         app.include_router(dead_letters.router(self.db, self.tables, self.bus))
         app.include_router(

@@ -1,132 +1,19 @@
 """Participants: at-least-once commands, effects once, answers that fit (DESIGN §3.5)."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from seedwork.adapters.in_process import InProcessBus
 from seedwork.clock import SystemClock
 from seedwork.errors import FinalError, RetryableError
-from seedwork.messages import Command, Envelope, Event, FailureEvent, UndoFailed, UndoneEvent, envelope, new_id
-from seedwork.outbox import Outbox, Relay
-from seedwork.participant import Participant, Work
+from seedwork.messages import Envelope, envelope, new_id
+from seedwork.outbox import Outbox
+from seedwork.participant import Work
 from seedwork.tables import KernelTables
+from seedwork.testing.bakery import Bake, Baked, Bakery, Sold, Unbake
 from seedwork.unit_of_work import Database
-
-
-class Bake(Command):
-    bread: str = "rye"
-
-
-class Baked(Event):
-    bread: str
-
-
-class BakeFailed(FailureEvent):
-    pass
-
-
-class Unbake(Command):
-    pass
-
-
-class Unbaked(UndoneEvent):
-    pass
-
-
-class Sold(Event):
-    bread: str = "rye"
-
-
-Handler = Callable[[Bake, Work], Any]
-
-
-@dataclass
-class Bakery:
-    """A participant with one step, and everything that it answers."""
-
-    db: Database
-    tables: KernelTables
-    bus: InProcessBus = field(default_factory=InProcessBus)
-    answers: "asyncio.Queue[Envelope]" = field(default_factory=asyncio.Queue)
-    bakes: int = 0
-    unbakes: int = 0
-    at_once: int = 0
-    most_at_once: int = 0
-    body: Callable[..., Any] | None = None
-    undo_body: Callable[..., Any] | None = None
-    heard: list[str] = field(default_factory=list)
-
-    async def bake(self, command: Bake, *, work: Work) -> Event:
-        self.bakes += 1
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
-        try:
-            if self.body:
-                await self.body(work)
-        finally:
-            self.at_once -= 1
-        return Baked(bread=command.bread)
-
-    async def unbake(self, command: Unbake, *, work: Work) -> Unbaked:
-        self.unbakes += 1
-        if self.undo_body:
-            await self.undo_body(work)
-        return Unbaked(found=("a loaf",), done=("eaten",))
-
-    async def sold(self, event: Sold, _envelope: Envelope, _conn: AsyncConnection) -> None:
-        if event.bread == "poison":
-            raise ValueError("this bread cannot be sold")
-        self.heard.append(event.bread)
-
-    @asynccontextmanager
-    async def open(self, *, slots: int = 4, limit_s: float | None = None) -> AsyncIterator["Bakery"]:
-        clock = SystemClock()
-        outbox = Outbox(self.tables, clock)
-        participant = Participant("bakery", db=self.db, tables=self.tables, bus=self.bus, clock=clock, outbox=outbox)
-        participant.step(
-            Bake, self.bake, ok=Baked, failed=BakeFailed, undo=Unbake, undo_handler=self.unbake, undone=Unbaked,
-            slots=slots, limit_s=limit_s,
-        )  # fmt: skip
-        participant.on(Sold, self.sold)
-        await participant.subscribe()
-        await self.bus.subscribe("test", [Baked, BakeFailed, Unbaked, UndoFailed], self._collect)
-        await self.bus.open()
-        relay = Relay(self.db, self.tables, self.bus, clock, outbox, orphan_s=1)
-        tasks = [asyncio.create_task(participant.run()), asyncio.create_task(relay.run())]
-        try:
-            yield self
-        finally:
-            await participant.stop()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _collect(self, envelopes: Sequence[Envelope]) -> None:
-        for each in envelopes:
-            self.answers.put_nowait(each)
-
-    async def answer(self) -> Envelope:
-        async with asyncio.timeout(30):
-            return await self.answers.get()
-
-    async def send(
-        self, command: Command | Event, saga: str, *, attempt: int = 1, message_id: str | None = None
-    ) -> None:
-        await self.bus.publish(
-            [
-                envelope(
-                    command, source="test", saga_id=saga, app_id="app", step="bake", attempt=attempt, fence=3,
-                    message_id=message_id,
-                )
-            ]
-        )  # fmt: skip
 
 
 @pytest.fixture

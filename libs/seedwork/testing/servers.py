@@ -82,7 +82,7 @@ class Wire:
 
     def __init__(self, host: str, port: int) -> None:
         self._server = (host, port)
-        self._cut_after: bytes | None = None
+        self._wanted: tuple[bytes, ...] = ()
         self._pairs: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._listening: asyncio.Server | None = None
@@ -95,9 +95,9 @@ class Wire:
         port: int = self._listening.sockets[0].getsockname()[1]
         return port
 
-    def cut_after(self, text: bytes) -> None:
-        """Let the next packet with this text reach the server, and its answer never come back."""
-        self._cut_after = text
+    def cut_after(self, *texts: bytes) -> None:
+        """On the first connection that sends these in this order: the last one arrives, its answer never comes back."""
+        self._wanted = texts
 
     def cut(self) -> None:
         """Cut every connection there is; new ones are let through."""
@@ -132,12 +132,15 @@ class Wire:
         *,
         watch: bool,
     ) -> None:
+        seen = 0
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
                 writer.write(data)
                 await writer.drain()
-                if watch and self._cut_after is not None and self._cut_after in data:
-                    self._cut_after = None
+                if watch and seen < len(self._wanted) and self._wanted[seen] in data:
+                    seen += 1
+                if watch and self._wanted and seen == len(self._wanted):
+                    self._wanted = ()
                     self.cuts += 1
                     for each in pair - {writer}:  # the client first: it must not see the answer
                         each.transport.abort()

@@ -12,6 +12,7 @@ from seedwork.clock import Clock
 from seedwork.messages import Catalog
 from services.deployer import api, handlers, models
 from services.deployer.adapters.docker.wiring import make_docker_runtime
+from services.deployer.adapters.kubernetes.wiring import make_kubernetes_runtime
 from services.deployer.adapters.memory import MemoryRuntime
 from services.deployer.adapters.process.runtime import Limits, ProcessRuntime
 from services.deployer.adapters.router import Router
@@ -90,6 +91,8 @@ def _runtime(settings: DeployerSettings, home: Path, images: ImageStore, clock: 
         return MemoryRuntime(clock=clock)
     if settings.runtime == "docker":
         return make_docker_runtime(settings, home, images, clock)
+    if settings.runtime == "kubernetes":
+        return make_kubernetes_runtime(settings, images, clock)
     router = Router(host=settings.app_host, port_base=settings.app_port_base, idle_s=settings.request_idle_s)
     limits = Limits(
         start_timeout_s=settings.start_timeout_s,

@@ -1,10 +1,12 @@
 """What `deployer` needs to know: how long apps may take to start and stop, and where they are reached."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr
 
 from ocistore import ImageStoreSettings, is_registry
+from seedwork.chassis.settings import CommaSeparated
 from seedwork.errors import Misconfigured
 
 MIB = 1024 * 1024
@@ -48,6 +50,44 @@ class DeployerSettings(ImageStoreSettings):
 
     app_port_base: int = Field(default=8800, ge=1024, le=65_000)
     """Apps get the first free port from here on, and keep it. Above the services' ports 8700 to 8706."""
+
+    kubeconfig: Path | None = None
+    """A file with the cluster's address and credentials. Default: KUBECONFIG, else the service account of our pod,
+    else `~/.kube/config`.
+    """
+
+    kubernetes_domain: str | None = None
+    """Each app gets an Ingress `<app>.<domain>`. None: a port of the nodes, under `app_host`, which must be one."""
+
+    kubernetes_ingress_class: str | None = None
+    """Which controller serves the Ingresses. None: the cluster's default one."""
+
+    kubernetes_tls_secret: str | None = None
+    """In each app's namespace, for its Ingress; empty: TLS with the controller's own certificate. None: no TLS."""
+
+    kubernetes_node_port_base: int = Field(default=30_000, ge=1024, le=32_767)
+    """Apps get the first free port of the nodes from here on; clusters hand out 30000 to 32767."""
+
+    kubernetes_quota_cpus: float = Field(default=16.0, gt=0)
+    """Limits of processors of all pods of an app together: during a deployment two releases run."""
+
+    kubernetes_quota_memory_mb: int = Field(default=16 * 1024, ge=64)
+    """Limits of memory of all pods of an app together, in MiB."""
+
+    kubernetes_quota_pods: int = Field(default=100, ge=2)
+    """Pods of an app."""
+
+    kubernetes_request_cpus: float = Field(default=0.05, gt=0)
+    """Processors that the scheduler keeps for an instance; idle web apps, which most are, use less."""
+
+    kubernetes_request_memory_mb: int = Field(default=64, ge=1)
+    """MiB of memory that the scheduler keeps for an instance."""
+
+    kubernetes_run_as_user: int = Field(default=10_001, ge=1)
+    """Who an image of root, or of a user without a number, runs as: the cluster lets nobody run as root."""
+
+    kubernetes_egress_except: CommaSeparated = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16")
+    """Networks that apps must not reach: the cluster's own, and where clouds answer with credentials."""
 
     start_timeout_s: float = Field(default=60.0, gt=0)
     """Seconds until a new instance must answer. Heroku's boot limit is 60; slow frameworks take 20 to 40."""

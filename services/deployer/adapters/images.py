@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from ocistore.store import LABEL_BASE, Image
 from services.deployer.errors import CannotRun
 
+DEFAULT_PORT = 8080
+"""Told to a web process whose image exposes no port; above 1024, since it need not be root."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pullable:
@@ -34,3 +37,10 @@ def runnable_anywhere(image: Image, *, runtime: str) -> None:
             why="the builder `layers` made it: it holds the app and no operating system",
             todo="Set KNARR_BUILDER=buildx, which makes complete images, and deploy again.",
         )
+
+
+def port_of(image: Image) -> int:
+    """The one TCP port that the image exposes, else `DEFAULT_PORT`."""
+    exposed = image.config.get("config", {}).get("ExposedPorts") or {}
+    ports = [name.removesuffix("/tcp") for name in exposed if not name.endswith("/udp")]
+    return int(ports[0]) if len(ports) == 1 and ports[0].isdigit() else DEFAULT_PORT

@@ -24,7 +24,7 @@ from seedwork.errors import Conflict, KnarrError, NotFound, Unavailable
 from services.deployer.adapters.docker import spec
 from services.deployer.adapters.docker.answering import Answering
 from services.deployer.adapters.docker.engine import CannotStart, Container, Engine, Login
-from services.deployer.adapters.images import Pullable, runnable_anywhere
+from services.deployer.adapters.images import Pullable, port_of, runnable_anywhere
 from services.deployer.adapters.lines import blotted
 from services.deployer.adapters.merged_log import Source, merged
 from services.deployer.adapters.probe import REFUSED
@@ -428,7 +428,7 @@ class DockerRuntime:
         if release.digest not in self._ports:
             image = await self._images.get(release.repository, release.digest)
             runnable_anywhere(image, runtime=self.name)
-            self._ports[release.digest] = spec.port_of(image)
+            self._ports[release.digest] = port_of(image)
         return self._ports[release.digest]
 
     async def _network(self, release: Release) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ocistore.store import LABEL_PROCESSES, Image
+from ocistore.store import LABEL_PROCESSES
 from services.deployer.adapters.environment import environment
 from services.deployer.adapters.naming import label as valid
 from services.deployer.adapters.naming import short_hash, unique
@@ -34,9 +34,6 @@ ADDON_SAGA = "io.knarr.addon-saga"
 IMAGE_MARK = LABEL_PROCESSES
 """A label that only images of apps have."""
 
-DEFAULT_PORT = 8080
-"""Told to a web process whose image exposes no port; above 1024, since it need not be root."""
-
 _DROPPED = ("AUDIT_WRITE", "MKNOD", "NET_RAW", "SETFCAP", "SYS_CHROOT")
 """Capabilities that an app has no use for; the engine grants few others beside those of changing user and owner."""
 
@@ -49,13 +46,6 @@ class Bounds:
     cpus: float = 1.0
     processes: int = 512
     log_bytes: int = 16 * 1024 * 1024
-
-
-def port_of(image: Image) -> int:
-    """The one TCP port that the image exposes, else `DEFAULT_PORT`."""
-    exposed = image.config.get("config", {}).get("ExposedPorts") or {}
-    ports = [name.removesuffix("/tcp") for name in exposed if not name.endswith("/udp")]
-    return int(ports[0]) if len(ports) == 1 and ports[0].isdigit() else DEFAULT_PORT
 
 
 def network_name(installation: str, app: str, app_id: str) -> str:

@@ -1,0 +1,274 @@
+"""What an app has in the cluster beside its releases: a namespace, the Service that says who serves, the ways in.
+
+The Service is the route: its selector names the saga whose pods get the traffic, an annotation the fence under which it
+was moved last. Both change in one write, which the API refuses if the Service is not the one that was read.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+import structlog
+
+from seedwork.clock import Clock
+from seedwork.errors import Conflict, FinalError, Unavailable
+from services.deployer.adapters.kubernetes import objects, verdicts
+from services.deployer.adapters.kubernetes.cluster import (
+    ENDPOINTS,
+    INGRESS,
+    NAMESPACE,
+    POD,
+    SERVICE,
+    Cluster,
+    Object,
+    Stale,
+)
+from services.deployer.adapters.naming import label as valid
+from services.deployer.adapters.naming import unique
+from services.deployer.errors import Fenced
+from services.deployer.ports import Address, Release
+
+log = structlog.get_logger(__name__)
+
+_RACES = 20
+_NODE_PORTS_END = 32_768
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ways:
+    """How apps are reached."""
+
+    host: str = "127.0.0.1"
+    """Of a node, for URLs with a node port."""
+    node_port_base: int = 30_000
+    domain: str | None = None
+    """With it each app has an Ingress `<app>.<domain>`, and no node port."""
+    ingress_class: str | None = None
+    tls_secret: str | None = None
+    """Of the Ingress; empty: TLS with the controller's own certificate; None: no TLS."""
+
+
+class Front:
+    """The namespaces and Services of all apps.
+
+    Args:
+        cluster: Has them.
+        clock: For waiting.
+        shape: Quotas and the like.
+        ways: How apps are reached.
+    """
+
+    def __init__(self, cluster: Cluster, clock: Clock, shape: objects.Shape, ways: Ways) -> None:
+        self._cluster = cluster
+        self._clock = clock
+        self._shape = shape
+        self._ways = ways
+
+    def labels(self, app_id: str, saga_id: str | None = None, *, step: str | None = None) -> dict[str, str]:
+        """By which an app's (a saga's, a step's) objects are found."""
+        labels = {objects.INSTALLATION: self._shape.installation, objects.APP_ID: app_id}
+        if saga_id:
+            labels[objects.SAGA] = saga_id
+        if step:
+            labels[objects.STEP] = step
+        return labels
+
+    # ── namespaces ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def namespace(self, app_id: str) -> str | None:
+        """The app's namespace, unless it is on its way out."""
+        listed = await self._cluster.list(NAMESPACE, None, self.labels(app_id))
+        names = [each["metadata"]["name"] for each in listed.items if "deletionTimestamp" not in each["metadata"]]
+        return str(min(names)) if names else None
+
+    async def make_namespace(self, app_id: str, app: str, team: str | None = None) -> str:
+        """The one that it has, else a new one."""
+        known = await self.namespace(app_id)
+        name = known or objects.namespace_name(self._shape.installation, app, app_id)
+        if known is None or team is not None:
+            labels = objects.app_labels(self._shape.installation, app, app_id, team)
+            await self._cluster.apply(objects.namespace(name, labels, app=app))
+        return name
+
+    async def surround(self, release: Release) -> str:
+        """The app's namespace with quota, limits and policies as our settings want them now."""
+        namespace = await self.make_namespace(release.app_id, release.app, release.team)
+        labels = objects.app_labels(self._shape.installation, release.app, release.app_id, release.team)
+        await asyncio.gather(
+            *(self._cluster.apply(each) for each in objects.surroundings(namespace, labels, self._shape))
+        )
+        return namespace
+
+    async def forget(self, namespace: str) -> None:
+        """Remove it with everything in it, volumes included."""
+        await self._cluster.delete(NAMESPACE, None, namespace)
+        for _ in range(1200):
+            if await self._cluster.get(NAMESPACE, None, namespace) is None:
+                return
+            await self._clock.sleep(0.25)
+        raise Unavailable("The cluster does not remove a namespace", why=namespace)
+
+    # ── the way in ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def address(self, namespace: str) -> Address | None:
+        """Where the app is reached, if it has its Service."""
+        service = await self._cluster.get(SERVICE, namespace, objects.WEB)
+        return _address(service) if service else None
+
+    async def open(
+        self, namespace: str, app_id: str, app: str, *, taken: AbstractSet[int] = frozenset(), port: int | None = None
+    ) -> Address:
+        """Make the app's Service, under the first port that is free (or the one that it had before).
+
+        Raises:
+            Conflict: There is none.
+        """
+        labels = objects.app_labels(self._shape.installation, app, app_id)
+        host = await self._host(app_id, app)
+        if host:
+            way = objects.ingress(
+                namespace,
+                labels,
+                host=host,
+                ingress_class=self._ways.ingress_class,
+                tls_secret=self._ways.tls_secret,
+            )
+            await self._cluster.apply(way)
+        used = taken | await self._used_ports()
+        for candidate in [port] if port else range(self._ways.node_port_base, _NODE_PORTS_END):
+            if candidate not in used and await self._open(namespace, labels, host, candidate):
+                return Address(url=self._url(host, candidate), port=candidate)
+        raise Conflict(
+            "There is no free port for the app",
+            why=f"{port} is taken" if port else f"from {self._ways.node_port_base} on all are taken",
+            todo="Set KNARR_KUBERNETES_DOMAIN to reach apps by name, or KNARR_KUBERNETES_NODE_PORT_BASE lower.",
+        )
+
+    async def _open(self, namespace: str, labels: Mapping[str, str], host: str | None, port: int) -> bool:
+        wanted = objects.service(
+            namespace, labels, saga_id=None, fence=0, port=port, url=self._url(host, port), node_port=host is None
+        )
+        try:
+            await self._cluster.apply(wanted)
+        except FinalError as error:
+            if "already allocated" not in error.why:
+                raise
+            return False
+        return True
+
+    async def _used_ports(self) -> set[int]:
+        """By Services of anybody, so that few guesses are needed."""
+        listed = await self._cluster.list(SERVICE, None, {})
+        nodes = {port.get("nodePort", 0) for each in listed.items for port in each["spec"].get("ports") or ()}
+        ours = [
+            each["metadata"].get("annotations") or {}
+            for each in listed.items
+            if (each["metadata"].get("labels") or {}).get(objects.INSTALLATION) == self._shape.installation
+        ]
+        return nodes | {int(each[objects.PORT]) for each in ours if objects.PORT in each}
+
+    async def _host(self, app_id: str, app: str) -> str | None:
+        """The app's name in the domain; another app that has it (of another team) keeps it."""
+        if self._ways.domain is None:
+            return None
+        host = f"{valid(app)}.{self._ways.domain}"
+        listed = await self._cluster.list(INGRESS, None, {objects.INSTALLATION: self._shape.installation})
+        others = {
+            rule.get("host")
+            for each in listed.items
+            if each["metadata"]["labels"].get(objects.APP_ID) != app_id
+            for rule in each["spec"].get("rules") or ()
+        }
+        return f"{unique(app, app_id)}.{self._ways.domain}" if host in others else host
+
+    def _url(self, host: str | None, port: int) -> str:
+        if host:
+            return f"{'http' if self._ways.tls_secret is None else 'https'}://{host}/"
+        node = self._ways.host
+        return f"http://{f'[{node}]' if ':' in node else node}:{port}/"
+
+    # ── traffic ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def serves(self, namespace: str) -> str:
+        """The saga whose pods the Service selects; `objects.NOBODY`."""
+        service = await self._cluster.get(SERVICE, namespace, objects.WEB)
+        return _selected(service) if service else objects.NOBODY
+
+    async def select(self, namespace: str, saga_id: str | None, *, fence: int | None) -> str:
+        """Move the traffic; whose it was. `fence` None: compare none, and keep the one that stands.
+
+        Raises:
+            Fenced: It was moved under a higher fence.
+        """
+        for _ in range(_RACES):
+            service = await self._cluster.get(SERVICE, namespace, objects.WEB)
+            if service is None:
+                raise Unavailable("The app's Service is gone from the cluster", why=f"namespace {namespace}")
+            stands = int(service["metadata"]["annotations"][objects.FENCE])
+            if fence is not None and fence < stands:
+                raise Fenced(
+                    "The traffic stays where it is",
+                    why=f"it was moved under the fence {stands}, and this is {fence}",
+                    todo="A newer deployment of the app is live; nothing is to be done.",
+                )
+            with contextlib.suppress(Stale):  # somebody wrote in between: read and compare again
+                await self._cluster.apply(_moved(service, saga_id, stands if fence is None else fence))
+                return _selected(service)
+        raise Unavailable("The app's Service changes all the time", why=f"namespace {namespace}")
+
+    async def deselect(self, namespace: str, saga_id: str) -> bool:
+        """Nobody serves, if this saga's pods did; whether they did."""
+        for _ in range(_RACES):
+            service = await self._cluster.get(SERVICE, namespace, objects.WEB)
+            if service is None or _selected(service) != saga_id:
+                return False
+            with contextlib.suppress(Stale):
+                await self._cluster.apply(_moved(service, None, int(service["metadata"]["annotations"][objects.FENCE])))
+                return True
+        raise Unavailable("The app's Service changes all the time", why=f"namespace {namespace}")
+
+    async def until_routed(self, namespace: str, app_id: str, saga_id: str) -> None:
+        """Until the Service has the addresses of the saga's ready pods: a matter of moments."""
+        listed = await self._cluster.list(POD, namespace, self.labels(app_id, saga_id, step="deploy"))
+        pods = verdicts.read_pods(listed.items)
+        wanted = {each.name for each in pods if each.ready and each.process == objects.WEB and not each.stopping}
+        for _ in range(100):
+            if not wanted or _routed(await self._cluster.get(ENDPOINTS, namespace, objects.WEB)) >= wanted:
+                return
+            await self._clock.sleep(0.1)
+        log.warning("a Service has no addresses yet", namespace=namespace)
+
+
+def _moved(service: Object, saga_id: str | None, fence: int) -> Object:
+    """The Service as it is to be; the write counts only if it is still as it was read."""
+    address, metadata = _address(service), service["metadata"]
+    return objects.service(
+        metadata["namespace"],
+        metadata["labels"],
+        saga_id=saga_id,
+        fence=fence,
+        port=address.port,
+        url=address.url,
+        node_port=service["spec"]["type"] == "NodePort",
+        version=metadata["resourceVersion"],
+    )
+
+
+def _address(service: Object) -> Address:
+    annotations = service["metadata"]["annotations"]
+    return Address(url=annotations[objects.URL], port=int(annotations[objects.PORT]))
+
+
+def _selected(service: Object) -> str:
+    return str(service["spec"].get("selector", {}).get(objects.SAGA, objects.NOBODY))
+
+
+def _routed(endpoints: Object | None) -> set[str]:
+    """The pods to which a Service sends requests."""
+    return {
+        address.get("targetRef", {}).get("name", "")
+        for subset in (endpoints or {}).get("subsets") or ()
+        for address in subset.get("addresses") or ()
+    }

@@ -1,0 +1,395 @@
+"""A release in, the manifests of its objects out. Pure.
+
+Of an app: a namespace with quota, limits and network policies, and the Service that selects whose pods serve.
+Of a release: a Secret with its config, a Deployment per process type, a Job for its release command.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from ocistore.store import Image
+from services.deployer.adapters.environment import environment
+from services.deployer.adapters.images import port_of
+from services.deployer.adapters.kubernetes.cluster import (
+    DEPLOYMENT,
+    INGRESS,
+    JOB,
+    LIMITS,
+    NAMESPACE,
+    POLICY,
+    QUOTA,
+    SECRET,
+    SERVICE,
+    Kind,
+    Object,
+)
+from services.deployer.adapters.naming import label as valid
+from services.deployer.adapters.naming import short_hash, unique
+from services.deployer.ports import Release
+
+INSTALLATION = "knarr.io/installation"
+"""Whose things these are, where several platforms share a cluster."""
+APP_ID = "knarr.io/app-id"
+APP = "knarr.io/app"
+TEAM = "knarr.io/team"
+SAGA = "knarr.io/saga"
+RELEASE = "knarr.io/release"
+STEP = "knarr.io/step"
+"""`deploy`: an instance and what it needs; `release`: the release command."""
+PROCESS = "knarr.io/process"
+"""The process type as a valid label; its own name is in the annotation of that name."""
+DIGEST = "knarr.io/digest"
+FENCE = "knarr.io/fence"
+"""On the Service: under which fence its traffic was moved last."""
+PORT = "knarr.io/port"
+URL = "knarr.io/url"
+ADDON = "knarr.io/addon"
+ADDON_SAGA = "knarr.io/addon-saga"
+
+WEB = "web"
+"""The name of the Service and of the process type that it selects."""
+NOBODY = "none"
+"""The saga that a Service selects while nobody serves."""
+CONTAINER = "app"
+PULL_SECRET = "registry"  # noqa: S105  an object's name
+_PORT_NAME = "http"
+_JOB_RESERVE_S = 900
+"""The cluster ends a Job, and its log, when we did not: its image may have to be pulled first."""
+_HOST_ENV = "HOST"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What all instances have in common."""
+
+    installation: str
+    memory_mb: int = 512
+    cpus: float = 1.0
+    requested_memory_mb: int = 64
+    requested_cpus: float = 0.05
+    quota_cpus: float = 16
+    quota_memory_mb: int = 16 * 1024
+    quota_pods: int = 100
+    run_as_user: int = 10_001
+    grace_s: int = 10
+    settle_s: int = 1
+    release_command_timeout_s: int = 600
+    egress_except: tuple[str, ...] = ()
+    """Networks that apps must not reach."""
+    pull_login: tuple[str, str, str] | None = field(default=None, repr=False)
+    """Registry host, user and password."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What an image says that a pod must be told."""
+
+    reference: str
+    port: int
+    run_as_user: int | None
+    """None: the image's own user, which is a number and not root."""
+    has_home: bool
+
+
+def facts_of(image: Image, reference: str, *, default_user: int) -> Facts:
+    """Read the image's config.
+
+    Kubernetes runs as non-root only what it knows by number: an image of root or of a named user gets `default_user`.
+    """
+    config = image.config.get("config", {})
+    user = str(config.get("User") or "").partition(":")[0]
+    return Facts(
+        reference=reference,
+        port=port_of(image),
+        run_as_user=None if user.isdigit() and int(user) else default_user,
+        has_home=any(str(each).startswith("HOME=") for each in config.get("Env") or ()),
+    )
+
+
+# ── of an app ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def namespace_name(installation: str, app: str, app_id: str) -> str:
+    """Of a new app; found by its label later, since an app may be renamed."""
+    return f"{installation}-{unique(app, app_id)}"
+
+
+def app_labels(installation: str, app: str, app_id: str, team: str | None = None) -> dict[str, str]:
+    """On everything of an app."""
+    labels = {INSTALLATION: installation, APP_ID: app_id, APP: valid(app)}
+    return {**labels, TEAM: valid(team)} if team else labels
+
+
+def namespace(name: str, labels: Mapping[str, str], *, app: str) -> Object:
+    """The app's own. Its pods are restricted by their own manifests; add-ons start as root to own their volume."""
+    rules = {f"pod-security.kubernetes.io/{mode}": level for mode, level in _POD_SECURITY.items()}
+    return _manifest(NAMESPACE, None, name, {**labels, **rules}, annotations={APP: app})
+
+
+_POD_SECURITY = {"enforce": "baseline", "warn": "restricted"}
+
+
+def surroundings(namespace: str, labels: Mapping[str, str], shape: Shape) -> list[Object]:
+    """Quota, limits, network policies, and the login at the registry."""
+    found = [
+        _manifest(
+            QUOTA,
+            namespace,
+            "knarr",
+            labels,
+            spec={
+                "hard": {
+                    "limits.cpu": _cpus(shape.quota_cpus),
+                    "limits.memory": f"{shape.quota_memory_mb}Mi",
+                    "pods": str(shape.quota_pods),
+                }
+            },
+        ),
+        _manifest(
+            LIMITS,
+            namespace,
+            "knarr",
+            labels,
+            spec={
+                "limits": [
+                    {
+                        "type": "Container",
+                        "default": {"cpu": _cpus(shape.cpus), "memory": f"{shape.memory_mb}Mi"},
+                        "defaultRequest": {
+                            "cpu": _cpus(shape.requested_cpus),
+                            "memory": f"{shape.requested_memory_mb}Mi",
+                        },
+                    }
+                ]
+            },
+        ),
+        *_policies(namespace, labels, shape),
+    ]
+    if shape.pull_login:
+        found.append(_pull_secret(namespace, labels, shape.pull_login))
+    return found
+
+
+def _policies(namespace: str, labels: Mapping[str, str], shape: Shape) -> list[Object]:
+    dns = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
+    outside = {
+        "ipBlock": {"cidr": "0.0.0.0/0", **({"except": list(shape.egress_except)} if shape.egress_except else {})}
+    }
+    deny = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    web = {"podSelector": {"matchLabels": {PROCESS: WEB, STEP: "deploy"}}, "policyTypes": ["Ingress"], "ingress": [{}]}
+    inside = {
+        "podSelector": {},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{"from": [{"podSelector": {}}]}],
+        "egress": [{"to": [{"podSelector": {}}]}, {"ports": dns}],
+    }
+    internet = {
+        "podSelector": {"matchExpressions": [{"key": SAGA, "operator": "Exists"}]},
+        "policyTypes": ["Egress"],
+        "egress": [{"to": [outside]}],
+    }
+    named: dict[str, Object] = {"deny-all": deny, "allow-web": web, "allow-own": inside, "allow-internet": internet}
+    return [_manifest(POLICY, namespace, name, labels, spec=spec) for name, spec in named.items()]
+
+
+def _pull_secret(namespace: str, labels: Mapping[str, str], login: tuple[str, str, str]) -> Object:
+    host, user, password = login
+    auth = base64.b64encode(f"{user}:{password}".encode()).decode()
+    said = orjson.dumps({"auths": {host: {"username": user, "password": password, "auth": auth}}})
+    made = _manifest(SECRET, namespace, PULL_SECRET, labels)
+    data = {".dockerconfigjson": base64.b64encode(said).decode()}
+    return {**made, "type": "kubernetes.io/dockerconfigjson", "data": data}
+
+
+def service(
+    namespace: str,
+    labels: Mapping[str, str],
+    *,
+    saga_id: str | None,
+    fence: int,
+    port: int,
+    url: str,
+    node_port: bool,
+    version: str | None = None,
+) -> Object:
+    """Who serves. `version`: the write counts only if the Service is still the one that was read."""
+    annotations = {FENCE: str(fence), PORT: str(port), URL: url}
+    made = _manifest(SERVICE, namespace, WEB, labels, annotations=annotations)
+    if version:
+        made["metadata"]["resourceVersion"] = version
+    entry: Object = {"name": _PORT_NAME, "protocol": "TCP", "port": 80, "targetPort": _PORT_NAME}
+    if node_port:
+        entry["nodePort"] = port
+    made["spec"] = {
+        "type": "NodePort" if node_port else "ClusterIP",
+        "selector": {SAGA: saga_id or NOBODY, PROCESS: WEB, STEP: "deploy"},
+        "ports": [entry],
+    }
+    return made
+
+
+def ingress(
+    namespace: str, labels: Mapping[str, str], *, host: str, ingress_class: str | None, tls_secret: str | None
+) -> Object:
+    """The way in by name."""
+    backend = {"service": {"name": WEB, "port": {"name": _PORT_NAME}}}
+    rule = {"host": host, "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]}}
+    spec: Object = {"rules": [rule]}
+    if ingress_class:
+        spec["ingressClassName"] = ingress_class
+    if tls_secret is not None:
+        spec["tls"] = [{"hosts": [host], **({"secretName": tls_secret} if tls_secret else {})}]
+    return _manifest(INGRESS, namespace, WEB, labels, spec=spec)
+
+
+# ── of a release ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def release_labels(installation: str, release: Release, *, step: str) -> dict[str, str]:
+    """On everything of a release."""
+    return {
+        **app_labels(installation, release.app, release.app_id, release.team),
+        SAGA: release.saga_id,
+        RELEASE: str(release.number),
+        STEP: step,
+    }
+
+
+def name_of(release: Release, what: str) -> str:
+    """Of an object of the release: the same for the same saga, and short enough for its pods' names."""
+    return f"{valid(what, chars=24)}-r{release.number}-{short_hash(release.saga_id)}"
+
+
+def config_secret(namespace: str, release: Release, shape: Shape) -> Object:
+    """The config vars and who the release is; a release's config never changes."""
+    values = environment(release, "", port=None)
+    del values["KNARR_INSTANCE"]
+    data = {name: base64.b64encode(value.encode()).decode() for name, value in values.items()}
+    labels = release_labels(shape.installation, release, step="deploy")
+    made = _manifest(SECRET, namespace, name_of(release, "config"), labels)
+    return {**made, "type": "Opaque", "immutable": True, "data": data}
+
+
+def deployment(namespace: str, release: Release, process: str, facts: Facts, shape: Shape) -> Object:
+    """The instances of one process type."""
+    labels = {**release_labels(shape.installation, release, step="deploy"), PROCESS: valid(process)}
+    selector = {name: labels[name] for name in (SAGA, PROCESS, STEP)}
+    spec = {
+        "replicas": release.formation[process],
+        "revisionHistoryLimit": 0,
+        "progressDeadlineSeconds": 3600,  # we say ourselves when our patience ends, and why
+        "minReadySeconds": 0 if process == WEB else shape.settle_s,
+        "selector": {"matchLabels": selector},
+        "template": {
+            "metadata": {"labels": labels, "annotations": {PROCESS: process, DIGEST: release.digest}},
+            "spec": _pod(release, process, release.processes[process], facts, shape),
+        },
+    }
+    annotations = {PROCESS: process, DIGEST: release.digest}
+    return _manifest(DEPLOYMENT, namespace, name_of(release, process), labels, annotations=annotations, spec=spec)
+
+
+def release_job(namespace: str, release: Release, facts: Facts, shape: Shape) -> Object:
+    """The release command: one pod, not tried again by the cluster."""
+    labels = {**release_labels(shape.installation, release, step="release"), PROCESS: "release"}
+    spec = {
+        "backoffLimit": 0,
+        "activeDeadlineSeconds": shape.release_command_timeout_s + _JOB_RESERVE_S,
+        "template": {
+            "metadata": {"labels": labels, "annotations": {PROCESS: "release"}},
+            "spec": {
+                **_pod(release, "release", release.release_command or (), facts, shape),
+                "restartPolicy": "Never",
+            },
+        },
+    }
+    return _manifest(JOB, namespace, name_of(release, "release"), labels, spec=spec)
+
+
+def _pod(release: Release, process: str, command: Sequence[str], facts: Facts, shape: Shape) -> Object:
+    security: Object = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    if facts.run_as_user is not None:
+        security |= {"runAsUser": facts.run_as_user, "runAsGroup": facts.run_as_user}
+    pod: Object = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "shareProcessNamespace": True,  # the pause process reaps; SIGTERM ends programs that have no handler for it
+        "terminationGracePeriodSeconds": shape.grace_s,
+        "securityContext": security,
+        "containers": [_container(release, process, command, facts, shape)],
+    }
+    if shape.pull_login:
+        pod["imagePullSecrets"] = [{"name": PULL_SECRET}]
+    return pod
+
+
+def _container(release: Release, process: str, command: Sequence[str], facts: Facts, shape: Shape) -> Object:
+    container: Object = {
+        "name": CONTAINER,
+        "image": facts.reference,
+        "imagePullPolicy": "IfNotPresent",
+        "command": list(command),
+        "envFrom": [{"secretRef": {"name": name_of(release, "config")}}],
+        "env": _env(release, process, facts),
+        "resources": {
+            "limits": {"cpu": _cpus(shape.cpus), "memory": f"{shape.memory_mb}Mi"},
+            "requests": {"cpu": _cpus(shape.requested_cpus), "memory": f"{shape.requested_memory_mb}Mi"},
+        },
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    if process == WEB:
+        container["ports"] = [{"name": _PORT_NAME, "containerPort": facts.port, "protocol": "TCP"}]
+        container["readinessProbe"] = {
+            **_question(release),
+            "periodSeconds": 1,
+            "timeoutSeconds": 5,
+            "failureThreshold": 2,
+        }
+    return container
+
+
+def _question(release: Release) -> Object:
+    if release.health_path:
+        return {"httpGet": {"path": release.health_path, "port": _PORT_NAME, "scheme": "HTTP"}}
+    return {"tcpSocket": {"port": _PORT_NAME}}
+
+
+def _env(release: Release, process: str, facts: Facts) -> list[Object]:
+    env: list[Object] = [{"name": "KNARR_INSTANCE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]
+    if process == WEB:
+        env.append({"name": "PORT", "value": str(facts.port)})
+        if _HOST_ENV not in release.env:
+            env.append({"name": _HOST_ENV, "value": "0.0.0.0"})  # noqa: S104  the pod's own addresses
+    if facts.run_as_user is not None and not facts.has_home and "HOME" not in release.env:
+        env.append({"name": "HOME", "value": "/tmp"})  # noqa: S108  the user has no entry in the image's passwd
+    return env
+
+
+# ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _manifest(
+    kind: Kind,
+    namespace: str | None,
+    name: str,
+    labels: Mapping[str, str],
+    *,
+    annotations: Mapping[str, str] | None = None,
+    spec: Mapping[str, Any] | None = None,
+) -> Object:
+    metadata: Object = {"name": name, "labels": dict(labels)}
+    if namespace:
+        metadata["namespace"] = namespace
+    if annotations:
+        metadata["annotations"] = dict(annotations)
+    made: Object = {"apiVersion": kind.api_version, "kind": kind.name, "metadata": metadata}
+    return {**made, "spec": dict(spec)} if spec is not None else made
+
+
+def _cpus(count: float) -> str:
+    return f"{round(count * 1000)}m"

@@ -1,0 +1,306 @@
+"""What the cluster says of a release's Deployments and pods in; whether it runs, and why not, out. Pure.
+
+A pod says the same thing in many places (phase, conditions, container states); here it is read once. Reference:
+https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from services.deployer.adapters.kubernetes import objects
+from services.deployer.adapters.kubernetes.cluster import Object
+from services.deployer.ports import Instance, InstanceState
+
+Blame = Literal["app", "room", "pull"]
+"""The app's own fault; the cluster has no room; the cluster does not get the image."""
+
+_NEVER = frozenset({"CreateContainerConfigError", "InvalidImageName", "RunContainerError", "ErrImageNeverPull"})
+"""A container that waits for one of these reasons waits for ever."""
+_PULL = frozenset({"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"})
+_MISSING = ("not found", "manifest unknown", "does not exist")
+_KILLED = 137
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a container ended last."""
+
+    exit_code: int
+    reason: str
+    """`Error`, `Completed`, `OOMKilled`, `ContainerCannotRun` …"""
+    message: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pod:
+    """One pod of ours."""
+
+    name: str
+    label: str
+    """`web.1`: numbers go by age."""
+    process: str
+    labels: Mapping[str, str]
+    ready: bool
+    runs: bool
+    since_ms: int
+    """When it became as it is."""
+    stopping: bool
+    restarts: int
+    ended: Ended | None
+    waiting: str
+    """The reason for which its container waits."""
+    message: str
+    """More about that."""
+    unschedulable: str
+    """Why no node takes it; empty: one did."""
+    image_id: str
+
+    @property
+    def saga_id(self) -> str:
+        """Of its release."""
+        return self.labels.get(objects.SAGA, "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """Why a release does not run."""
+
+    what: str
+    why: str = ""
+    blame: Blame = "app"
+    pod: str = ""
+    """Whose last lines say more."""
+    at_once: bool = True
+    """Whether waiting longer is of no use."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How far a release is."""
+
+    runs: bool
+    note: str
+    fault: Fault | None = None
+    pods: Sequence[Pod] = field(default_factory=tuple)
+
+
+def read_pods(items: Sequence[Object]) -> list[Pod]:
+    """The pods of ours, the oldest of each process first."""
+    grouped: dict[tuple[str, str], list[Object]] = defaultdict(list)
+    for item in items:
+        labels = item["metadata"].get("labels") or {}
+        grouped[labels.get(objects.SAGA, ""), labels.get(objects.PROCESS, "")].append(item)
+    found = []
+    for group in grouped.values():
+        group.sort(key=lambda item: (item["metadata"]["creationTimestamp"], item["metadata"]["name"]))
+        found += [_pod(item, number) for number, item in enumerate(group, start=1)]
+    return found
+
+
+def judge(
+    deployments: Sequence[Object],
+    items: Sequence[Object],
+    *,
+    wanted: Mapping[str, int],
+    digests: frozenset[str],
+    kept: bool,
+) -> Standing:
+    """Whether what was asked for was observed: generation, replicas, digest.
+
+    Args:
+        deployments: Of the release.
+        items: Its pods.
+        wanted: Instances by process type.
+        digests: Names of its image: of its manifest and of its config.
+        kept: It has the traffic: what crashes is started again, and judged only when our patience ends.
+    """
+    pods = [each for each in read_pods(items) if not each.stopping]
+    faults = [fault for pod in pods if not pod.ready and (fault := _fault(pod))]
+    faults += [_stranger(pod) for pod in pods if pod.ready and pod.image_id and _digest(pod) not in digests]
+    final = next((fault for fault in faults if fault.at_once), None)
+    if final and not kept:
+        return Standing(runs=False, note=final.what, fault=final, pods=pods)
+    by_process = {_process_of(each): each for each in deployments}
+    rolled_out = all(_rolled_out(by_process.get(process), count) for process, count in wanted.items())
+    ready = sum(pod.ready and _digest(pod) in digests for pod in pods)
+    if rolled_out and not faults and ready == sum(wanted.values()):
+        return Standing(runs=True, note="", pods=pods)
+    fault = next(iter(faults), None) or _failing(deployments)
+    note = fault.what if fault else f"{ready} of {sum(wanted.values())} instances are ready"
+    return Standing(runs=False, note=note, fault=fault, pods=pods)
+
+
+def instance(pod: Pod) -> Instance:
+    """As the port wants it."""
+    state, note = state_of(pod)
+    return Instance(
+        id=pod.name,
+        app_id=pod.labels[objects.APP_ID],
+        saga_id=pod.saga_id,
+        release=int(pod.labels[objects.RELEASE]),
+        process=pod.label,
+        state=state,
+        since_ms=pod.since_ms,
+        restarts=pod.restarts,
+        note=note,
+        digest=_digest(pod),
+    )
+
+
+def state_of(pod: Pod) -> tuple[InstanceState, str]:
+    """In one word, and why."""
+    if pod.stopping:
+        return "stopping", ""
+    if pod.ready:
+        return "up", ""
+    if pod.ended and (not pod.runs or pod.waiting == "CrashLoopBackOff"):
+        return "crashed", f"{_how_it_ended(pod)}; the cluster starts it again"
+    note = pod.unschedulable or (f"{pod.waiting}: {pod.message}" if pod.message else pod.waiting)
+    return "starting", note or "it does not answer yet"
+
+
+def hopeless(pod: Pod) -> str:
+    """Why its container will never start; empty, if it may."""
+    fault = None if pod.ended else _fault(pod)
+    return (fault.why or fault.what) if fault and fault.at_once else ""
+
+
+def ended_early(pod: Pod) -> Fault:
+    """The verdict on a container that ended by itself."""
+    why = "its last lines say more"
+    if pod.ended and pod.ended.reason == "OOMKilled":
+        why = f"it used more memory than it may (KNARR_APP_MEMORY_MB); {why}"
+    elif pod.ended and pod.ended.exit_code == _KILLED:
+        why = f"perhaps it used more memory than it may (KNARR_APP_MEMORY_MB); {why}"
+    when = "before it answered" if pod.process == objects.WEB else "at once"
+    return Fault(what=f"{_how_it_ended(pod)} {when}", why=why, pod=pod.name)
+
+
+# ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _fault(pod: Pod) -> Fault | None:
+    if pod.waiting in _NEVER or (pod.ended and pod.ended.reason == "ContainerCannotRun"):
+        why = pod.message or (pod.ended.message if pod.ended else "") or pod.waiting
+        return Fault(what=f"{pod.label} cannot be started", why=why, pod=pod.name)
+    if pod.ended:
+        return ended_early(pod)
+    if pod.waiting in _PULL:
+        missing = any(hint in pod.message.lower() for hint in _MISSING)
+        return Fault(
+            what=f"The cluster cannot pull the image of {pod.label}",
+            why=pod.message or pod.waiting,
+            blame="pull",
+            at_once=missing,
+        )
+    if pod.unschedulable:
+        return Fault(what=f"No node has room for {pod.label}", why=pod.unschedulable, blame="room", at_once=False)
+    if pod.waiting and pod.waiting not in {"ContainerCreating", "PodInitializing"}:
+        why = f"{pod.waiting}: {pod.message}" if pod.message else pod.waiting
+        return Fault(what=f"{pod.label} is not started", why=why, pod=pod.name, at_once=False)
+    return None
+
+
+def _stranger(pod: Pod) -> Fault:
+    return Fault(
+        what=f"{pod.label} does not run the image that was asked for", why=f"it runs {pod.image_id}", pod=pod.name
+    )
+
+
+def _failing(deployments: Sequence[Object]) -> Fault | None:
+    """A controller that may not make its pods."""
+    for deployment in deployments:
+        for condition in deployment.get("status", {}).get("conditions") or ():
+            if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+                what = f"There is no room for {_process_of(deployment)}"
+                return Fault(what=what, why=condition.get("message", ""), blame="room", at_once=False)
+    return None
+
+
+def _rolled_out(deployment: Object | None, count: int) -> bool:
+    """Whether its controller has seen this generation and every replica of it is available."""
+    if deployment is None:
+        return False
+    status = deployment.get("status", {})
+    return bool(
+        status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
+        and deployment["spec"]["replicas"] == count
+        and status.get("replicas", 0) == count
+        and status.get("updatedReplicas", 0) == count
+        and status.get("readyReplicas", 0) == count
+        and status.get("availableReplicas", 0) == count
+    )
+
+
+def _process_of(item: Object) -> str:
+    annotations = item["metadata"].get("annotations") or {}
+    return str(annotations.get(objects.PROCESS) or item["metadata"]["labels"].get(objects.PROCESS, ""))
+
+
+def _digest(pod: Pod) -> str:
+    """Of `docker-pullable://host/repository@sha256:…` or `docker://sha256:…`."""
+    return f"sha256:{pod.image_id.rpartition('sha256:')[2]}" if pod.image_id else ""
+
+
+def _how_it_ended(pod: Pod) -> str:
+    if pod.ended is None:
+        return f"{pod.label} ended"
+    if pod.ended.reason == "OOMKilled":
+        return f"{pod.label} ran out of memory"
+    code = pod.ended.exit_code
+    return f"{pod.label} {f'was ended by signal {code - 128}' if code > 128 else f'exited with status {code}'}"
+
+
+def _pod(item: Object, number: int) -> Pod:
+    metadata, status = item["metadata"], item.get("status", {})
+    conditions = {each["type"]: each for each in status.get("conditions") or ()}
+    container: Object = next(iter(status.get("containerStatuses") or ()), {})
+    state = container.get("state") or {}
+    waiting, running = state.get("waiting") or {}, state.get("running")
+    ready = conditions.get("Ready", {})
+    scheduled = conditions.get("PodScheduled", {})
+    process = _process_of(item)
+    ended = state.get("terminated") or (container.get("lastState") or {}).get("terminated")
+    return Pod(
+        name=metadata["name"],
+        label=f"{process}.{number}",
+        process=process,
+        labels=metadata.get("labels") or {},
+        ready=ready.get("status") == "True",
+        runs=running is not None,
+        since_ms=ms(ready.get("lastTransitionTime") or metadata["creationTimestamp"]),
+        stopping="deletionTimestamp" in metadata,
+        restarts=int(container.get("restartCount", 0)),
+        ended=_ended(ended) if ended else _evicted(status),
+        waiting=waiting.get("reason", ""),
+        message=waiting.get("message", ""),
+        unschedulable=scheduled.get("message", "no node was found")
+        if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
+        else "",
+        image_id=container.get("imageID", ""),
+    )
+
+
+def _ended(terminated: Object) -> Ended:
+    return Ended(
+        exit_code=int(terminated.get("exitCode", 0)),
+        reason=terminated.get("reason", ""),
+        message=terminated.get("message", ""),
+        at_ms=ms(terminated.get("finishedAt") or ""),
+    )
+
+
+def _evicted(status: Object) -> Ended | None:
+    """A pod that the node ended as a whole, such as for want of disk."""
+    if status.get("phase") != "Failed":
+        return None
+    return Ended(exit_code=1, reason=status.get("reason", ""), message=status.get("message", ""), at_ms=0)
+
+
+def ms(text: str) -> int:
+    """RFC 3339 as milliseconds since 1970; 0 for none."""
+    return int(datetime.fromisoformat(text).timestamp() * 1000) if text else 0

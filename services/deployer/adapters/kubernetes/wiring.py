@@ -1,0 +1,54 @@
+"""Settings in, a `KubernetesRuntime` out."""
+
+from math import ceil
+
+from ocistore.store import ImageStore
+from seedwork.clock import Clock
+from services.deployer.adapters.images import Pullable
+from services.deployer.adapters.kubernetes.cluster import Cluster
+from services.deployer.adapters.kubernetes.front import Ways
+from services.deployer.adapters.kubernetes.objects import Shape
+from services.deployer.adapters.kubernetes.runtime import KubernetesRuntime, Options
+from services.deployer.settings import DeployerSettings
+
+INSTALLATION = "knarr"
+
+
+def make_kubernetes_runtime(settings: DeployerSettings, images: ImageStore, clock: Clock) -> KubernetesRuntime:
+    """The runtime; the cluster is asked nothing before its first use.
+
+    Raises:
+        Misconfigured: Images are kept in a folder, from which no cluster pulls.
+    """
+    registry = settings.pull_registry()
+    user, password = settings.registry_user, settings.registry_password
+    shape = Shape(
+        installation=settings.installation or INSTALLATION,
+        memory_mb=settings.app_memory_mb,
+        cpus=settings.app_cpus,
+        requested_memory_mb=min(settings.kubernetes_request_memory_mb, settings.app_memory_mb),
+        requested_cpus=min(settings.kubernetes_request_cpus, settings.app_cpus),
+        quota_cpus=settings.kubernetes_quota_cpus,
+        quota_memory_mb=settings.kubernetes_quota_memory_mb,
+        quota_pods=settings.kubernetes_quota_pods,
+        run_as_user=settings.kubernetes_run_as_user,
+        grace_s=ceil(settings.app_grace_s),
+        settle_s=ceil(settings.worker_settle_s),
+        release_command_timeout_s=ceil(settings.release_command_timeout_s),
+        egress_except=settings.kubernetes_egress_except,
+        pull_login=(registry.split("/")[0], user, password.get_secret_value()) if user and password else None,
+    )
+    ways = Ways(
+        host=settings.app_host if settings.app_host not in {"0.0.0.0", "::"} else "127.0.0.1",  # noqa: S104  compared only
+        node_port_base=settings.kubernetes_node_port_base,
+        domain=settings.kubernetes_domain,
+        ingress_class=settings.kubernetes_ingress_class,
+        tls_secret=settings.kubernetes_tls_secret,
+    )
+    return KubernetesRuntime(
+        cluster=Cluster(settings.kubeconfig),
+        images=images,
+        pullable=Pullable(registry),
+        clock=clock,
+        options=Options(shape=shape, ways=ways, start_timeout_s=settings.start_timeout_s),
+    )

@@ -7,6 +7,7 @@ the middle of a transaction.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable
+from dataclasses import replace
 from typing import TypeVar
 
 import pytest
@@ -15,7 +16,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from seedwork.errors import RetryableError
-from seedwork.messages import new_id
+from seedwork.jobs import Job, JobRows
+from seedwork.messages import envelope, new_id
 from seedwork.participant import Work
 from seedwork.tables import Id, KernelTables
 from seedwork.testing.bakery import Bake, Bakery, Unbake
@@ -125,6 +127,32 @@ async def test_the_same_command_and_its_undo_at_both_at_once_leave_one_tombstone
             return int((await conn.execute(query)).scalar_one())
 
         assert await two[0].db.read(not_undone) == 0
+
+
+async def test_a_row_that_is_read_to_be_changed_cannot_change_before(two: tuple[Bakery, Bakery]) -> None:
+    """One replica counts an attempt while the other one writes the tombstone: both are there in the end."""
+    rows, saga = JobRows(two[0].tables), new_id()
+    command = envelope(Bake(), source="test", saga_id=saga, app_id="app", step="bake", attempt=1)
+    job = Job(saga_id=saga, step="bake", app_id="app", kind="Bake", accepted_ms=1, state="queued", command=command)
+    await two[0].db.write(lambda conn: rows.save(conn, {}, [job]))
+    has_read = asyncio.Event()
+
+    async def change(conn: AsyncConnection, **changes: int) -> None:
+        before = await rows.load(conn, [job.key], to_change=True)
+        if "attempt" in changes:
+            has_read.set()
+            await asyncio.wait({burying}, timeout=1)  # it cannot: it waits for this transaction
+        await rows.save(conn, before, [replace(before[job.key], **changes)])
+
+    async def bury() -> None:
+        await has_read.wait()
+        await two[1].db.write(lambda conn: change(conn, tombstone_ms=7))
+
+    burying = asyncio.create_task(bury())
+    await two[0].db.write(lambda conn: change(conn, attempt=2))
+    await burying
+    after = (await two[0].db.read(lambda conn: rows.load(conn, [job.key])))[job.key]
+    assert (after.attempt, after.tombstone_ms) == (2, 7)
 
 
 async def test_a_command_is_worked_once_where_nobody_heard_of_the_commit_of_its_acceptance(

@@ -8,7 +8,6 @@ databases.
 
 import asyncio
 import contextlib
-import errno
 import importlib
 import ipaddress
 import os
@@ -22,8 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-import uvicorn
 from pydantic import SecretStr, ValidationError
 
 from knarr.activity import show_activity
@@ -32,18 +29,9 @@ from knarr.home import Address, Home, HomeLock
 from knarr.logs import log_to_file
 from knarr.terminal import Terminal
 from seedwork.adapters.in_process import InProcessBus
-from seedwork.chassis.settings import SERVICE_PORTS, ServiceSettings
-from seedwork.errors import Conflict, KnarrError, Misconfigured, NotAllowed, Unavailable
-
-_STREAMS_STOP_S = 3
-"""How long open streams (`logs --follow`, a watched saga) may hold up a stop; their readers reconnect."""
-
-
-class PortTaken(Conflict):
-    """Another program listens where a service should."""
-
-    code = "port_taken"
-    title = "A port is taken"
+from seedwork.chassis.server import Server, listen
+from seedwork.chassis.settings import SERVICE_PORTS, ServiceSettings, misconfigured
+from seedwork.errors import KnarrError, Unavailable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +87,7 @@ async def _serve(  # noqa: PLR0917  private, and called once
     ready: Callable[[Address], None],
 ) -> None:
     stop = _stop_on_signals(terminal)
-    servers = {name: _Server(_config(app)) for name, app in apps.items()}
+    servers = {name: _Server(app) for name, app in apps.items()}
     tasks = {name: asyncio.create_task(server.run_on(sockets[name]), name=name) for name, server in servers.items()}
     try:
         if await _all_started(servers, tasks, stop):
@@ -154,11 +142,7 @@ def _settings(name: str, home: Home, common: Mapping[str, Any]) -> ServiceSettin
     try:
         settings = settings_class(name)(**common)
     except ValidationError as error:
-        first = error.errors()[0]
-        setting = "KNARR_" + "_".join(str(part) for part in first["loc"]).upper()
-        raise Misconfigured(
-            f"The setting {setting} of {name} is wrong", why=first["msg"], todo="See docs/operate.md."
-        ) from error
+        raise misconfigured(error) from error
     allowed = getattr(settings, "source_allow", None)
     if allowed is not None and home.demo.is_dir():  # the repositories that `make run` has made live there
         settings = settings.model_copy(update={"source_allow": (*allowed, f"{home.demo.as_uri()}/")})
@@ -173,7 +157,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class _Server(uvicorn.Server):
+class _Server(Server):
     """One of several in a process: the process has the signals, and a failed start is an exception."""
 
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
@@ -184,17 +168,6 @@ class _Server(uvicorn.Server):
             await self.serve(sockets=[listening])
         except SystemExit as error:  # uvicorn's way to say that the lifespan failed: its log has the reason
             raise Unavailable("It did not start", why="its start-up failed; the log file has the traceback") from error
-
-
-def _config(app: Any) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        lifespan="on",
-        server_header=False,
-        timeout_graceful_shutdown=_STREAMS_STOP_S,
-    )
 
 
 @contextlib.contextmanager
@@ -209,51 +182,8 @@ def bound_sockets(options: Options) -> Iterator[Mapping[str, socket.socket]]:
     with contextlib.ExitStack() as stack:
         sockets = {}
         for name in SERVICE_PORTS:
-            sockets[name] = stack.enter_context(_listen(name, options.host, port_of(name, options.port_base)))
+            sockets[name] = stack.enter_context(listen(name, options.host, port_of(name, options.port_base)))
         yield sockets
-
-
-def _listen(service: str, host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-        listening.listen(2048)
-    except OSError as error:
-        listening.close()
-        raise _why_not(service, host, port, error) from error
-    return listening
-
-
-def _why_not(service: str, host: str, port: int, error: OSError) -> KnarrError:
-    if error.errno == errno.EADDRINUSE:
-        return PortTaken(
-            f"Port {port} is taken, and the service {service} wants it",
-            why=f"{_who_listens(port) or 'another program'} listens there",
-            todo="Stop that program, or move all six ports: knarr up --port-base 9700.",
-        )
-    if error.errno == errno.EACCES:
-        return NotAllowed(
-            f"Port {port} for the service {service} may not be used",
-            why="ports below 1024 are the system's",
-            todo="Use --port-base 8700.",
-        )
-    return Misconfigured(
-        f"Cannot listen on {host}:{port} for the service {service}",
-        why=str(error.strerror or error),
-        todo="--host must be an address of this machine; 127.0.0.1 is the default.",
-    )
-
-
-def _who_listens(port: int) -> str | None:
-    """`python (process 4711)`; none where the system does not tell this user."""
-    with contextlib.suppress(psutil.Error):
-        for connection in psutil.net_connections(kind="tcp"):
-            listens = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
-            if listens and connection.pid:
-                return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
-    return None
 
 
 def _stop_on_signals(terminal: Terminal) -> asyncio.Event:

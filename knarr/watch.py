@@ -209,13 +209,25 @@ class _Feed(AbstractContextManager["_Feed"]):
                         *lines, rest = (rest + piece).split(b"\n")
                         for line in lines:
                             self._items.put(_Item("line", line.decode(errors="replace")))
-                break
+                tries = 0
+                if not self._build_goes_on():
+                    break
             except KnarrError:  # not there yet, or the platform restarts: the saga's stream says which
                 tries += 1
-                self._left.wait(0.3)
+            self._left.wait(0.3)
         if rest:
             self._items.put(_Item("line", rest.decode(errors="replace")))
         self._items.put(_Item("log_end"))
+
+    def _build_goes_on(self) -> bool:
+        """A log that ended while its build has not: the platform stops, and takes both up again at its next start."""
+        try:
+            build = self._platform.get("builder", f"/builds/{self._saga_id}")
+        except RetryableError:
+            return True
+        except NotFound:
+            return False
+        return bool(build["state"] == "running")
 
 
 @dataclass

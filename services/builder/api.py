@@ -9,6 +9,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from seedwork.chassis.auth import require
+from seedwork.chassis.streams import until
 from seedwork.clock import Clock
 from seedwork.errors import NotFound
 from seedwork.messages import rfc3339_ms
@@ -38,8 +39,8 @@ class BuildView(BaseModel):
     log_bytes: int
 
 
-def router(builds: Builds, logs: BuildLogs, clock: Clock) -> APIRouter:
-    """The routes."""
+def router(builds: Builds, logs: BuildLogs, clock: Clock, stopping: asyncio.Event) -> APIRouter:
+    """The routes; `stopping` ends logs that are followed."""
     routes = APIRouter(tags=["builds"], dependencies=[Depends(require("read"))])
 
     @routes.get("/builds/{saga_id}", summary="A build")
@@ -65,12 +66,14 @@ def router(builds: Builds, logs: BuildLogs, clock: Clock) -> APIRouter:
     async def log(
         saga_id: str,
         offset: Annotated[int, Query(ge=0, le=2**62, description="Bytes to skip.")] = 0,
-        follow: Annotated[bool, Query(description="Go on until the build has ended.")] = False,
+        follow: Annotated[bool, Query(description="Go on until the build has ended, or the service stops.")] = False,
     ) -> StreamingResponse:
         size = await asyncio.to_thread(logs.size, saga_id)
         if not size and not await builds.goes_on(saga_id):
             raise _not_found(saga_id)
-        lines = _follow(builds, logs, clock, saga_id, offset) if follow else _read(logs, saga_id, offset, end=size)
+        lines = _read(logs, saga_id, offset, end=size)
+        if follow:
+            lines = until(stopping, _follow(builds, logs, clock, saga_id, offset))
         headers = {NEXT_OFFSET: str(max(offset, size)), "Cache-Control": "no-store"}
         return StreamingResponse(lines, media_type="text/plain; charset=utf-8", headers=headers)
 

@@ -71,7 +71,7 @@ def create_app(settings: BuilderSettings | None = None, *, bus: Bus | None = Non
     service.on_stop(images.close)
     service.background("collect", staging.run)
     service.background("sweep-logs", partial(sweep_logs, logs, service, settings.build_log_keep_days))
-    service.app.include_router(api.router(builds, logs, service.clock))
+    service.app.include_router(api.router(builds, logs, service.clock, service.stopping))
     return service.app
 
 

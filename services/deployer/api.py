@@ -1,6 +1,7 @@
 """HTTP: what runs, and requests to run something else."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Query, Response
@@ -9,6 +10,7 @@ from pydantic import BaseModel, StrictInt, StrictStr
 
 from seedwork.chassis.auth import Caller, require
 from seedwork.chassis.paging import Page, PagingQuery, page_of
+from seedwork.chassis.streams import until
 from seedwork.errors import InvalidInput, NotAllowed, NotFound
 from seedwork.messages import rfc3339_ms
 from seedwork.unit_of_work import Database
@@ -87,7 +89,9 @@ class RollBack(BaseModel):
     rollback_to: StrictInt
 
 
-def router(*, db: Database, requests: Requests, runtime: Runtime, coordinator_url: str) -> APIRouter:
+def router(
+    *, db: Database, requests: Requests, runtime: Runtime, coordinator_url: str, stopping: asyncio.Event
+) -> APIRouter:
     """All routes of the deployer.
 
     Args:
@@ -95,6 +99,7 @@ def router(*, db: Database, requests: Requests, runtime: Runtime, coordinator_ur
         requests: Takes requests for releases.
         runtime: Says what runs.
         coordinator_url: Where sagas are looked at.
+        stopping: Ends logs that are followed.
     """
     routes = APIRouter(tags=["apps"])
 
@@ -104,14 +109,14 @@ def router(*, db: Database, requests: Requests, runtime: Runtime, coordinator_ur
             response.headers["Location"] = f"{coordinator_url}/sagas/{asked.saga_id}"
         return SagaStarted(id=asked.saga_id, saga_id=asked.saga_id, config_version=asked.config_version)
 
-    _add_apps(routes, db, requests, runtime)
+    _add_apps(routes, db, requests, runtime, stopping)
     _add_releases(routes, db, requests, started)
     _add_config(routes, requests, started)
     _add_addons(routes, requests, runtime)
     return routes
 
 
-def _add_apps(routes: APIRouter, db: Database, requests: Requests, runtime: Runtime) -> None:
+def _add_apps(routes: APIRouter, db: Database, requests: Requests, runtime: Runtime, stopping: asyncio.Event) -> None:
     @routes.get("/apps/{app}", summary="The app's address, its live release and its instances")
     async def app(app: str, caller: Reader) -> ShownApp:
         found = await requests.app(app, caller)
@@ -142,7 +147,7 @@ def _add_apps(routes: APIRouter, db: Database, requests: Requests, runtime: Runt
         follow: Annotated[bool, Query(description="Go on with what comes.")] = False,
     ) -> StreamingResponse:
         found = await requests.app(app, caller)
-        pieces: AsyncIterator[bytes] = runtime.logs(found.app_id, lines=lines, follow=follow)
+        pieces = until(stopping, runtime.logs(found.app_id, lines=lines, follow=follow))
         return StreamingResponse(pieces, media_type="text/plain; charset=utf-8", headers={"Cache-Control": "no-store"})
 
 

@@ -80,7 +80,11 @@ def create_app(
     service.background("sweep", standby.sweep)
     service.app.include_router(
         api.router(
-            db=service.db, requests=requests, runtime=runtime, coordinator_url=service.url_of("saga_coordinator")
+            db=service.db,
+            requests=requests,
+            runtime=runtime,
+            coordinator_url=service.url_of("saga_coordinator"),
+            stopping=service.stopping,
         )
     )
     return service.app

@@ -12,6 +12,7 @@ from pydantic import AwareDatetime, BaseModel, Field
 
 from seedwork.chassis.auth import Caller, require
 from seedwork.chassis.paging import Page, PagingQuery, page_of
+from seedwork.chassis.streams import until
 from seedwork.errors import NotFound
 from seedwork.saga import Definitions, State, VerbName
 from seedwork.unit_of_work import Database
@@ -36,8 +37,8 @@ class Press(BaseModel):
     force: bool = Field(default=False, description="`retry` also what is older than what is live.")
 
 
-def router(*, db: Database, engine: Engine, feed: Feed, definitions: Definitions) -> APIRouter:
-    """The routes under `/sagas`."""
+def router(*, db: Database, engine: Engine, feed: Feed, definitions: Definitions, stopping: asyncio.Event) -> APIRouter:
+    """The routes under `/sagas`; `stopping` ends streams."""
     routes = APIRouter(prefix="/sagas", tags=["sagas"])
 
     def shape(found: Found) -> SagaShape:
@@ -98,7 +99,7 @@ def router(*, db: Database, engine: Engine, feed: Feed, definitions: Definitions
     ) -> StreamingResponse:
         await look(saga_id)
         after = int(last_event_id) if last_event_id and last_event_id.isascii() and last_event_id.isdigit() else 0
-        events = _events(db, feed, saga_id, after)
+        events = until(stopping, _events(db, feed, saga_id, after))
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 

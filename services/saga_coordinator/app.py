@@ -51,7 +51,9 @@ def create_app(
     service.background("timers", engine.run_timers)
     service.background("audit", audit.run)
     service.background("retention", retention.run)
-    service.app.include_router(api.router(db=service.db, engine=engine, feed=feed, definitions=definitions))
+    service.app.include_router(
+        api.router(db=service.db, engine=engine, feed=feed, definitions=definitions, stopping=service.stopping)
+    )
     service.app.state.audit = audit
     service.app.state.retention = retention
     service.app.state.feed = feed

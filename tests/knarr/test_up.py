@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from knarr.home import Home
-from knarr.up import Options, PortTaken, bound_sockets, is_loopback
+from knarr.up import Options, bound_sockets, is_loopback
+from seedwork.chassis.server import PortTaken
 from seedwork.errors import Misconfigured
 
 

@@ -32,9 +32,11 @@ class Broken(httpx2.SyncByteStream):
 class Coordinator:
     """A saga whose states follow from how often it was looked at."""
 
-    def __init__(self, *looks: dict[str, Any]) -> None:
+    def __init__(self, *looks: dict[str, Any], build_states: tuple[str, ...] = ("succeeded",)) -> None:
         self.looks = list(looks)
+        self.build_states = list(build_states)
         self.resumed_after: list[str | None] = []
+        self.log_offsets: list[int] = []
 
     def answer(self, request: httpx2.Request) -> httpx2.Response:
         path = request.url.path
@@ -47,8 +49,13 @@ class Coordinator:
                     200, headers=EVENTS, stream=Broken(event(1, "source", {"size_bytes": 4200, "commit": "ab" * 20}))
                 )
             return httpx2.Response(200, headers=EVENTS, content=event(2, "build", {}) + b"event: end\ndata: {}\n\n")
+        if path == "/builds/s1":
+            return httpx2.Response(200, json={"state": self.build_states.pop(0)})
         if path == "/builds/s1/log":
-            return httpx2.Response(200, content=b"installing one thing\ndone\n")
+            whole = b"installing one thing\ndone\n"
+            self.log_offsets.append(int(request.url.params["offset"]))
+            until = 13 if self.build_states[0] == "running" else len(whole)
+            return httpx2.Response(200, content=whole[self.log_offsets[-1] : until])
         return httpx2.Response(404)
 
 
@@ -95,6 +102,18 @@ def test_a_broken_stream_is_taken_up_after_the_last_entry() -> None:
     coordinator = Coordinator(running, running, running, saga("SUCCEEDED", *["DONE"] * 4))
     watched(coordinator)
     assert coordinator.resumed_after[:2] == [None, "1"]
+
+
+def test_a_log_that_ends_before_its_build_is_taken_up_where_it_ended() -> None:
+    """The platform was stopped and started again: each line is shown once, whole."""
+    coordinator = Coordinator(
+        saga("RUNNING", "DONE", "SENT", "PENDING", "PENDING"),
+        saga("SUCCEEDED", *["DONE"] * 4),
+        build_states=("running", "succeeded"),
+    )
+    _, text = watched(coordinator)
+    assert coordinator.log_offsets == [0, 13]
+    assert text.count("│ installing one thing") == text.count("│ done") == 1
 
 
 def test_a_failure_shows_its_reason_and_each_undo() -> None:

@@ -91,6 +91,8 @@ class Service:
             self.db, self.tables, service_token=settings.service_token, home=settings.home, clock=self.clock
         )
         self.metrics = metrics.Metrics()
+        self.stopping = asyncio.Event()
+        """Set when a stop begins, before requests under way are waited for; see `chassis.streams`."""
         self._owns_bus = bus is None
         self._catalog = catalog
         self._migrations = migrations
@@ -188,6 +190,7 @@ class Service:
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
         """What is started here is stopped in the opposite order, also when a later part fails to start."""
         self._tracing.bind()
+        self.stopping.clear()
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(structlog.contextvars.bound_contextvars(service=self.name))
             stack.push_async_callback(self._tracing.close)
@@ -203,6 +206,7 @@ class Service:
                 yield
             finally:
                 self._started = False
+                self.stopping.set()
                 log.info("stopping")
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:

@@ -67,6 +67,23 @@ async def test_a_service_runs_in_a_process_of_its_own_and_stops_when_asked(tmp_p
     assert {line["service"] for line in lines if line["event"] in {"started", "stopping"}} == {"builder"}
 
 
+async def test_a_stream_that_somebody_follows_does_not_hold_up_the_stop(tmp_path: Path, port: int) -> None:
+    """It ends when the stop begins, though requests under way would get an hour."""
+    async with _process(tmp_path, port, KNARR_STOP_GRACE_S="3600") as process, asyncio.timeout(LIMIT_S):
+        await _ready(port)
+        async with (
+            httpx2.AsyncClient(trust_env=False, timeout=LIMIT_S) as client,
+            client.stream("GET", f"http://127.0.0.1:{port}/for-ever") as answer,
+        ):
+            pieces = answer.aiter_bytes()
+            assert await anext(pieces) == b"first"
+            process.send_signal(signal.SIGTERM)
+            assert [piece async for piece in pieces] == []
+        _, errors = await process.communicate()
+    assert process.returncode == 0
+    assert b"exceeded" not in errors
+
+
 async def test_a_refused_body_is_never_read(tmp_path: Path, port: int) -> None:
     """The 413 comes while the client still sends, and the connection is closed."""
     async with _process(tmp_path, port), asyncio.timeout(LIMIT_S):
@@ -98,5 +115,5 @@ async def test_a_port_that_is_taken_is_an_error(tmp_path: Path, port: int) -> No
         async with _process(tmp_path, port) as process, asyncio.timeout(LIMIT_S):
             _, errors = await process.communicate()
     assert process.returncode == 1
-    assert f"builder: Port {port} on 127.0.0.1 cannot be used: Address already in use" in errors.decode()
+    assert f"builder: Port {port} is taken, and the service builder wants it" in errors.decode()
     assert "KNARR_PORT_BASE" in errors.decode()

@@ -13,10 +13,12 @@ import httpx2
 import orjson
 import psutil
 import pytest
+from fastapi import FastAPI
 from pydantic import SecretStr
 
 from ocistore.layout import OciLayout
 from seedwork.adapters.in_process import InProcessBus
+from seedwork.chassis.service import Service
 from seedwork.errors import Misconfigured
 from seedwork.messages import Command, Envelope, Event, envelope, new_id
 from seedwork.testing.http import running
@@ -64,7 +66,10 @@ class SourceStub:
 class Running:
     """The service, and somebody who listens to what it tells."""
 
-    def __init__(self, client: httpx2.AsyncClient, bus: InProcessBus, folder: Path, source: SourceStub) -> None:
+    def __init__(
+        self, app: FastAPI, client: httpx2.AsyncClient, bus: InProcessBus, folder: Path, source: SourceStub
+    ) -> None:
+        self.chassis: Service = app.state.service
         self.client = client
         self.bus = bus
         self.home = folder / "home/builder"
@@ -121,8 +126,9 @@ async def started(folder: Path, **fields: Any) -> AsyncIterator[Running]:
         **fields,
     )
     bus = InProcessBus()
-    async with server, running(create_app(settings, bus=bus), token=TOKEN) as client:
-        service = Running(client, bus, folder, source)
+    app = create_app(settings, bus=bus)
+    async with server, running(app, token=TOKEN) as client:
+        service = Running(app, client, bus, folder, source)
         await bus.subscribe("test", [ImageBuilt, ImageBuildFailed, BuildDiscarded], service.hear)
         await bus.open()
         yield service
@@ -381,6 +387,20 @@ async def test_following_a_log_ends_with_the_build(service: Running, tmp_path: P
     assert "uv pip install" in followed.text
     ended = await service.client.get(f"/builds/{saga}/log", params={"follow": "1", "offset": len(followed.content)})
     assert ended.content == (await service.client.get(f"/builds/{saga}/log")).content[len(followed.content) :]
+
+
+async def test_a_stop_ends_a_log_that_is_followed(service: Running, tmp_path: Path) -> None:
+    """The build may go on for long; who follows takes the log up again where it ended."""
+    saga = new_id()
+    await service.tell(service.command(*slow_app(tmp_path / "mark")), saga)
+    await until((tmp_path / "mark").exists)
+    following = asyncio.create_task(service.client.get(f"/builds/{saga}/log", params={"follow": "1"}))
+    await asyncio.sleep(0)
+    assert not following.done()
+    service.chassis.stopping.set()
+    followed = await asyncio.wait_for(following, BOUND_S)
+    assert followed.status_code == 200
+    assert (await service.client.get(f"/builds/{saga}")).json()["state"] == "running"
 
 
 async def test_a_build_that_is_not_known_is_not_found(service: Running) -> None:

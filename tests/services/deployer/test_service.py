@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from ocistore.layout import OciLayout
 from ocistore.store import Image
 from seedwork.adapters.in_process import InProcessBus
-from seedwork.chassis.auth import Auth
+from seedwork.chassis.service import Service
 from seedwork.messages import Command, Envelope, Event, Message, envelope, new_id
 from seedwork.testing.http import running
 from seedwork.testing.migrations import assert_migrations_match
@@ -56,11 +56,14 @@ threading.Thread(target=shout, daemon=True).start()
 class Stack:
     """The service on a bus, with somebody who plays the coordinator."""
 
-    def __init__(self, bus: InProcessBus, client: httpx2.AsyncClient, shelf: Shelf, home: Path, auth: Auth) -> None:
+    def __init__(
+        self, bus: InProcessBus, client: httpx2.AsyncClient, shelf: Shelf, home: Path, service: Service
+    ) -> None:
         self.client = client
         self.shelf = shelf
         self.home = home
-        self.auth = auth
+        self.service = service
+        self.auth = service.auth
         self._bus = bus
         self._heard: list[Envelope] = []
         self._came = asyncio.Condition()
@@ -150,7 +153,7 @@ async def stack(settings: DeployerSettings, images: OciLayout, shelf: Shelf) -> 
     bus = InProcessBus()
     app = create_app(settings, bus=bus, images=images)
     async with running(app, token=TOKEN) as client:
-        stack = Stack(bus, client, shelf, settings.home_of("deployer"), app.state.auth)
+        stack = Stack(bus, client, shelf, settings.home_of("deployer"), app.state.service)
         await bus.subscribe("coordinator", ANSWERS, stack.hear)
         await bus.open()
         yield stack
@@ -434,6 +437,17 @@ async def test_logs_name_the_process_of_each_line(stack: Stack) -> None:
 
     (line,) = await eventually(lines)
     assert line.endswith("web.1 | listening\n")
+
+
+async def test_a_stop_ends_a_log_that_is_followed(stack: Stack) -> None:
+    """It would go on for as long as the app does."""
+    await stack.deploy(await stack.shelf.image())
+    following = asyncio.create_task(stack.client.get("/apps/shop/logs?follow=1"))
+    await asyncio.sleep(0)
+    assert not following.done()
+    stack.service.stopping.set()
+    answer = await asyncio.wait_for(following, 30)
+    assert answer.status_code == 200
 
 
 async def test_a_laptop_has_no_addons(stack: Stack) -> None:

@@ -195,6 +195,18 @@ async def test_a_stream_tells_each_entry_and_then_the_end(stage: Stage) -> None:
     assert response.text.rstrip().splitlines()[-2] == "event: end"
 
 
+async def test_a_stop_ends_a_stream_without_saying_that_the_saga_has_ended(stage: Stage) -> None:
+    """Whoever follows connects again, after the last entry seen."""
+    saga_id = await building(stage)
+    following = asyncio.create_task(stage.client.get(f"/sagas/{saga_id}/stream"))
+    while saga_id not in stage.app.state.feed._bells:  # noqa: ASYNC110  nobody is told of it
+        await asyncio.sleep(0)
+    stage.app.state.service.stopping.set()
+    answer = await asyncio.wait_for(following, 30)
+    assert answer.status_code == 200
+    assert "event: end" not in answer.text
+
+
 async def _follow(stage: Stage, saga_id: str, after: int) -> AsyncIterator[dict[str, Any]]:
     """Events of the stream as dicts, without heartbeats."""
     feed: Feed = stage.app.state.feed

@@ -79,6 +79,19 @@ async def set_up(address: PulsarAddress, plan: Plan) -> list[str]:
     return done
 
 
+async def lacking_of(address: PulsarAddress, name: str, types: Sequence[type[Message]]) -> str:
+    """Which topic or subscription of that name is not there yet, in a short phrase; empty: none.
+
+    Raises:
+        Unavailable: The broker does not answer.
+    """
+    async with _admin(address) as admin:
+        for each in types:
+            if not await admin.subscribed(each.__name__, name):
+                return f"Pulsar has no subscription {name} to {each.__name__} yet: `knarr bus setup` makes it"
+    return ""
+
+
 async def _register_schemas(address: PulsarAddress, types: Iterable[type[Message]]) -> None:
     """A refused schema is seen here, before any service has stopped for an upgrade."""
     client = PulsarClient(address)
@@ -130,6 +143,11 @@ class _Admin:
             return []
         await self._call("PUT", f"{path}/subscription/{quote(name, safe='')}", "earliest", conflict_ok=True)
         return [f"subscription {name} to {topic}"]
+
+    async def subscribed(self, topic: str, name: str) -> bool:
+        return name in (
+            await self._call("GET", f"persistent/{self._space}/{topic}/subscriptions", missing_ok=True) or ()
+        )
 
     async def backlog(self, topic: str, subscription: str) -> int:
         stats = await self._call("GET", f"persistent/{self._space}/{topic}/partitioned-stats?perPartition=false")

@@ -40,8 +40,7 @@ PAGE = """<!doctype html>
 def page() -> bytes:
     """The facts as a page; release and commit only where the platform gave them."""
     rows = {
-        name: f"<dt>{name}</dt><dd>{escape(FACTS[name])}</dd>" if FACTS[name] else ""
-        for name in ("release", "commit")
+        name: f"<dt>{name}</dt><dd>{escape(FACTS[name])}</dd>" if FACTS[name] else "" for name in ("release", "commit")
     }
     return PAGE.format(greeting=escape(FACTS["greeting"]), app=escape(FACTS["app"]), **rows).encode()
 

@@ -168,7 +168,7 @@ class GitMirror:
         """Make the mirror, if it is not there. We hold its lock: a lock file in it is of a git that was killed."""
         if not (self._path / "HEAD").exists():
             await _git(["init", "--quiet", "--bare", "--template=", str(self._path)], what="Making a mirror")
-        await in_thread(lambda _: _remove_stale_locks(self._path))
+        await in_thread(lambda _: _remove_leftovers(self._path))
         os.utime(self._path)
 
     async def _fetch_ref(self, ref: str) -> str | None:
@@ -192,6 +192,7 @@ class GitMirror:
     async def _fetch(self, refspec: str, what: str) -> bool:
         """False if the host says that it has no such thing."""
         arguments = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules"]
+        fetched = False
         try:
             await _git(
                 [*arguments, "--end-of-options", self._url, refspec],
@@ -201,6 +202,7 @@ class GitMirror:
                 timeout_s=self._fetch_timeout_s,
                 what=what,
             )
+            fetched = True
         except (Unauthenticated, NotAllowed) as error:
             raise self._refused(error) from error
         except NotFound as error:
@@ -209,6 +211,9 @@ class GitMirror:
             if error.reason_code == "repository_not_found":
                 raise self._refused(error) from error
             raise
+        finally:
+            if not fetched:
+                await in_thread(lambda _: _remove_leftovers(self._path))
         return True
 
     def _refused(self, error: FinalError) -> RepositoryRefused:
@@ -287,8 +292,10 @@ async def _remove_tree(path: Path) -> None:
     await in_thread(lambda _: shutil.rmtree(path, ignore_errors=True))
 
 
-def _remove_stale_locks(mirror: Path) -> None:
-    for path in [*mirror.glob("*.lock"), *(mirror / "refs").rglob("*.lock")]:
+def _remove_leftovers(mirror: Path) -> None:
+    """Of a git that was killed or found the disk full: locks, and packs that are not complete (git leaves them)."""
+    places = [*mirror.glob("*.lock"), *(mirror / "refs").rglob("*.lock"), *(mirror / "objects").glob("*/tmp_*")]
+    for path in places:
         path.unlink(missing_ok=True)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import subprocess
 import tarfile
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from seedwork.archives import ArchiveLimits, BadArchive, read_members
-from seedwork.errors import Misconfigured, TooLarge, Unavailable
+from seedwork.errors import KnarrError, Misconfigured, TooLarge, Unavailable
 from seedwork.git import GitUrlPolicy
 from seedwork.git_credentials import GitCredentials
 from services.source.adapters.git import GitRepositories
@@ -92,6 +93,27 @@ async def test_a_second_fetch_moves_only_what_is_new(
     new = [size for name, size in packs(mirror).items() if name not in before]
     assert len(new) == 1
     assert new[0] < 2_000
+
+
+async def test_a_fetch_that_is_ended_in_the_middle_leaves_no_half_of_a_pack(
+    repositories: GitRepositories, origin: GitOrigin, mirrors: Path, tmp_path: Path
+) -> None:
+    """On a full disk it would keep the room that everybody needs; the next fetch has it."""
+    await fetched(repositories, origin, origin.commit({"f": b"1"}), tmp_path / "1.tar")
+    mirror = the_mirror(mirrors)
+    commit = origin.commit({"large": os.urandom(90_000)})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))  # git is ended by a signal, and cannot clear up
+    try:
+        with pytest.raises(KnarrError):
+            await fetched(repositories, origin, commit, tmp_path / "2.tar")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(mirror.glob("objects/*/tmp_*")) == []
+
+    (mirror / "objects/pack/tmp_pack_of_a_kill").write_bytes(b"PACK")
+    await fetched(repositories, origin, commit, tmp_path / "3.tar")
+    assert list(mirror.glob("objects/*/tmp_*")) == []
 
 
 async def test_two_fetches_of_one_repository_at_once_both_succeed(

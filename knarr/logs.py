@@ -3,7 +3,9 @@
 What matters is a warning or worse, in one line, without a traceback: that is in the file.
 """
 
+import contextlib
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +37,7 @@ def log_to_file(path: Path, terminal: Terminal, *, of_sagas: bool = True) -> Ite
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = RotatingFileHandler(path, maxBytes=MAX_BYTES, backupCount=3, encoding="utf-8")
+        file = _LogFile(path, terminal)
     except OSError as error:
         raise Misconfigured(
             f"Cannot write the log {path}", why=str(error.strerror), todo="Name another: --log-file"
@@ -50,6 +52,36 @@ def log_to_file(path: Path, terminal: Terminal, *, of_sagas: bool = True) -> Ite
     finally:
         root.handlers = []
         file.close()
+
+
+class _LogFile(RotatingFileHandler):
+    """A log that cannot be written is said once, not once a line with a traceback; it goes on when there is room."""
+
+    def __init__(self, path: Path, terminal: Terminal) -> None:
+        super().__init__(path, maxBytes=MAX_BYTES, backupCount=3, encoding="utf-8")
+        self._terminal = terminal
+        self._lost = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        lost = self._lost
+        super().emit(record)
+        if lost and lost == self._lost:
+            self._lost = 0
+            self._terminal.say(f"[quiet]The log is written again; some of {lost} lines may be missing.[/]")
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self._lost += 1
+        if self._lost == 1:
+            path = escape(self.baseFilename)
+            self._terminal.say(f"[bad]The log {path} cannot be written:[/] {escape(str(error.strerror))}. Make room.")
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # the last lines, and no room for them
+            super().close()
 
 
 class _Short(logging.Handler):

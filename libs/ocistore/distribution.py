@@ -13,7 +13,7 @@ an image is visible complete or not at all, also when we are killed. `get` hashe
 asks for the size of each layer. After `remove` a `GET` answers 404.
 
 Not guaranteed: that bytes go at once. `remove` deletes the manifest; blobs that no manifest needs are the registry's
-own garbage collection's (ADR 7), and a blob that is damaged there stays so until that one has taken it. A tag that
+own garbage collection's (ADR 15), and a blob that is damaged there stays so until that one has taken it. A tag that
 moves or goes takes two requests: killed between them, it names a manifest that nobody runs.
 """
 

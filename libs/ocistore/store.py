@@ -1,7 +1,8 @@
 """The image store's port: OCI images by repository and digest, bytes streamed, nothing half-there.
 
 What goes in is a complete image (manifest, config, layers) or nothing; what is removed takes along the blobs that no
-other manifest of any repository needs: at once in a directory, with its garbage collection in a registry. Specification: OCI image-spec 1.1, distribution-spec 1.1.
+other manifest of any repository needs: at once in a directory, with its garbage collection in a registry.
+Specification: OCI image-spec 1.1, distribution-spec 1.1.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence

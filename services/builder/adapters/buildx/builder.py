@@ -25,7 +25,7 @@ from ocistore import manifest
 from ocistore.distribution import DistributionStore
 from ocistore.store import Image
 from seedwork.archives import ArchiveLimits, disk_errors, extract_tar
-from seedwork.errors import NotFound, StorageFull, Unavailable
+from seedwork.errors import KnarrError, NotFound, StorageFull, Unavailable
 from seedwork.threads import in_thread
 from services.builder.adapters.buildx.engine import Engine
 from services.builder.adapters.buildx.faults import explained
@@ -87,7 +87,7 @@ class BuildxBuilder:
             await hold(manifest.draft(config, layers).manifest_digest)
             image = await self._images.put(order.repository, config=config, layers=layers)
         finally:
-            await _surely(self._tidied(order.saga_id, scratch, progress))
+            await _surely(self._tidied(order.saga_id, scratch))
         await asyncio.to_thread(output.say, f"Image {image.repository}@{image.digest}")
         return Built(repository=image.repository, digest=image.digest, layers=built_layers(pushed, progress.began))
 
@@ -96,7 +96,11 @@ class BuildxBuilder:
         processes = await self._sandbox.stop(saga_id)
         if saga_id is not None:
             await self._clear_registry(saga_id)
-            await self._clear_engine(saga_id)
+            scratch = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="knarr-"))
+            try:
+                await self._clear_engine(saga_id, scratch)
+            finally:
+                await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
         return processes
 
     # --- the steps of a build -----------------------------------------------------------------------------------------
@@ -146,48 +150,24 @@ class BuildxBuilder:
                 todo="Do KNARR_BUILDX_REGISTRY and KNARR_IMAGE_STORE name the same registry?",
             ) from error
 
-    async def _tidied(self, saga_id: str, scratch: Path, output: BuildOutput) -> None:
+    async def _tidied(self, saga_id: str, scratch: Path) -> None:
         """Nothing of this build stays under its saga's name; what cannot be removed now, `stop` removes."""
-        try:
-            await self._clear_registry(saga_id)
-            await self._engine.forget(
-                self._engine.image(INCOMING, _tag(saga_id)), saga_id=saga_id, scratch=scratch, output=output
-            )
-        except (Unavailable, ToolFailed) as error:
-            log.warning("a build's tag was left behind", saga_id=saga_id, error=str(error))
+        results = await asyncio.gather(
+            self._clear_registry(saga_id), self._clear_engine(saga_id, scratch), return_exceptions=True
+        )
+        for error in results:
+            if isinstance(error, KnarrError):
+                log.warning("a build's tag was left behind", saga_id=saga_id, error=error.message)
+            elif error is not None:
+                raise error
 
     async def _clear_registry(self, saga_id: str) -> None:
         digest = await self._images.resolve(INCOMING, _tag(saga_id))
         if digest is not None:
             await self._images.remove(INCOMING, digest)
 
-    async def _clear_engine(self, saga_id: str) -> None:
-        image = self._engine.image(INCOMING, _tag(saga_id))
-        scratch = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="knarr-"))
-        progress = Progress(_Nobody(), lambda _text: None)
-        try:
-            await self._engine.forget(image, saga_id=saga_id, scratch=scratch, output=progress)
-        except ToolFailed as error:
-            await asyncio.to_thread(progress.finish)
-            raise explained(
-                error, progress, registry=self._registry, memory_bytes=self._kitchen.memory_bytes
-            ) from error
-        finally:
-            await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
-
-
-class _Nobody:
-    """A `BuildOutput` that nobody reads."""
-
-    def write(self, text: bytes) -> None:
-        """Nothing."""
-
-    def say(self, line: str) -> None:
-        """Nothing."""
-
-    def tail(self, lines: int) -> tuple[str, ...]:  # noqa: ARG002 - the port's signature
-        """Nothing."""
-        return ()
+    async def _clear_engine(self, saga_id: str, scratch: Path) -> None:
+        await self._engine.forget(self._engine.image(INCOMING, _tag(saga_id)), saga_id=saga_id, scratch=scratch)
 
 
 def _tag(saga_id: str) -> str:

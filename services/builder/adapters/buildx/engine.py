@@ -68,6 +68,7 @@ class Engine:
         self._sandbox = sandbox
         self._options = options
         self._driver: str | None = None
+        self._asking = asyncio.Lock()
 
     def secrets(self) -> tuple[str, ...]:
         """Names of what steps may have mounted: what build tools may see of our environment, but no paths."""
@@ -124,21 +125,24 @@ class Engine:
             await asyncio.to_thread(progress.finish)
         return await asyncio.to_thread(_pushed_digest, told)
 
-    async def forget(self, image: str, *, saga_id: str, scratch: Path, output: BuildOutput) -> None:
+    async def forget(self, image: str, *, saga_id: str, scratch: Path) -> None:
         """Let the engine forget the image's name; its layers stay as long as its build cache wants them.
 
         Raises:
-            ToolFailed: The engine did not do it.
+            Unavailable: The engine did not do it.
         """
         environment = await self._environment(saga_id, scratch)
-        if await self._find_driver(environment, output) != "docker":
-            return  # others push from where they build, and keep no image
-        kept = _Kept()
         try:
-            await self._short(["docker", "image", "rm", image], environment, scratch, kept)
-        except ToolFailed:
-            if b"No such image" not in kept.text:
-                raise
+            if await self._find_driver(environment, _Kept()) == "docker":  # others keep no image
+                await self._short(["docker", "image", "rm", image], environment, scratch, _Kept())
+        except ToolFailed as error:
+            said = b" ".join(error.lines).decode(errors="replace").strip()
+            if "No such image" not in said:
+                raise Unavailable(
+                    f"The engine did not let go of {image}",
+                    why=said or error.ending,
+                    todo="Is it running, and reachable from here?",
+                ) from error
 
     # --- how --------------------------------------------------------------------------------------------------------
 
@@ -159,28 +163,28 @@ class Engine:
 
     async def _find_driver(self, environment: Mapping[str, str], output: BuildOutput) -> str:
         """`docker`: the engine's own BuildKit; `remote`, `docker-container` …: another one. Asked once."""
-        if self._driver is None:
-            if self._options.buildkit_host:
-                await self._know_remote(environment)
-            kept = _Kept()
-            try:
-                await self._short(self._buildx("inspect"), environment, Path(environment["HOME"]), kept)
-            except ToolFailed:
-                await asyncio.to_thread(output.write, bytes(kept.text))
-                raise
-            lines = [line.split() for line in kept.text.decode(errors="replace").splitlines()]
-            self._driver = next((line[1] for line in lines if len(line) == 2 and line[0] == "Driver:"), "docker")
+        async with self._asking:
+            if self._driver is None:
+                self._driver = await self._ask_driver(environment, output)
         return self._driver
 
-    async def _know_remote(self, environment: Mapping[str, str]) -> None:
-        host = self._options.buildkit_host
-        assert host is not None  # noqa: S101 - the caller looked
-        create = ["docker", "buildx", "create", f"--name={_REMOTE}", "--driver=remote", host]
-        home = Path(environment["HOME"])
+    async def _ask_driver(self, environment: Mapping[str, str], output: BuildOutput) -> str:
+        if self._options.buildkit_host:
+            await self._know_remote(environment, self._options.buildkit_host)
         kept = _Kept()
+        try:
+            await self._short(self._buildx("inspect"), environment, Path(environment["HOME"]), kept)
+        except ToolFailed:
+            await asyncio.to_thread(output.write, bytes(kept.text))
+            raise
+        lines = [line.split() for line in kept.text.decode(errors="replace").splitlines()]
+        return next((line[1] for line in lines if len(line) == 2 and line[0] == "Driver:"), "docker")
+
+    async def _know_remote(self, environment: Mapping[str, str], host: str) -> None:
+        create = ["docker", "buildx", "create", f"--name={_REMOTE}", "--driver=remote", host]
         await asyncio.to_thread(shutil.rmtree, self._buildx_home, ignore_errors=True)  # the host may be another now
-        await asyncio.to_thread(self._buildx_home.mkdir, mode=0o700)
-        await self._short(create, environment, home, kept)
+        await asyncio.to_thread(self._buildx_home.mkdir, mode=0o700, parents=True)
+        await self._short(create, environment, Path(environment["HOME"]), _Kept())
 
     async def _short(self, argv: Sequence[str], environment: Mapping[str, str], cwd: Path, output: BuildOutput) -> None:
         try:

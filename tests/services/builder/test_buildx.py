@@ -1,0 +1,346 @@
+"""What `buildx` decides without an engine: Dockerfiles, what is shown of a build, whose fault a failure is, configs."""
+
+import base64
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import orjson
+import pytest
+
+from ocistore.store import LABEL_BASE, LABEL_PROCESSES, Descriptor, Image
+from seedwork.errors import KnarrError, Misconfigured, NotAllowed, StorageFull, Unavailable
+from services.builder.adapters.buildx.faults import explained
+from services.builder.adapters.buildx.image import built_layers, stored_config, stored_layers
+from services.builder.adapters.buildx.progress import Progress
+from services.builder.adapters.buildx.recipes import BaseImages, Kitchen, Recipe, recipe_for
+from services.builder.adapters.layers.sandbox import ToolFailed
+from services.builder.errors import BuildFailed, CannotBuild, OutOfMemory, RegistryUnavailable
+from services.builder.ports import BuildOrder
+from services.source.contract import AppDescription, Runtime
+from tests.services.builder.support import COMMIT, NODE, PROCFILE, PYTHON, STATIC, Output
+
+KITCHEN = Kitchen(images=BaseImages(), secrets=("NPM_TOKEN",), memory_bytes=1024**3)
+STARTED = "2026-11-20T23:59:36.944429268Z"
+
+
+def order(description: AppDescription) -> BuildOrder:
+    return BuildOrder(
+        saga_id="0192f0c1-2345-7abc-8def-0123456789ab",
+        app_id="0192f0c1-0000-7abc-8def-0123456789ab",
+        app="shop",
+        commit=COMMIT,
+        source_digest="sha256:" + "ab" * 32,
+        description=description,
+        archive=Path("unused"),
+        folder=Path("unused"),
+    )
+
+
+def recipe(description: AppDescription, files: Mapping[str, str], kitchen: Kitchen = KITCHEN) -> Recipe:
+    contents = {name: text.encode() for name, text in files.items()}
+    return recipe_for(order(description), contents.get, kitchen)
+
+
+def versioned(kind: str, version: str) -> AppDescription:
+    return AppDescription.model_validate({"runtime": {"kind": kind, "version": version}})
+
+
+# --- Dockerfiles ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("description", "files"),
+    [
+        (PYTHON, {"requirements.txt": "flask\n"}),
+        (PYTHON, {}),
+        (NODE, {"package.json": '{"dependencies": {"is-odd": "3"}, "scripts": {"build": "make"}}'}),
+        (STATIC, {}),
+        (PROCFILE, {}),
+    ],
+)
+def test_a_generated_dockerfile_is_for_old_engines_and_nobody_is_root(
+    description: AppDescription, files: Mapping[str, str]
+) -> None:
+    """No here-document, no syntax line; the app's own files come last, and its user is a number."""
+    text = recipe(description, files).dockerfile
+
+    assert "<<" not in text
+    assert "# syntax" not in text
+    lines = text.splitlines()
+    assert lines[-3].startswith("COPY ")
+    assert "--chown=10001:10001" in lines[-3]
+    assert lines[-2:] == ["WORKDIR /app", "USER 10001:10001"]
+
+
+def test_only_the_files_that_name_packages_come_before_the_app() -> None:
+    """So a change of the app leaves the packages' layer as it is; secrets are mounted for that one step."""
+    made = recipe(PYTHON, {"requirements.txt": "-r more/base.txt\n", "more/base.txt": "six\n", "app.py": "x"})
+
+    assert set(made.files) == {"knarr/dependencies/requirements.txt", "knarr/dependencies/more/base.txt"}
+    before, _, after = made.dockerfile.partition("pip install")
+    assert "COPY root/" not in before
+    assert "--mount=type=secret,id=NPM_TOKEN" in before
+    assert "COPY --chown=10001:10001 root/ /" in after
+
+
+def test_packages_that_are_folders_of_the_app_are_installed_with_all_of_it() -> None:
+    """What pip looks at is there."""
+    assert "COPY root/app/ /work/" in recipe(PYTHON, {"requirements.txt": "./lib\n"}).dockerfile
+    assert "COPY root/app/ /out/app/" in recipe(NODE, {"package.json": '{"dependencies": {"a": "file:a"}}'}).dockerfile
+
+
+def test_a_pyproject_lists_its_packages() -> None:
+    """They are written out for pip, one a line."""
+    made = recipe(
+        PYTHON, {"pyproject.toml": '[project]\nname = "x"\nversion = "1"\ndependencies = ["six", "flask>=3"]\n'}
+    )
+
+    assert made.files == {"knarr/dependencies/requirements.txt": b"six\nflask>=3\n"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "image"), [("3.11", "python:3.11-slim"), ("3.13.1", "python:3.13-slim"), (None, "python:3.11-slim")]
+)
+def test_an_app_gets_the_newest_patch_of_its_python(wanted: str | None, image: str) -> None:
+    """The version is digits and dots, or it is refused: it becomes part of a Dockerfile."""
+    description = AppDescription(runtime=Runtime(kind="python", version=wanted))
+
+    assert recipe(description, {}).dockerfile.startswith(f"FROM {image}\n")
+    with pytest.raises(CannotBuild, match=r"3\.11"):
+        recipe(versioned("python", "3\nRUN evil"), {})
+
+
+@pytest.mark.parametrize(
+    ("engines", "image"),
+    [(">=18", "node:20-slim"), ("22.x", "node:22-slim"), ("^24.1", "node:24-slim"), ("20.11.1", "node:20-slim")],
+)
+def test_an_app_gets_the_first_node_of_its_range(engines: str, image: str) -> None:
+    """A major version's image is its newest release."""
+    files = {"package.json": f'{{"engines": {{"node": "{engines}"}}}}'}
+
+    assert recipe(NODE, files).dockerfile.startswith(f"FROM {image} AS dependencies\n")
+
+
+def test_a_node_that_no_base_image_has_is_refused() -> None:
+    """The text names those that are there."""
+    with pytest.raises(CannotBuild, match="20, 22, 24"):
+        recipe(NODE, {"package.json": '{"engines": {"node": "<18"}}'})
+
+
+def test_a_pinned_base_image_is_used_by_its_digest() -> None:
+    """A tag that moves changes nothing."""
+    digest = "sha256:" + "0" * 64
+    kitchen = Kitchen(images=BaseImages(pins={"debian:bookworm-slim": digest}))
+
+    assert recipe(PROCFILE, {}, kitchen).dockerfile.startswith(f"FROM debian:bookworm-slim@{digest}\n")
+
+
+# --- progress ---------------------------------------------------------------------------------------------------------
+
+
+def vertex(name: str, **more: object) -> dict[str, object]:
+    return {"vertexes": [{"digest": f"sha256:{name}", "name": name, **more}]}
+
+
+def output_of(name: str, text: str) -> dict[str, object]:
+    return {"logs": [{"vertex": f"sha256:{name}", "stream": 1, "data": base64.b64encode(text.encode()).decode()}]}
+
+
+def shown(
+    *records: Mapping[str, object] | str, indent: bool = True, piece: int = 7
+) -> tuple[Progress, Output, list[str]]:
+    """The records as buildx prints them, arriving in small pieces."""
+    output, notes = Output(), list[str]()
+    progress = Progress(output, notes.append)
+    option = orjson.OPT_INDENT_2 if indent else 0
+    lines = [each.encode() if isinstance(each, str) else orjson.dumps(each, option=option) for each in records]
+    text = b"\n".join(lines) + b"\n"
+    for start in range(0, len(text), piece):
+        progress.write(text[start : start + piece])
+    progress.finish()
+    return progress, output, notes
+
+
+@pytest.mark.parametrize("indent", [True, False])
+def test_a_step_is_shown_with_what_it_prints(indent: bool) -> None:
+    """Newer plugins print a record a line, older ones indent; BuildKit's own steps are not for people."""
+    step = "[stage-0 2/2] RUN make"
+    progress, output, notes = shown(
+        vertex("[internal] load build definition", started=STARTED, completed=STARTED),
+        vertex(step, started=STARTED),
+        output_of(step, "one\ntw"),
+        output_of(step, "o\nno end"),
+        vertex(step, started=STARTED, completed=STARTED),
+        indent=indent,
+    )
+
+    assert output.text.decode().splitlines() == [
+        "#2 [stage-0 2/2] RUN make",
+        "#2 one",
+        "#2 two",
+        "#2 done",
+        "#2 no end",
+    ]
+    assert notes == ["RUN make"]
+    assert progress.began == datetime(2026, 11, 20, 23, 59, 36, 944429, tzinfo=UTC)
+
+
+def test_a_cached_step_says_so_and_what_is_no_record_is_text() -> None:
+    """Nothing that buildx says is lost."""
+    _, output, _ = shown(
+        "a line of buildx",
+        vertex("[1/1] FROM x", started=STARTED, completed=STARTED, cached=True),
+        '{"half": ',
+        "}",
+        "ERROR: failed to solve: x",
+    )
+
+    lines = output.text.decode().splitlines()
+    assert lines[:3] == ["a line of buildx", "#1 [1/1] FROM x", "#1 from the cache"]
+    assert lines[-1] == "ERROR: failed to solve: x"
+
+
+# --- whose fault ------------------------------------------------------------------------------------------------------
+
+RUN = "[2/2] RUN pip install"
+NETWORK = 'failed to do request: Head "https://registry-1.docker.io/v2/library/x/manifests/1": dial tcp: no such host'
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        ([vertex(RUN, started=STARTED, error="executor failed running [/bin/sh -c x]: exit code: 3")], BuildFailed),
+        (
+            [vertex(RUN, started=STARTED, error='process "x" did not complete successfully: exit code: 137')],
+            OutOfMemory,
+        ),
+        (
+            [
+                vertex(RUN, started=STARTED),
+                output_of(RUN, "WARNING: Retrying (Retry(total=0, connect=None\nERROR: No matching distribution\n"),
+                vertex(RUN, started=STARTED, error="executor failed running [x]: exit code: 1"),
+            ],
+            RegistryUnavailable,
+        ),
+        ([vertex("[internal] load metadata for docker.io/library/x:1", error=NETWORK)], RegistryUnavailable),
+        ([vertex("[internal] load metadata for docker.io/library/x:1", error="pull access denied")], CannotBuild),
+        ([vertex("resolve image config for docker.io/docker/dockerfile:1", error=NETWORK)], RegistryUnavailable),
+        (["ERROR: failed to solve: dockerfile parse error line 1: unknown instruction: FRM"], BuildFailed),
+        (['ERROR: failed to solve: failed to compute cache key: "/nope" not found: not found'], BuildFailed),
+        (["ERROR: Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?"], Unavailable),
+        (
+            ["ERROR: failed to receive status: rpc error: code = Unavailable desc = error reading from server"],
+            Unavailable,
+        ),
+        (
+            [vertex("pushing r:1 with docker", started=STARTED, error="received unexpected HTTP status: 503")],
+            Unavailable,
+        ),
+        (
+            [vertex("pushing r:1 with docker", started=STARTED, error="unauthorized: authentication required")],
+            NotAllowed,
+        ),
+        ([vertex(RUN, started=STARTED, error="write /x: no space left on device")], StorageFull),
+        (["docker cannot be started: No such file or directory"], Misconfigured),
+        (["ERROR: invalid progress mode rawjson"], Misconfigured),
+    ],
+)
+def test_a_failure_is_told_with_whose_fault_it_is(
+    records: list[Mapping[str, object] | str], expected: type[KnarrError]
+) -> None:
+    """As Docker 20.10 and BuildKit 0.13 said these things."""
+    progress, _, _ = shown(*records)
+
+    error = explained(ToolFailed(["docker"], 1, []), progress, registry="r", memory_bytes=1)
+
+    assert type(error) is expected
+    assert error.why
+
+
+def test_a_docker_command_that_was_killed_is_not_the_apps_fault() -> None:
+    """Somebody ended it: another attempt."""
+    progress, _, _ = shown(vertex(RUN, started=STARTED))
+
+    assert type(explained(ToolFailed(["docker"], -9, []), progress, registry="r", memory_bytes=1)) is Unavailable
+
+
+# --- configs ----------------------------------------------------------------------------------------------------------
+
+
+def pushed(config: Mapping[str, object], *, made: str = STARTED, build: str = "1") -> Image:
+    layers = tuple(
+        Descriptor(
+            media_type="application/vnd.docker.image.rootfs.diff.tar.gzip", digest=f"sha256:{n}" * 1, size_bytes=n
+        )
+        for n in (1, 2)
+    )
+    record = {
+        "architecture": "amd64",
+        "os": "linux",
+        "created": made,
+        "container": build,
+        "config": {"Labels": {"io.knarr.build": build, LABEL_BASE: "host", "a": "b"}, "OnBuild": None, **config},
+        "rootfs": {"type": "layers", "diff_ids": ["sha256:x", "sha256:y"]},
+        "history": [
+            {"created": "2020-01-01T00:00:00Z", "created_by": "base"},
+            {"created": made, "created_by": "ENV", "empty_layer": True},
+            {"created": made, "created_by": "COPY"},
+        ],
+    }
+    return Image(
+        repository="staging/incoming",
+        digest="sha256:0",
+        manifest={},
+        config=record,
+        layers=layers,
+        tags=(),
+        size_bytes=3,
+    )
+
+
+def test_when_and_for_whom_an_image_was_built_is_not_in_it() -> None:
+    """The same layers and description give the same bytes."""
+    one = stored_config(pushed({}, made="2026-01-01T00:00:00Z", build="1"), order(PROCFILE), {})
+    two = stored_config(pushed({}, made="2026-02-02T00:00:00.5Z", build="2"), order(PROCFILE), {})
+
+    assert one == two
+    labels = orjson.loads(one)["config"]["Labels"]
+    assert labels["a"] == "b"
+    assert "io.knarr.build" not in labels
+    assert LABEL_BASE not in labels
+
+
+def test_a_dockerfiles_command_is_the_web_process_unless_a_procfile_says_otherwise() -> None:
+    """Entrypoint and command together, as a container would start it."""
+    description = AppDescription(runtime=Runtime(kind="dockerfile"), dockerfile="Dockerfile")
+    image = pushed({"Entrypoint": ["/start"], "Cmd": ["now"]})
+
+    alone = orjson.loads(stored_config(image, order(description), {}))["config"]
+    assert orjson.loads(alone["Labels"][LABEL_PROCESSES]) == {"web": ["/start", "now"]}
+    assert alone["Entrypoint"] == ["/start"]
+
+    said = description.model_copy(update={"processes": {"web": ("./web",), "worker": ("./work",)}})
+    both = orjson.loads(stored_config(image, order(said), {}))["config"]
+    assert orjson.loads(both["Labels"][LABEL_PROCESSES]) == {"web": ["./web"], "worker": ["./work"]}
+
+
+def test_an_image_that_starts_nothing_is_refused() -> None:
+    """The text says what to add."""
+    description = AppDescription(runtime=Runtime(kind="dockerfile"))
+
+    with pytest.raises(CannotBuild, match="Procfile"):
+        stored_config(pushed({}), order(description), {})
+
+
+def test_layers_made_before_the_build_came_from_the_cache() -> None:
+    """By the engine's own clock; the media types are OCI's."""
+    image = pushed({}, made="2026-11-20T23:59:37.000000001Z")
+
+    layers = built_layers(image, datetime(2026, 11, 20, 23, 59, 36, tzinfo=UTC))
+
+    assert [each.cached for each in layers] == [True, False]
+    assert [each.cached for each in built_layers(image, None)] == [False, False]
+    assert {each.descriptor.media_type for each in stored_layers(image)} == {
+        "application/vnd.oci.image.layer.v1.tar+gzip"
+    }

@@ -215,7 +215,8 @@ class Story:
         ]
         self.say(f"\n[good]{APP} is served at[/] [address]{url}[/]\n")
         self.say(f"Next, in another terminal:\n{next_steps(self.session.home, steps)}")
-        self.say("\n[quiet]Ctrl-C stops; the next `make run` goes on from here.[/]")
+        stops, again = ("`make stack-down`", "make demo-stack") if self.origin else ("Ctrl-C", "make run")
+        self.say(f"\n[quiet]{stops} stops; the next `{again}` goes on from here.[/]")
 
 
 class _Asking:

@@ -11,10 +11,11 @@ from pydantic import BaseModel, StrictInt, StrictStr
 from seedwork.chassis.auth import Caller, require
 from seedwork.chassis.paging import Page, PagingQuery, page_of
 from seedwork.chassis.streams import until
-from seedwork.errors import InvalidInput, NotAllowed, NotFound
+from seedwork.errors import InvalidInput, NotAllowed
 from seedwork.messages import rfc3339_ms
 from seedwork.unit_of_work import Database
-from services.deployer import releases
+from services.deployer import addons, releases
+from services.deployer.addons import KnownAddOn, Removal
 from services.deployer.ports import Instance, Runtime
 from services.deployer.releases import KnownRelease
 from services.deployer.requests import Asked, Requests
@@ -75,6 +76,19 @@ class ShownRelease(BaseModel):
     created_at: str
 
 
+class ShownAddOn(BaseModel):
+    """A database or cache of the app."""
+
+    name: str
+    kind: str
+    version: str | None
+    state: str
+    """`pending` (its first deployment is not live yet), `live` or `leaving`."""
+    variable: str
+    """The config var that has its URL."""
+    created_at: str
+
+
 class SagaStarted(BaseModel):
     """A saga was started, or (`saga_id` null) none was needed."""
 
@@ -90,7 +104,13 @@ class RollBack(BaseModel):
 
 
 def router(
-    *, db: Database, requests: Requests, runtime: Runtime, coordinator_url: str, stopping: asyncio.Event
+    *,
+    db: Database,
+    requests: Requests,
+    runtime: Runtime,
+    removal: Removal,
+    coordinator_url: str,
+    stopping: asyncio.Event,
 ) -> APIRouter:
     """All routes of the deployer.
 
@@ -98,6 +118,7 @@ def router(
         db: The service's database.
         requests: Takes requests for releases.
         runtime: Says what runs.
+        removal: Of add-ons.
         coordinator_url: Where sagas are looked at.
         stopping: Ends logs that are followed.
     """
@@ -112,7 +133,7 @@ def router(
     _add_apps(routes, db, requests, runtime, stopping)
     _add_releases(routes, db, requests, started)
     _add_config(routes, requests, started)
-    _add_addons(routes, requests, runtime)
+    _add_addons(routes, db, requests, removal)
     return routes
 
 
@@ -193,7 +214,7 @@ def _add_config(routes: APIRouter, requests: Requests, started: Any) -> None:
                 todo="Use a token that has it, or leave `reveal` out to see the names.",
             )
         found = await requests.app(app, caller)
-        _, values = await requests.config(found)
+        values = await requests.shown_config(found)
         return dict(sorted((name, value if reveal else MASK) for name, value in values.items()))
 
     @routes.patch("/apps/{app}/config", summary="Set (a text) and remove (null) config vars")
@@ -210,20 +231,22 @@ def _add_config(routes: APIRouter, requests: Requests, started: Any) -> None:
         return result
 
 
-def _add_addons(routes: APIRouter, requests: Requests, runtime: Runtime) -> None:
+def _add_addons(routes: APIRouter, db: Database, requests: Requests, removal: Removal) -> None:
     @routes.get("/apps/{app}/addons", summary="The app's add-ons")
-    async def addons(app: str, caller: Reader) -> Page[dict[str, str]]:
-        await requests.app(app, caller)
-        return Page(items=[])
+    async def listed(app: str, caller: Reader) -> Page[ShownAddOn]:
+        found = await requests.app(app, caller)
+        known = await db.read(lambda conn: addons.of_app(conn, found.app_id))
+        kinds = {each.kind for each in known}
+        return Page(items=[_addon(each, kinds) for each in known])
 
-    @routes.delete("/apps/{app}/addons/{name}", summary="Remove an add-on with its data")
+    @routes.delete("/apps/{app}/addons/{name}", summary="Remove an add-on with its data", status_code=204)
     async def remove(
         app: str, name: str, caller: Operator, confirm: Annotated[str, Query(description="The add-on's name.")]
     ) -> None:
         found = await requests.app(app, caller)
         if confirm != name:
             raise InvalidInput("The add-on is not removed", why=f"`confirm` must be {name!r}: its data would be lost")
-        raise NotFound(f"{found.name} has no add-on {name[:100]!r}", why=f"the runtime `{runtime.name}` provides none")
+        await removal.wanted(found, name)
 
 
 def health_of(live: KnownRelease | None, instances: Sequence[Instance], trouble: str) -> tuple[str, str]:
@@ -254,6 +277,17 @@ def _instance(instance: Instance) -> ShownInstance:
         release=instance.release,
         restarts=instance.restarts,
         note=instance.note,
+    )
+
+
+def _addon(known: KnownAddOn, kinds: set[str]) -> ShownAddOn:
+    return ShownAddOn(
+        name=known.name,
+        kind=known.kind,
+        version=known.version,
+        state=known.state,
+        variable=addons.variable_of(known.kind, kinds),
+        created_at=rfc3339_ms(known.created_ms),
     )
 
 

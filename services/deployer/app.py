@@ -28,7 +28,7 @@ from services.deployer.contract import (
     RetireAppFailed,
     RollBackRelease,
 )
-from services.deployer.ports import Runtime
+from services.deployer.ports import AddOns, Runtime
 from services.deployer.requests import Requests
 from services.deployer.settings import DeployerSettings
 from services.deployer.standing import Standby
@@ -46,17 +46,25 @@ def create_app(
     bus: Bus | None = None,
     images: ImageStore | None = None,
     runtime: Runtime | None = None,
+    provider: AddOns | None = None,
 ) -> FastAPI:
-    """The service's app; nothing is connected before its lifespan. `images`, `runtime`: for tests."""
+    """The service's app; nothing is connected before its lifespan. `images`, `runtime`, `provider`: for tests."""
     settings = settings or DeployerSettings()
     service = Service("deployer", settings, metadata=models.metadata, migrations=MIGRATIONS, bus=bus, catalog=TELLS)
     images = images or settings.open_image_store(service.client)
-    runtime = runtime or _runtime(settings, service.home, images, service.clock)
+    if runtime is None:
+        runtime, provider = _runtime(settings, service.home, images, service.clock)
     vault = Vault.open(settings.config_key, service.home / "config.key")
     deployer = handlers.Deployer(
-        db=service.db, images=images, runtime=runtime, vault=vault, outbox=service.outbox, keep=settings.registry_keep
+        db=service.db,
+        images=images,
+        runtime=runtime,
+        vault=vault,
+        outbox=service.outbox,
+        keep=settings.registry_keep,
+        provider=provider,
     )
-    standby = Standby(service.db, images, vault, runtime, service.clock)
+    standby = Standby(service.db, images, vault, runtime, service.clock, removal=deployer.removal)
     requests = Requests(service.db, service.outbox, vault, max_instances=settings.max_instances)
 
     service.participant.step(
@@ -83,6 +91,7 @@ def create_app(
             db=service.db,
             requests=requests,
             runtime=runtime,
+            removal=deployer.removal,
             coordinator_url=service.url_of("saga_coordinator"),
             stopping=service.stopping,
         )
@@ -90,9 +99,9 @@ def create_app(
     return service.app
 
 
-def _runtime(settings: DeployerSettings, home: Path, images: ImageStore, clock: Clock) -> Runtime:
+def _runtime(settings: DeployerSettings, home: Path, images: ImageStore, clock: Clock) -> tuple[Runtime, AddOns | None]:
     if settings.runtime == "memory":
-        return MemoryRuntime(clock=clock)
+        return MemoryRuntime(clock=clock), None
     if settings.runtime == "docker":
         return make_docker_runtime(settings, home, images, clock)
     if settings.runtime == "kubernetes":
@@ -106,4 +115,4 @@ def _runtime(settings: DeployerSettings, home: Path, images: ImageStore, clock: 
         settle_s=settings.worker_settle_s,
         log_max_bytes=settings.app_log_max_bytes,
     )
-    return ProcessRuntime(home, images=images, router=router, clock=clock, limits=limits)
+    return ProcessRuntime(home, images=images, router=router, clock=clock, limits=limits), None

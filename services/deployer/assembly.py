@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from ocistore.store import ImageStore
 from seedwork.errors import Conflict
 from seedwork.unit_of_work import Database
-from services.deployer import configs
+from services.deployer import addons, configs
 from services.deployer.image import ImageFacts, facts_of
 from services.deployer.ports import Release
 from services.deployer.releases import App, KnownRelease
@@ -25,6 +25,8 @@ async def assemble(known: KnownRelease, app: App, *, db: Database, images: Image
     version = await db.read(lambda conn: configs.get(conn, known.app_id, known.config_version))
     if version is None:
         raise Conflict(f"Config version {known.config_version} of {app.name} is gone", why="the app was removed")
+    kinds = {each.kind for each in facts.addons}
+    theirs = [each for each in await db.read(lambda conn: addons.of_app(conn, known.app_id)) if each.kind in kinds]
     return Release(
         app_id=known.app_id,
         app=app.name,
@@ -35,15 +37,16 @@ async def assemble(known: KnownRelease, app: App, *, db: Database, images: Image
         digest=known.digest,
         processes=facts.processes,
         formation=known.formation,
-        env=variables(facts, vault.unseal(version.sealed)),
+        env=variables(facts, addons.variables(theirs, vault) | vault.unseal(version.sealed)),
         release_command=facts.release_command,
         health_path=facts.health_path,
         commit=known.commit,
+        addons=addons.given(theirs, app, vault),
     )
 
 
 def variables(facts: ImageFacts, config: Mapping[str, str]) -> dict[str, str]:
-    """The app's declared defaults, and over them its config vars."""
+    """The app's declared defaults, and over them its add-ons' URLs and config vars."""
     defaults = {name: var.value for name, var in facts.env.items() if var.value is not None}
     return {**defaults, **config}
 

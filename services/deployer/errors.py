@@ -3,6 +3,7 @@
 FinalError
 ├── AppDoesNotStart         an instance exits, never answers, or listens elsewhere
 ├── ReleaseCommandFailed    the `release:` command ended with an error
+├── AddOnDoesNotStart       a database that the app asked for does not come up
 ├── CannotRun               the image needs something that this runtime does not have
 ├── Fenced                  a newer deployment has the traffic
 └── Undone                  the release was undone while somebody still worked on it
@@ -25,6 +26,13 @@ class ReleaseCommandFailed(FinalError):
 
     code = "release_command_failed"
     title = "The release command failed"
+
+
+class AddOnDoesNotStart(FinalError):
+    """A database or cache that the app asked for does not come up."""
+
+    code = "addon_failed"
+    title = "An add-on does not start"
 
 
 class CannotRun(FinalError):

@@ -6,6 +6,7 @@ that fails takes its own things away again; after it the release is live, and on
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -19,7 +20,8 @@ from seedwork.messages import Envelope, envelope
 from seedwork.outbox import Outbox
 from seedwork.participant import Work
 from seedwork.unit_of_work import Database, database_now_ms
-from services.deployer import configs, releases
+from services.deployer import addons, configs, releases
+from services.deployer.addons import Removal
 from services.deployer.assembly import assemble, formation_for
 from services.deployer.contract import (
     AppRetired,
@@ -30,9 +32,9 @@ from services.deployer.contract import (
     RetireApp,
     RollBackRelease,
 )
-from services.deployer.errors import CannotRun, PreviousDoesNotStart, Undone
+from services.deployer.errors import CannotRun, Fenced, PreviousDoesNotStart, Undone
 from services.deployer.image import ImageFacts, facts_of, manifest_hash
-from services.deployer.ports import Address, Release, Runtime
+from services.deployer.ports import AddOns, Address, Release, Runtime
 from services.deployer.releases import App, KnownRelease
 from services.deployer.vault import Vault
 from services.saga_coordinator.contract import DeploymentFailed
@@ -57,6 +59,13 @@ class Deployer:
     outbox: Outbox
     keep: int
     """Releases per app that can be rolled back to, beside the live one."""
+    provider: AddOns | None = None
+    """Of add-ons; None: the runtime has none."""
+
+    @property
+    def removal(self) -> Removal:
+        """Of add-ons."""
+        return Removal(self.db, self.provider)
 
 
 async def deploy_release(command: DeployRelease, *, work: Work, deployer: Deployer) -> ReleaseDeployed:
@@ -77,7 +86,7 @@ async def deploy_release(command: DeployRelease, *, work: Work, deployer: Deploy
     replaced = await db.read(lambda conn: releases.live(conn, app.app_id))
     served = known.state == "live"
     try:
-        await _run(release, work, runtime, with_command=not served)
+        await _run(release, work, deployer, with_command=not served)
         await _to_its_end(_take_traffic(known, work.fence, db, runtime))
         served = True
     finally:
@@ -114,7 +123,12 @@ async def roll_back_release(_command: RollBackRelease, *, work: Work, deployer: 
         found.append(f"release {ours.number}, {ours.state}")
         await db.write(lambda conn: releases.undo(conn, ours))
         done.append("marked as undone")
-    things = await runtime.stop(work.app_id, work.saga_id)
+    if ours is not None:
+        await _follow_the_row(ours.app_id, db, runtime)
+    things = [
+        *await runtime.stop(work.app_id, work.saga_id),
+        *await deployer.removal.undone(work.app_id, work.saga_id),
+    ]
     if things:
         found += things
         done.append("stopped and removed")
@@ -129,6 +143,7 @@ async def retire_app(_command: RetireApp, *, work: Work, deployer: Deployer) -> 
     found: list[str] = []
     for release in known:
         found += await runtime.stop(app_id, release.saga_id)
+    found += await deployer.removal.of_app(app_id)
     found += await runtime.forget(app_id)
     if known:
         found.append(f"{len(known)} releases")
@@ -175,6 +190,7 @@ async def _reserved(command: DeployRelease, app: App, work: Work, deployer: Depl
             await releases.know_app(conn, app)
             made = await _new_release(conn, command, work, target=target, facts=facts, vault=deployer.vault)
             await releases.add(conn, made)
+            await addons.reserve(conn, app.app_id, facts.addons, saga_id=work.saga_id, vault=deployer.vault)
             return made
 
         known = await db.write(reserve)
@@ -258,8 +274,13 @@ async def _address(app: App, deployer: Deployer) -> Address:
     return address
 
 
-async def _run(release: Release, work: Work, runtime: Runtime, *, with_command: bool) -> None:
+async def _run(release: Release, work: Work, deployer: Deployer, *, with_command: bool) -> None:
     """Until every instance was seen to answer."""
+    runtime = deployer.runtime
+    if deployer.provider is not None:
+        for addon in release.addons:
+            work.note(f"starting the add-on {addon.name}")
+            await deployer.provider.provide(addon, note=work.note)
     work.note("unpacking the image")
     await runtime.prepare(release)
     if with_command and release.release_command:
@@ -339,7 +360,7 @@ async def _start_again(previous: KnownRelease, ours: KnownRelease, work: Work, d
     app = App(app_id=work.app_id, name=work.app, team=work.team)
     try:
         release = await assemble(previous, app, db=deployer.db, images=deployer.images, vault=deployer.vault)
-        await _run(release, work, deployer.runtime, with_command=False)
+        await _run(release, work, deployer, with_command=False)
     except FinalError as error:
         raise PreviousDoesNotStart(
             f"Release {previous.number}, which ran before, does not start again",
@@ -354,6 +375,14 @@ async def _return_traffic(
 ) -> None:
     await db.write(lambda conn: releases.move_back(conn, ours, previous, fence=fence))
     await runtime.switch(ours.app_id, previous.saga_id if previous else None, fence=fence)
+
+
+async def _follow_the_row(app_id: str, db: Database, runtime: Runtime) -> None:
+    """An undo that was interrupted between the row and the runtime: what serves is what the row says."""
+    route = await db.read(lambda conn: releases.route_of(conn, app_id))
+    if route is not None:
+        with contextlib.suppress(Fenced):  # a newer deployment is past us
+            await runtime.switch(app_id, route.saga_id, fence=route.fence)
 
 
 async def _to_its_end(work: Awaitable[T]) -> T:

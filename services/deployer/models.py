@@ -1,5 +1,6 @@
-"""Tables of `deployer`: apps, their releases, config versions and routes. What runs is asked of the runtime, not kept.
+"""Tables of `deployer`: apps, their releases, config versions, routes and add-ons.
 
+What runs is asked of the runtime, not kept.
 The row in `routes` says which release serves; everything else follows from it, also after a crash.
 """
 
@@ -74,4 +75,24 @@ routes = Table(
     # the saga whose release serves; null: none does
     Column("saga_id", Id),
     Column("moved_ms", Ms, nullable=False),
+)
+
+addons = Table(
+    "addons",
+    metadata,
+    Column("app_id", Id, primary_key=True),
+    # of its kind: an app has at most one of each
+    Column("name", String(32), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    # as it was asked for first; null: the platform's choice
+    Column("version", String(128)),
+    # pending (no release with it was live yet), live, leaving
+    Column("state", String(16), nullable=False),
+    # the saga whose undo removes it while it is pending
+    Column("saga_id", Id, nullable=False),
+    # its password, Fernet over JSON
+    Column("sealed", Json, nullable=False),
+    Column("created_ms", Ms, nullable=False),
+    Index("ix_addons_saga", "saga_id"),
+    Index("ix_addons_state", "state"),
 )

@@ -19,6 +19,26 @@ Note = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AddOn:
+    """A database or cache of an app's own."""
+
+    app_id: str
+    app: str
+    team: str
+    saga_id: str
+    """Who asked for it first. It outlives that saga's release, so this is no label by which `stop` finds it."""
+    name: str
+    """The host under which the app's instances reach it."""
+    kind: str
+    """`mongodb`, `mysql`, `postgres` or `redis`."""
+    version: str | None
+    """As asked for; null: the platform's choice."""
+    user: str
+    """Of its user and its database."""
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
     """Everything that a runtime needs to know to run a release."""
 
@@ -40,6 +60,8 @@ class Release:
     health_path: str | None = None
     commit: str | None = None
     """What it was built from; instances are told, so that an app can show it."""
+    addons: tuple[AddOn, ...] = ()
+    """What must be there before anything of the release runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +114,24 @@ class Needed:
     """Digests."""
     images: AbstractSet[str] = frozenset()
     """Digests."""
+
+
+class AddOns(Protocol):
+    """Provides add-ons, where the runtime can.
+
+    Raises, from every method:
+        Unavailable: The runtime does not answer.
+    """
+
+    async def provide(self, addon: AddOn, *, note: Note) -> None:
+        """Have it run and take connections from the app's instances; its data is as it was left.
+
+        Raises:
+            AddOnDoesNotStart: It does not; `log_tail` has its last lines.
+        """
+
+    async def withdraw(self, app_id: str, name: str) -> Sequence[str]:
+        """Remove it with its data; what was found."""
 
 
 class Runtime(Protocol):

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from seedwork.unit_of_work import database_now_ms, insert_ignore
 from services.deployer import configs
 from services.deployer.errors import Fenced, Undone
-from services.deployer.models import apps, config_versions, releases, routes
+from services.deployer.models import addons, apps, config_versions, releases, routes
 from services.deployer.ports import Address
 
 KEPT_STATES = ("pending", "live", "superseded")
@@ -192,7 +192,7 @@ async def retire_beyond(conn: AsyncConnection, app_id: str, keep: int) -> list[K
 
 async def drop_app(conn: AsyncConnection, app_id: str) -> None:
     """Remove everything of the app."""
-    for table in (routes, releases, config_versions, apps):
+    for table in (routes, releases, config_versions, addons, apps):
         await conn.execute(delete(table).where(table.c.app_id == app_id))
 
 
@@ -230,6 +230,11 @@ async def move_traffic(conn: AsyncConnection, release: KnownRelease, *, fence: i
     if not (await conn.execute(allowed.values(state="live"))).rowcount:
         raise Undone(f"Release {release.number} gets no traffic", why="it was undone meanwhile")
     await configs.bring_live(conn, release.app_id, release.config_version)
+    await conn.execute(
+        update(addons)
+        .where(addons.c.app_id == release.app_id, addons.c.saga_id == release.saga_id, addons.c.state == "pending")
+        .values(state="live")
+    )
 
 
 async def move_back(conn: AsyncConnection, release: KnownRelease, previous: KnownRelease | None, *, fence: int) -> None:

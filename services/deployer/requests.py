@@ -15,7 +15,7 @@ from seedwork.errors import Conflict, InvalidInput, NotFound
 from seedwork.messages import envelope, new_id
 from seedwork.outbox import Outbox
 from seedwork.unit_of_work import Database
-from services.deployer import configs, releases
+from services.deployer import addons, configs, releases
 from services.deployer.contract import ReleaseKind, ReleaseRequested
 from services.deployer.releases import App, KnownRelease
 from services.deployer.vault import Vault
@@ -62,6 +62,12 @@ class Requests:
         """The newest config vars, with their version; 0 and none, if nothing was ever set."""
         current = await self._db.read(lambda conn: configs.current(conn, app.app_id))
         return (current.version, self._vault.unseal(current.sealed)) if current else (0, {})
+
+    async def shown_config(self, app: App) -> dict[str, str]:
+        """What an instance would get: the newest config vars, over the URLs of the app's add-ons."""
+        known = await self._db.read(lambda conn: addons.of_app(conn, app.app_id))
+        _, values = await self.config(app)
+        return addons.variables(known, self._vault) | values
 
     async def change_config(self, app: App, change: Mapping[str, str | None], caller: Caller) -> Asked:
         """A new config version; with a live release it is brought live by a saga.

@@ -33,6 +33,26 @@ class DeployerSettings(ImageStoreSettings):
     where their view differs from ours.
     """
 
+    addon_images: dict[str, str] = {}  # noqa: RUF012  pydantic copies it
+    """Other images for kinds of add-ons, as JSON. Default: `mongo:6.0.2`, `mysql:9`, `postgres:15`, `redis:7`; an app
+    that asks for a version gets that tag.
+    """
+
+    addon_memory_mb: int = Field(default=1024, ge=64)
+    """MiB of memory of an add-on: MySQL takes 500 when it does nothing."""
+
+    addon_cpus: float = Field(default=1.0, gt=0)
+    """Processors of an add-on."""
+
+    addon_storage_gb: int = Field(default=5, ge=1)
+    """GiB of an add-on's volume in a cluster; a Docker engine does not limit its volumes."""
+
+    addon_storage_class: str | None = None
+    """Of these volumes. None: the cluster's default."""
+
+    addon_start_timeout_s: float = Field(default=300.0, gt=0)
+    """Seconds until an add-on must take connections, without its image's pull: MySQL's first start takes a minute."""
+
     docker_host: str | None = None
     """The Docker engine, such as `unix:///var/run/docker.sock`. Default: as the `docker` command finds it."""
 

@@ -10,6 +10,7 @@ from seedwork.clock import Clock
 from seedwork.errors import Conflict
 from seedwork.unit_of_work import Database
 from services.deployer import releases
+from services.deployer.addons import Removal
 from services.deployer.assembly import assemble
 from services.deployer.ports import Needed, Release, Runtime, Standing
 from services.deployer.releases import App, KnownRoute
@@ -30,14 +31,18 @@ class Standby:
         vault: Opens config vars.
         runtime: Gets the orders.
         clock: For waiting.
+        removal: Of add-ons.
     """
 
-    def __init__(self, db: Database, images: ImageStore, vault: Vault, runtime: Runtime, clock: Clock) -> None:
+    def __init__(
+        self, db: Database, images: ImageStore, vault: Vault, runtime: Runtime, clock: Clock, *, removal: Removal
+    ) -> None:
         self._db = db
         self._images = images
         self._vault = vault
         self._runtime = runtime
         self._clock = clock
+        self._removal = removal
 
     async def recover(self) -> None:
         """Have exactly what is live started; returns before it is."""
@@ -51,6 +56,7 @@ class Standby:
         """From time to time, for ever."""
         while True:
             await self._runtime.sweep(lambda: self._db.read(_needed))
+            await self._removal.interrupted()
             await self._clock.sleep(SWEEP_S)
 
     def _standing(self, route: KnownRoute, app: App) -> Standing:

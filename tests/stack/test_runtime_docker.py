@@ -18,6 +18,7 @@ from seedwork.errors import NotFound, Unavailable
 from seedwork.messages import new_id
 from services.deployer.adapters.docker import spec
 from services.deployer.adapters.docker.engine import Container, Engine
+from services.deployer.adapters.docker.networks import Networks
 from services.deployer.adapters.docker.runtime import DockerRuntime, Options
 from services.deployer.adapters.images import Pullable
 from services.deployer.adapters.router import Router
@@ -45,13 +46,15 @@ class Bench:
 
     def made(self, options: Options | None = None, *, port_base: int = 23_000) -> DockerRuntime:
         """Another process of the same installation."""
+        options, engine = options or self.options, Engine()
         runtime = DockerRuntime(
-            engine=Engine(),
+            engine=engine,
+            networks=Networks(engine, options.installation),
             images=self.images,
             pullable=self.pullable,
             router=Router(host="127.0.0.1", port_base=port_base, idle_s=30),
             clock=SystemClock(),
-            options=options or self.options,
+            options=options,
         )
         self.runtimes.append(runtime)
         return runtime

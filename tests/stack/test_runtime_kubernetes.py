@@ -17,7 +17,7 @@ from seedwork.messages import new_id
 from services.deployer.adapters.images import Pullable
 from services.deployer.adapters.kubernetes import objects
 from services.deployer.adapters.kubernetes.cluster import NAMESPACE, Cluster, Object
-from services.deployer.adapters.kubernetes.front import Ways
+from services.deployer.adapters.kubernetes.front import Front, Ways
 from services.deployer.adapters.kubernetes.runtime import KubernetesRuntime, Options
 from services.deployer.ports import Release
 from tests.services.deployer.conftest import PATIENCE_S
@@ -36,6 +36,8 @@ class Bench:
     shelf: ContainerShelf
     options: Options
     pullable: Pullable
+    ways: Ways
+    kubeconfig: Path | None = None
     runtimes: list[KubernetesRuntime] = field(default_factory=list)
 
     @property
@@ -46,12 +48,15 @@ class Bench:
     def made(self, options: Options | None = None, **shape: Any) -> KubernetesRuntime:
         """Another process of the same installation."""
         options = options or self.options
+        options = replace(options, shape=replace(options.shape, **shape))
+        cluster = Cluster(self.kubeconfig)
         runtime = KubernetesRuntime(
-            cluster=Cluster(),
+            cluster=cluster,
+            front=Front(cluster, SystemClock(), options.shape, self.ways),
             images=self.images,
             pullable=self.pullable,
             clock=SystemClock(),
-            options=replace(options, shape=replace(options.shape, **shape)),
+            options=options,
         )
         self.runtimes.append(runtime)
         return runtime
@@ -103,8 +108,8 @@ async def bench(images: DistributionStore, shelf: ContainerShelf) -> AsyncIterat
         installation=f"knarr-t{new_id()[-12:]}", grace_s=5, release_command_timeout_s=30, memory_mb=96
     )
     port = random.randrange(30_500, 31_500)  # noqa: S311  other tests take ports of the same nodes
-    options = Options(shape=shape, ways=Ways(node_port_base=port), start_timeout_s=40)
-    bench = Bench(Cluster(), images, shelf, options, Pullable(f"{registry()}/{PREFIX}"))
+    options = Options(shape=shape, start_timeout_s=40)
+    bench = Bench(Cluster(), images, shelf, options, Pullable(f"{registry()}/{PREFIX}"), Ways(node_port_base=port))
     yield bench
     for runtime in bench.runtimes:
         await runtime.close()

@@ -7,13 +7,11 @@ containers of any other are removed at `recover`. One process at a time may work
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from weakref import WeakValueDictionary
 
 import structlog
@@ -24,6 +22,7 @@ from seedwork.errors import Conflict, KnarrError, NotFound, Unavailable
 from services.deployer.adapters.docker import spec
 from services.deployer.adapters.docker.answering import Answering
 from services.deployer.adapters.docker.engine import CannotStart, Container, Engine, Login
+from services.deployer.adapters.docker.networks import Networks
 from services.deployer.adapters.images import Pullable, port_of, runnable_anywhere
 from services.deployer.adapters.lines import blotted
 from services.deployer.adapters.merged_log import Source, merged
@@ -47,7 +46,6 @@ _KILLED = 137
 """128 and SIGKILL; engines before 23 do not always say that it was for its memory."""
 _SHELL_WORDS = {126: "the program cannot be run", 127: "there is no such program"}
 """As shells and the init process in the container mean them."""
-_IN_A_CONTAINER = Path("/.dockerenv")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +68,7 @@ class DockerRuntime:
 
     Args:
         engine: Runs the containers.
+        networks: Of the apps.
         images: Where images are described.
         pullable: How the engine names them.
         router: The apps' ports.
@@ -81,9 +80,18 @@ class DockerRuntime:
     addons: AbstractSet[str] = frozenset({"mongodb", "mysql", "postgres", "redis"})
 
     def __init__(
-        self, *, engine: Engine, images: ImageStore, pullable: Pullable, router: Router, clock: Clock, options: Options
+        self,
+        *,
+        engine: Engine,
+        networks: Networks,
+        images: ImageStore,
+        pullable: Pullable,
+        router: Router,
+        clock: Clock,
+        options: Options,
     ) -> None:
         self._engine = engine
+        self._networks = networks
         self._images = images
         self._pullable = pullable
         self._router = router
@@ -99,7 +107,6 @@ class DockerRuntime:
         self._background: dict[str, asyncio.Task[None]] = {}
         self._to_look_at: set[str] = set()
         self._look = asyncio.Event()
-        self._self: str | None = None
 
     # ── a release, step by step ──────────────────────────────────────────────────────────────────────────────────
 
@@ -269,7 +276,7 @@ class DockerRuntime:
 
     async def recover(self, standing: Sequence[Standing]) -> None:
         """See `Runtime.recover`."""
-        self._self = await self._own_container()
+        await self._networks.join_all()
         for each in standing:
             self._fences[each.app_id] = each.fence
             if each.saga_id:
@@ -279,8 +286,6 @@ class DockerRuntime:
             except Conflict as error:
                 self._trouble(each, error)
                 self._in_background(each.app_id, self._reopen_some_day(each))
-        for network in await self._engine.networks(self._labels()):
-            await self._join(network["Name"])
         containers = await self._engine.containers({**self._labels(), spec.SAGA: ""})
         wanted = set(self._served.values())
         unwanted = [each for each in containers if each.labels[spec.SAGA] not in wanted]
@@ -319,21 +324,6 @@ class DockerRuntime:
         await self._answering.close()
         await self._router.close()
         await self._engine.close()
-
-    async def _own_container(self) -> str | None:
-        """The container that we run in, if any: it must be in an app's network to reach its instances."""
-        if not await asyncio.to_thread(_IN_A_CONTAINER.exists):
-            return None
-        name = socket.gethostname()
-        known = await self._engine.container(name)
-        if known is None:
-            log.info("we run in a container of another engine: its instances must be reachable as they are", name=name)
-            return None
-        return known.id if known.addresses else None  # without an address: it shares the host's network
-
-    async def _join(self, network: str) -> None:
-        if self._self:
-            await self._engine.connect(network, self._self)
 
     async def _reopen(self, standing: Standing) -> None:
         await self._router.open(standing.app_id, standing.app, standing.port)
@@ -408,7 +398,7 @@ class DockerRuntime:
             step=step,
             image=self._pullable.reference(release.repository, release.digest),
             port=await self._port(release),
-            network=await self._network(release),
+            network=await self._networks.of_app(release.app_id, release.app, release.team),
             bounds=options.bounds,
         )
         if step == "release":  # it runs again: an interrupted one's container says nothing
@@ -430,18 +420,6 @@ class DockerRuntime:
             runnable_anywhere(image, runtime=self.name)
             self._ports[release.digest] = port_of(image)
         return self._ports[release.digest]
-
-    async def _network(self, release: Release) -> str:
-        """The app's own, made at its first release; found by its label, since an app may be renamed."""
-        async with self._lock(release.app_id):
-            known = await self._engine.networks(self._labels(release.app_id))
-            if known:
-                return str(known[0]["Name"])
-            name = spec.network_name(self._options.installation, release.app, release.app_id)
-            labels = {**self._labels(release.app_id), spec.APP: release.app, spec.TEAM: release.team}
-            await self._engine.ensure_network(name, labels)
-            await self._join(name)
-            return name
 
     async def _prove(self, container: Container, release: Release, notes: dict[str, str]) -> None:
         """Until it answers, or has stayed.

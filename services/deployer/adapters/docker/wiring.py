@@ -1,11 +1,14 @@
-"""Settings in, a `DockerRuntime` out."""
+"""Settings in, a `DockerRuntime` and its add-ons out."""
 
 from pathlib import Path
 
 from ocistore.store import ImageStore
 from seedwork.clock import Clock
+from services.deployer.adapters.addon_recipes import addon_means
 from services.deployer.adapters.docker import spec
+from services.deployer.adapters.docker.addons import DockerAddOns
 from services.deployer.adapters.docker.engine import Engine, Login
+from services.deployer.adapters.docker.networks import Networks
 from services.deployer.adapters.docker.runtime import DockerRuntime, Options
 from services.deployer.adapters.images import Pullable
 from services.deployer.adapters.naming import short_hash
@@ -14,32 +17,40 @@ from services.deployer.adapters.router import Router
 from services.deployer.settings import MIB, DeployerSettings
 
 
-def make_docker_runtime(settings: DeployerSettings, home: Path, images: ImageStore, clock: Clock) -> DockerRuntime:
-    """The runtime; the engine is asked nothing before `recover`.
+def make_docker_runtime(
+    settings: DeployerSettings, home: Path, images: ImageStore, clock: Clock
+) -> tuple[DockerRuntime, DockerAddOns]:
+    """The runtime and what provides its add-ons; the engine is asked nothing before `recover`.
 
     Raises:
         Misconfigured: Images are kept in a folder, from which no engine pulls.
     """
     user, password = settings.registry_user, settings.registry_password
-    return DockerRuntime(
-        engine=Engine(settings.docker_host),
+    options = Options(
+        installation=settings.installation or f"knarr-{short_hash(home_id_of(home))}",
+        start_timeout_s=settings.start_timeout_s,
+        grace_s=settings.app_grace_s,
+        drain_s=settings.drain_s,
+        release_command_timeout_s=settings.release_command_timeout_s,
+        settle_s=settings.worker_settle_s,
+        bounds=spec.Bounds(
+            memory_bytes=settings.app_memory_mb * MIB,
+            cpus=settings.app_cpus,
+            processes=settings.app_processes,
+            log_bytes=settings.app_log_max_bytes,
+        ),
+        login=Login(user=user, password=password.get_secret_value()) if user and password else None,
+    )
+    engine = Engine(settings.docker_host)
+    networks = Networks(engine, options.installation)
+    runtime = DockerRuntime(
+        engine=engine,
+        networks=networks,
         images=images,
         pullable=Pullable(settings.pull_registry()),
         router=Router(host=settings.app_host, port_base=settings.app_port_base, idle_s=settings.request_idle_s),
         clock=clock,
-        options=Options(
-            installation=settings.installation or f"knarr-{short_hash(home_id_of(home))}",
-            start_timeout_s=settings.start_timeout_s,
-            grace_s=settings.app_grace_s,
-            drain_s=settings.drain_s,
-            release_command_timeout_s=settings.release_command_timeout_s,
-            settle_s=settings.worker_settle_s,
-            bounds=spec.Bounds(
-                memory_bytes=settings.app_memory_mb * MIB,
-                cpus=settings.app_cpus,
-                processes=settings.app_processes,
-                log_bytes=settings.app_log_max_bytes,
-            ),
-            login=Login(user=user, password=password.get_secret_value()) if user and password else None,
-        ),
+        options=options,
     )
+    means = addon_means(settings)
+    return runtime, DockerAddOns(engine, networks, installation=options.installation, means=means)

@@ -28,7 +28,7 @@ from services.deployer.adapters.kubernetes.cluster import (
 from services.deployer.adapters.naming import label as valid
 from services.deployer.adapters.naming import unique
 from services.deployer.errors import Fenced
-from services.deployer.ports import Address, Release
+from services.deployer.ports import Address
 
 log = structlog.get_logger(__name__)
 
@@ -92,10 +92,10 @@ class Front:
             await self._cluster.apply(objects.namespace(name, labels, app=app))
         return name
 
-    async def surround(self, release: Release) -> str:
+    async def surround(self, app_id: str, app: str, team: str) -> str:
         """The app's namespace with quota, limits and policies as our settings want them now."""
-        namespace = await self.make_namespace(release.app_id, release.app, release.team)
-        labels = objects.app_labels(self._shape.installation, release.app, release.app_id, release.team)
+        namespace = await self.make_namespace(app_id, app, team)
+        labels = objects.app_labels(self._shape.installation, app, app_id, team)
         await asyncio.gather(
             *(self._cluster.apply(each) for each in objects.surroundings(namespace, labels, self._shape))
         )

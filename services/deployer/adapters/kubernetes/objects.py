@@ -127,7 +127,7 @@ def app_labels(installation: str, app: str, app_id: str, team: str | None = None
 def namespace(name: str, labels: Mapping[str, str], *, app: str) -> Object:
     """The app's own. Its pods are restricted by their own manifests; add-ons start as root to own their volume."""
     rules = {f"pod-security.kubernetes.io/{mode}": level for mode, level in _POD_SECURITY.items()}
-    return _manifest(NAMESPACE, None, name, {**labels, **rules}, annotations={APP: app})
+    return manifest(NAMESPACE, None, name, {**labels, **rules}, annotations={APP: app})
 
 
 _POD_SECURITY = {"enforce": "baseline", "warn": "restricted"}
@@ -136,20 +136,20 @@ _POD_SECURITY = {"enforce": "baseline", "warn": "restricted"}
 def surroundings(namespace: str, labels: Mapping[str, str], shape: Shape) -> list[Object]:
     """Quota, limits, network policies, and the login at the registry."""
     found = [
-        _manifest(
+        manifest(
             QUOTA,
             namespace,
             "knarr",
             labels,
             spec={
                 "hard": {
-                    "limits.cpu": _cpus(shape.quota_cpus),
+                    "limits.cpu": cpus(shape.quota_cpus),
                     "limits.memory": f"{shape.quota_memory_mb}Mi",
                     "pods": str(shape.quota_pods),
                 }
             },
         ),
-        _manifest(
+        manifest(
             LIMITS,
             namespace,
             "knarr",
@@ -158,9 +158,9 @@ def surroundings(namespace: str, labels: Mapping[str, str], shape: Shape) -> lis
                 "limits": [
                     {
                         "type": "Container",
-                        "default": {"cpu": _cpus(shape.cpus), "memory": f"{shape.memory_mb}Mi"},
+                        "default": {"cpu": cpus(shape.cpus), "memory": f"{shape.memory_mb}Mi"},
                         "defaultRequest": {
-                            "cpu": _cpus(shape.requested_cpus),
+                            "cpu": cpus(shape.requested_cpus),
                             "memory": f"{shape.requested_memory_mb}Mi",
                         },
                     }
@@ -193,14 +193,14 @@ def _policies(namespace: str, labels: Mapping[str, str], shape: Shape) -> list[O
         "egress": [{"to": [outside]}],
     }
     named: dict[str, Object] = {"deny-all": deny, "allow-web": web, "allow-own": inside, "allow-internet": internet}
-    return [_manifest(POLICY, namespace, name, labels, spec=spec) for name, spec in named.items()]
+    return [manifest(POLICY, namespace, name, labels, spec=spec) for name, spec in named.items()]
 
 
 def _pull_secret(namespace: str, labels: Mapping[str, str], login: tuple[str, str, str]) -> Object:
     host, user, password = login
     auth = base64.b64encode(f"{user}:{password}".encode()).decode()
     said = orjson.dumps({"auths": {host: {"username": user, "password": password, "auth": auth}}})
-    made = _manifest(SECRET, namespace, PULL_SECRET, labels)
+    made = manifest(SECRET, namespace, PULL_SECRET, labels)
     data = {".dockerconfigjson": base64.b64encode(said).decode()}
     return {**made, "type": "kubernetes.io/dockerconfigjson", "data": data}
 
@@ -218,7 +218,7 @@ def service(
 ) -> Object:
     """Who serves. `version`: the write counts only if the Service is still the one that was read."""
     annotations = {FENCE: str(fence), PORT: str(port), URL: url}
-    made = _manifest(SERVICE, namespace, WEB, labels, annotations=annotations)
+    made = manifest(SERVICE, namespace, WEB, labels, annotations=annotations)
     if version:
         made["metadata"]["resourceVersion"] = version
     entry: Object = {"name": _PORT_NAME, "protocol": "TCP", "port": 80, "targetPort": _PORT_NAME}
@@ -243,7 +243,7 @@ def ingress(
         spec["ingressClassName"] = ingress_class
     if tls_secret is not None:
         spec["tls"] = [{"hosts": [host], **({"secretName": tls_secret} if tls_secret else {})}]
-    return _manifest(INGRESS, namespace, WEB, labels, spec=spec)
+    return manifest(INGRESS, namespace, WEB, labels, spec=spec)
 
 
 # ── of a release ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -270,7 +270,7 @@ def config_secret(namespace: str, release: Release, shape: Shape) -> Object:
     del values["KNARR_INSTANCE"]
     data = {name: base64.b64encode(value.encode()).decode() for name, value in values.items()}
     labels = release_labels(shape.installation, release, step="deploy")
-    made = _manifest(SECRET, namespace, name_of(release, "config"), labels)
+    made = manifest(SECRET, namespace, name_of(release, "config"), labels)
     return {**made, "type": "Opaque", "immutable": True, "data": data}
 
 
@@ -290,7 +290,7 @@ def deployment(namespace: str, release: Release, process: str, facts: Facts, sha
         },
     }
     annotations = {PROCESS: process, DIGEST: release.digest}
-    return _manifest(DEPLOYMENT, namespace, name_of(release, process), labels, annotations=annotations, spec=spec)
+    return manifest(DEPLOYMENT, namespace, name_of(release, process), labels, annotations=annotations, spec=spec)
 
 
 def release_job(namespace: str, release: Release, facts: Facts, shape: Shape) -> Object:
@@ -307,7 +307,7 @@ def release_job(namespace: str, release: Release, facts: Facts, shape: Shape) ->
             },
         },
     }
-    return _manifest(JOB, namespace, name_of(release, "release"), labels, spec=spec)
+    return manifest(JOB, namespace, name_of(release, "release"), labels, spec=spec)
 
 
 def _pod(release: Release, process: str, command: Sequence[str], facts: Facts, shape: Shape) -> Object:
@@ -336,27 +336,27 @@ def _container(release: Release, process: str, command: Sequence[str], facts: Fa
         "envFrom": [{"secretRef": {"name": name_of(release, "config")}}],
         "env": _env(release, process, facts),
         "resources": {
-            "limits": {"cpu": _cpus(shape.cpus), "memory": f"{shape.memory_mb}Mi"},
-            "requests": {"cpu": _cpus(shape.requested_cpus), "memory": f"{shape.requested_memory_mb}Mi"},
+            "limits": {"cpu": cpus(shape.cpus), "memory": f"{shape.memory_mb}Mi"},
+            "requests": {"cpu": cpus(shape.requested_cpus), "memory": f"{shape.requested_memory_mb}Mi"},
         },
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
     if process == WEB:
         container["ports"] = [{"name": _PORT_NAME, "containerPort": facts.port, "protocol": "TCP"}]
-        container["readinessProbe"] = {
-            **_question(release),
-            "periodSeconds": 1,
-            "timeoutSeconds": 5,
-            "failureThreshold": 2,
-        }
+        container |= _probes(release)
     return container
 
 
-def _question(release: Release) -> Object:
+def _probes(release: Release) -> Object:
+    """The health path is asked until it answers once; from then on a connection is enough, which no app logs."""
+    often = {"periodSeconds": 1, "timeoutSeconds": 5}
+    probes: Object = {"readinessProbe": {"tcpSocket": {"port": _PORT_NAME}, **often, "failureThreshold": 2}}
     if release.health_path:
-        return {"httpGet": {"path": release.health_path, "port": _PORT_NAME, "scheme": "HTTP"}}
-    return {"tcpSocket": {"port": _PORT_NAME}}
+        asked = {"path": release.health_path, "port": _PORT_NAME, "scheme": "HTTP"}
+        # who waits for the release says when it has waited for long enough, not the kubelet
+        probes["startupProbe"] = {"httpGet": asked, **often, "failureThreshold": 86_400}
+    return probes
 
 
 def _env(release: Release, process: str, facts: Facts) -> list[Object]:
@@ -370,10 +370,10 @@ def _env(release: Release, process: str, facts: Facts) -> list[Object]:
     return env
 
 
-# ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── for all ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _manifest(
+def manifest(
     kind: Kind,
     namespace: str | None,
     name: str,
@@ -382,6 +382,7 @@ def _manifest(
     annotations: Mapping[str, str] | None = None,
     spec: Mapping[str, Any] | None = None,
 ) -> Object:
+    """An object of that kind."""
     metadata: Object = {"name": name, "labels": dict(labels)}
     if namespace:
         metadata["namespace"] = namespace
@@ -391,5 +392,6 @@ def _manifest(
     return {**made, "spec": dict(spec)} if spec is not None else made
 
 
-def _cpus(count: float) -> str:
+def cpus(count: float) -> str:
+    """As quantities are written: `250m` is a quarter of a processor."""
     return f"{round(count * 1000)}m"

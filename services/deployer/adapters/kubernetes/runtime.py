@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -20,7 +20,7 @@ from seedwork.errors import Conflict, KnarrError, Unavailable
 from services.deployer.adapters.images import Pullable, runnable_anywhere
 from services.deployer.adapters.kubernetes import jobs, objects, verdicts
 from services.deployer.adapters.kubernetes.cluster import DEPLOYMENT, EVENT, JOB, POD, REPLICA_SET, SECRET, Cluster
-from services.deployer.adapters.kubernetes.front import Front, Ways
+from services.deployer.adapters.kubernetes.front import Front
 from services.deployer.adapters.lines import blotted
 from services.deployer.adapters.merged_log import Source, merged
 from services.deployer.errors import AppDoesNotStart, Fenced, ReleaseCommandFailed
@@ -43,7 +43,6 @@ class Options:
     """How long, how much, and under which names."""
 
     shape: objects.Shape
-    ways: Ways = field(default_factory=Ways)
     start_timeout_s: float = 60.0
     pull_timeout_s: float = 600.0
     settle_after_switch_s: float = 1.0
@@ -55,6 +54,7 @@ class KubernetesRuntime:
 
     Args:
         cluster: Runs the pods.
+        front: Namespaces and Services of the apps.
         images: Where images are described.
         pullable: How the cluster names them.
         clock: For waiting.
@@ -65,7 +65,7 @@ class KubernetesRuntime:
     addons: AbstractSet[str] = frozenset({"mongodb", "mysql", "postgres", "redis"})
 
     def __init__(
-        self, *, cluster: Cluster, images: ImageStore, pullable: Pullable, clock: Clock, options: Options
+        self, *, cluster: Cluster, front: Front, images: ImageStore, pullable: Pullable, clock: Clock, options: Options
     ) -> None:
         self._cluster = cluster
         self._images = images
@@ -73,7 +73,7 @@ class KubernetesRuntime:
         self._clock = clock
         self._options = options
         self._shape = options.shape
-        self._front = Front(cluster, clock, options.shape, options.ways)
+        self._front = front
         self._described: dict[str, Image] = {}
         self._background: dict[str, asyncio.Task[None]] = {}
 
@@ -93,7 +93,7 @@ class KubernetesRuntime:
         """See `Runtime.run_release_command`: a Job; one that an interrupted run of this saga left is waited for."""
         if release.release_command is None:
             return
-        namespace = await self._front.surround(release)
+        namespace = await self._front.surround(release.app_id, release.app, release.team)
         facts = await self._facts(release)
         await self._cluster.apply(objects.config_secret(namespace, release, self._shape))
         job = objects.release_job(namespace, release, facts, self._shape)
@@ -118,7 +118,7 @@ class KubernetesRuntime:
     async def start(self, release: Release) -> None:
         """See `Runtime.start`."""
         facts = await self._facts(release)
-        namespace = await self._front.surround(release)
+        namespace = await self._front.surround(release.app_id, release.app, release.team)
         await self._cluster.apply(objects.config_secret(namespace, release, self._shape))
         for process in release.formation:
             await self._cluster.apply(objects.deployment(namespace, release, process, facts, self._shape))
@@ -153,10 +153,10 @@ class KubernetesRuntime:
     async def switch(self, app_id: str, saga_id: str | None, *, fence: int) -> None:
         """See `Runtime.switch`."""
         namespace = await self._front.namespace(app_id)
-        if namespace is None:
+        if namespace is None or await self._front.address(namespace) is None:
             if saga_id is None:
-                return
-            raise Unavailable("The app has no namespace in the cluster", why="somebody removed it")
+                return  # nobody serves
+            raise Unavailable("The app has no Service in the cluster", why="somebody removed it")
         before = await self._front.select(namespace, saga_id, fence=fence)
         if saga_id is not None and before != saga_id:
             await self._front.until_routed(namespace, app_id, saga_id)

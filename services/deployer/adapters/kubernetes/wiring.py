@@ -1,12 +1,14 @@
-"""Settings in, a `KubernetesRuntime` out."""
+"""Settings in, a `KubernetesRuntime` and its add-ons out."""
 
 from math import ceil
 
 from ocistore.store import ImageStore
 from seedwork.clock import Clock
+from services.deployer.adapters.addon_recipes import addon_means
 from services.deployer.adapters.images import Pullable
+from services.deployer.adapters.kubernetes.addons import KubernetesAddOns
 from services.deployer.adapters.kubernetes.cluster import Cluster
-from services.deployer.adapters.kubernetes.front import Ways
+from services.deployer.adapters.kubernetes.front import Front, Ways
 from services.deployer.adapters.kubernetes.objects import Shape
 from services.deployer.adapters.kubernetes.runtime import KubernetesRuntime, Options
 from services.deployer.settings import DeployerSettings
@@ -14,8 +16,10 @@ from services.deployer.settings import DeployerSettings
 INSTALLATION = "knarr"
 
 
-def make_kubernetes_runtime(settings: DeployerSettings, images: ImageStore, clock: Clock) -> KubernetesRuntime:
-    """The runtime; the cluster is asked nothing before its first use.
+def make_kubernetes_runtime(
+    settings: DeployerSettings, images: ImageStore, clock: Clock
+) -> tuple[KubernetesRuntime, KubernetesAddOns]:
+    """The runtime and what provides its add-ons; the cluster is asked nothing before its first use.
 
     Raises:
         Misconfigured: Images are kept in a folder, from which no cluster pulls.
@@ -45,10 +49,14 @@ def make_kubernetes_runtime(settings: DeployerSettings, images: ImageStore, cloc
         ingress_class=settings.kubernetes_ingress_class,
         tls_secret=settings.kubernetes_tls_secret,
     )
-    return KubernetesRuntime(
-        cluster=Cluster(settings.kubeconfig),
+    cluster = Cluster(settings.kubeconfig)
+    front = Front(cluster, clock, shape, ways)
+    runtime = KubernetesRuntime(
+        cluster=cluster,
+        front=front,
         images=images,
         pullable=Pullable(registry),
         clock=clock,
-        options=Options(shape=shape, ways=ways, start_timeout_s=settings.start_timeout_s),
+        options=Options(shape=shape, start_timeout_s=settings.start_timeout_s),
     )
+    return runtime, KubernetesAddOns(cluster, front, installation=shape.installation, means=addon_means(settings))

@@ -1,0 +1,228 @@
+"""Add-ons as StatefulSets: one of a single pod with a volume claim for each, behind a Service of the add-on's name.
+
+The pod may be made anew at any time; the claim stays until `withdraw`. Neither carries a saga's label, so no undo of a
+release touches them.
+"""
+
+import asyncio
+import base64
+from collections.abc import Mapping, Sequence
+
+from seedwork.errors import Unavailable
+from services.deployer.adapters.addon_recipes import Means, Recipe, recipe
+from services.deployer.adapters.kubernetes import objects, verdicts
+from services.deployer.adapters.kubernetes.cluster import (
+    CLAIM,
+    POD,
+    SECRET,
+    SERVICE,
+    STATEFUL_SET,
+    Cluster,
+    Object,
+)
+from services.deployer.adapters.kubernetes.front import Front
+from services.deployer.adapters.lines import blotted
+from services.deployer.adapters.naming import label as valid
+from services.deployer.errors import AddOnDoesNotStart
+from services.deployer.ports import AddOn, Note
+
+_WATCH_S = 5
+_TAIL_LINES = 30
+_GRACE_S = 30
+"""To write what a database has in memory."""
+_STARTS = 5
+"""So often the cluster starts one again by itself before we give up."""
+_VOLUME = "data"
+_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID")
+"""What the images need to give their volume to a user of their own, and to become that user."""
+_REQUESTED = {"cpu": "50m", "memory": "128Mi"}
+
+
+class KubernetesAddOns:
+    """See `AddOns`.
+
+    Args:
+        cluster: Runs them.
+        front: Of the apps.
+        installation: Whose they are.
+        means: What an add-on may take.
+    """
+
+    def __init__(self, cluster: Cluster, front: Front, *, installation: str, means: Means) -> None:
+        self._cluster = cluster
+        self._front = front
+        self._installation = installation
+        self._means = means
+
+    async def provide(self, addon: AddOn, *, note: Note) -> None:
+        """See `AddOns.provide`."""
+        how = recipe(addon, self._means)
+        namespace = await self._front.surround(addon.app_id, addon.app, addon.team)
+        known = await self._cluster.get(STATEFUL_SET, namespace, addon.name)
+        for manifest in self._manifests(
+            namespace, addon, how, storage=_storage(known) or f"{self._means.storage_gb}Gi"
+        ):
+            await self._cluster.apply(manifest)
+        await self._until_it_answers(namespace, addon, note)
+
+    async def withdraw(self, app_id: str, name: str) -> Sequence[str]:
+        """See `AddOns.withdraw`."""
+        namespace = await self._front.namespace(app_id)
+        if namespace is None:
+            return []
+        found = []
+        if await self._cluster.delete(STATEFUL_SET, namespace, name):
+            found.append(f"add-on {name}")
+        labels = {**self._front.labels(app_id), objects.ADDON: name}
+        for kind in (SERVICE, SECRET):
+            for item in (await self._cluster.list(kind, namespace, labels)).items:
+                await self._cluster.delete(kind, namespace, item["metadata"]["name"])
+        claims = (await self._cluster.list(CLAIM, namespace, labels)).items
+        for claim in claims:
+            await self._cluster.delete(CLAIM, namespace, claim["metadata"]["name"])
+            found.append(f"the volume of {name}")
+        await self._until_gone(namespace, labels)
+        return found
+
+    async def _until_it_answers(self, namespace: str, addon: AddOn, note: Note) -> None:
+        labels = {**self._front.labels(addon.app_id), objects.ADDON: addon.name}
+        clock = asyncio.get_running_loop().time
+        began, running_since = clock(), None
+        while True:
+            sets = await self._cluster.list(STATEFUL_SET, namespace, labels)
+            pods = await self._cluster.list(POD, namespace, labels)
+            pod = next(iter(verdicts.read_pods(pods.items)), None)
+            if pod and pod.ready and sets.items and _is_current(sets.items[0], pods.items[0]):
+                return
+            running_since = running_since or (clock() if pod and pod.runs else None)
+            if pod and (why := verdicts.hopeless(pod)):
+                raise await self._failed(namespace, addon, pod, why)
+            if pod and pod.restarts >= _STARTS:
+                raise await self._failed(namespace, addon, pod, f"it ended {pod.restarts} times")
+            if clock() - (running_since or began) > self._patience_s(running=running_since is not None):
+                raise await self._failed(namespace, addon, pod, _what_is_missing(pod))
+            note(f"{addon.name}: {verdicts.state_of(pod)[1] if pod else 'waiting for its pod'}")
+            await self._cluster.changed(POD, namespace, labels, pods.version, limit_s=_WATCH_S)
+
+    def _patience_s(self, *, running: bool) -> float:
+        return self._means.start_timeout_s if running else self._means.pull_timeout_s
+
+    async def _failed(self, namespace: str, addon: AddOn, pod: verdicts.Pod | None, why: str) -> AddOnDoesNotStart:
+        lines: list[bytes] = []
+        if pod:
+            said = self._cluster.logs(namespace, pod.name, lines=_TAIL_LINES, follow=False, times=False)
+            lines = [line async for line in said]
+        tail = blotted(lines, [addon.password])
+        return AddOnDoesNotStart(f"The add-on {addon.name} does not take connections", why=why, log_tail=tail)
+
+    async def _until_gone(self, namespace: str, labels: Mapping[str, str]) -> None:
+        until = asyncio.get_running_loop().time() + _GRACE_S + 90
+        while asyncio.get_running_loop().time() < until:
+            pods = await self._cluster.list(POD, namespace, labels)
+            claims = await self._cluster.list(CLAIM, namespace, labels)
+            if not pods.items and not claims.items:
+                return
+            kind, version = (POD, pods.version) if pods.items else (CLAIM, claims.version)
+            await self._cluster.changed(kind, namespace, labels, version, limit_s=_WATCH_S)
+        raise Unavailable("The cluster does not remove an add-on", why=f"its pod or volume is still in {namespace}")
+
+    # ── manifests ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _manifests(self, namespace: str, addon: AddOn, how: Recipe, *, storage: str) -> list[Object]:
+        labels = {
+            **objects.app_labels(self._installation, addon.app, addon.app_id, addon.team),
+            objects.ADDON: addon.name,
+            objects.ADDON_SAGA: addon.saga_id,
+        }
+        selector = {objects.APP_ID: addon.app_id, objects.ADDON: addon.name}
+        secret = objects.manifest(SECRET, namespace, f"addon-{addon.name}", labels)
+        secret["data"] = {name: base64.b64encode(value.encode()).decode() for name, value in how.env.items()}
+        service = objects.manifest(
+            SERVICE,
+            namespace,
+            addon.name,
+            labels,
+            spec={
+                "selector": selector,
+                "ports": [{"name": addon.kind, "protocol": "TCP", "port": how.port, "targetPort": how.port}],
+            },
+        )
+        claim = {
+            "metadata": {"name": _VOLUME, "labels": {**selector, objects.INSTALLATION: self._installation}},
+            "spec": {
+                "accessModes": ["ReadWriteOnce"],
+                "resources": {"requests": {"storage": storage}},
+                **({"storageClassName": self._means.storage_class} if self._means.storage_class else {}),
+            },
+        }
+        stateful_set = objects.manifest(
+            STATEFUL_SET,
+            namespace,
+            addon.name,
+            labels,
+            spec={
+                "serviceName": addon.name,
+                "replicas": 1,
+                "revisionHistoryLimit": 0,
+                "selector": {"matchLabels": selector},
+                "template": {
+                    "metadata": {
+                        "labels": {**labels, objects.PROCESS: valid(addon.name)},
+                        "annotations": {objects.PROCESS: addon.name},
+                    },
+                    "spec": self._pod(addon, how),
+                },
+                "volumeClaimTemplates": [claim],
+            },
+        )
+        return [secret, service, stateful_set]
+
+    def _pod(self, addon: AddOn, how: Recipe) -> Object:
+        container: Object = {
+            "name": addon.kind,
+            "image": how.image,
+            "imagePullPolicy": "IfNotPresent",
+            "envFrom": [{"secretRef": {"name": f"addon-{addon.name}"}}],
+            "ports": [{"name": addon.kind, "containerPort": how.port, "protocol": "TCP"}],
+            "readinessProbe": {"tcpSocket": {"port": how.port}, "periodSeconds": 1, "timeoutSeconds": 5},
+            "resources": {
+                "limits": {"cpu": objects.cpus(self._means.cpus), "memory": f"{self._means.memory_mb}Mi"},
+                "requests": _REQUESTED,
+            },
+            "securityContext": {
+                "allowPrivilegeEscalation": False,
+                "capabilities": {"drop": ["ALL"], "add": list(_CAPABILITIES)},
+            },
+            "volumeMounts": [{"name": _VOLUME, "mountPath": how.data}],
+        }
+        if how.command:
+            container["command"] = list(how.command)
+        return {
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": _GRACE_S,
+            "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [container],
+        }
+
+
+def _is_current(stateful_set: Object, pod: Object) -> bool:
+    """Whether the pod is of the set's newest form."""
+    status = stateful_set.get("status", {})
+    seen = status.get("observedGeneration", 0) >= stateful_set["metadata"]["generation"]
+    revision = pod["metadata"]["labels"].get("controller-revision-hash")
+    return bool(seen and revision == status.get("updateRevision"))
+
+
+def _storage(stateful_set: Object | None) -> str:
+    """What it asked for when it was made: the cluster lets nobody change that."""
+    if stateful_set is None:
+        return ""
+    (claim,) = stateful_set["spec"]["volumeClaimTemplates"]
+    return str(claim["spec"]["resources"]["requests"]["storage"])
+
+
+def _what_is_missing(pod: verdicts.Pod | None) -> str:
+    if pod is None:
+        return "the cluster made no pod; is the namespace's quota used up?"
+    return verdicts.state_of(pod)[1] or "its port does not answer"

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, func, insert, select
@@ -137,7 +137,7 @@ async def test_a_row_that_is_read_to_be_changed_cannot_change_before(two: tuple[
     await two[0].db.write(lambda conn: rows.save(conn, {}, [job]))
     has_read = asyncio.Event()
 
-    async def change(conn: AsyncConnection, **changes: int) -> None:
+    async def change(conn: AsyncConnection, **changes: Any) -> None:
         before = await rows.load(conn, [job.key], to_change=True)
         if "attempt" in changes:
             has_read.set()

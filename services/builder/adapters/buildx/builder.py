@@ -80,14 +80,16 @@ class BuildxBuilder:
         scratch = order.folder / "scratch"
         await asyncio.to_thread(scratch.mkdir, mode=0o700)
         progress = Progress(output, note)
+        forgetting: asyncio.Task[None] | None = None
         try:
             pushed = await self._pushed(order, context, dockerfile, scratch, progress)
+            forgetting = asyncio.create_task(self._clear_engine(order.saga_id, scratch))  # while we store
             note("storing the image")
             config, layers = stored_config(pushed, order, processes), stored_layers(pushed)
             await hold(manifest.draft(config, layers).manifest_digest)
             image = await self._images.put(order.repository, config=config, layers=layers)
         finally:
-            await _surely(self._tidied(order.saga_id, scratch))
+            await _surely(self._tidied(order.saga_id, forgetting or self._clear_engine(order.saga_id, scratch)))
         await asyncio.to_thread(output.say, f"Image {image.repository}@{image.digest}")
         return Built(repository=image.repository, digest=image.digest, layers=built_layers(pushed, progress.began))
 
@@ -150,11 +152,9 @@ class BuildxBuilder:
                 todo="Do KNARR_BUILDX_REGISTRY and KNARR_IMAGE_STORE name the same registry?",
             ) from error
 
-    async def _tidied(self, saga_id: str, scratch: Path) -> None:
+    async def _tidied(self, saga_id: str, forgetting: Awaitable[None]) -> None:
         """Nothing of this build stays under its saga's name; what cannot be removed now, `stop` removes."""
-        results = await asyncio.gather(
-            self._clear_registry(saga_id), self._clear_engine(saga_id, scratch), return_exceptions=True
-        )
+        results = await asyncio.gather(self._clear_registry(saga_id), forgetting, return_exceptions=True)
         for error in results:
             if isinstance(error, KnarrError):
                 log.warning("a build's tag was left behind", saga_id=saga_id, error=error.message)

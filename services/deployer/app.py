@@ -109,6 +109,7 @@ def _runtime(settings: DeployerSettings, home: Path, images: ImageStore, clock: 
     router = Router(host=settings.app_host, port_base=settings.app_port_base, idle_s=settings.request_idle_s)
     limits = Limits(
         start_timeout_s=settings.start_timeout_s,
+        wrong_port_s=settings.wrong_port_s,
         grace_s=settings.app_grace_s,
         drain_s=settings.drain_s,
         release_command_timeout_s=settings.release_command_timeout_s,

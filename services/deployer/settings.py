@@ -112,6 +112,11 @@ class DeployerSettings(ImageStoreSettings):
     start_timeout_s: float = Field(default=60.0, gt=0)
     """Seconds until a new instance must answer. Heroku's boot limit is 60; slow frameworks take 20 to 40."""
 
+    wrong_port_s: float = Field(default=20.0, ge=0)
+    """Seconds after which a new instance that listens, but not on PORT, is given up: no need to wait for the rest of
+    `start_timeout_s`. Some open a port for metrics first; 20 s is long for what comes between.
+    """
+
     app_stop_grace_s: float | None = Field(default=None, ge=0)
     """Seconds between SIGTERM and SIGKILL for an app. Default: half of `stop_grace_s`, so that apps stop before us."""
 

@@ -205,12 +205,29 @@ async def test_an_app_that_never_listens_is_given_up(tmp_path: Path, images: Oci
 
 
 async def test_an_app_on_the_wrong_port_is_told_which_one(tmp_path: Path, images: OciLayout, shelf: Shelf) -> None:
-    """`listens on port N instead of PORT`: the commonest mistake gets the clearest text."""
+    """`listens on port N instead of PORT`: the commonest mistake, told long before its time is over."""
     port = free_port()
     code = f"import http.server as h; h.HTTPServer(('127.0.0.1', {port}), h.BaseHTTPRequestHandler).serve_forever()"
-    async with patient_for(2.5, tmp_path, images, shelf) as bench:
+    async with patient_for(3600, tmp_path, images, shelf, wrong_port_s=1) as bench:
         error = await bench.fails({"app.py": code})
     assert error.what.startswith(f"web.1 listens on port {port} instead of PORT (")
+    assert "KNARR_WRONG_PORT_S" in error.todo
+
+
+async def test_an_app_may_open_another_port_first(tmp_path: Path, images: OciLayout, shelf: Shelf) -> None:
+    """For metrics, say; what it does meanwhile can be read, and PORT counts when it comes."""
+    code = (
+        "import os, socket, time\n"
+        "metrics = socket.create_server(('127.0.0.1', 0))\n"
+        "while not os.path.exists('seen'): time.sleep(0.02)\n" + WEB.format(version="late")
+    )
+    async with patient_for(60, tmp_path, images, shelf, wrong_port_s=30) as bench:
+        release = shelf.release(await shelf.image({"app.py": code}))
+        await bench.runtime.start(release)
+        await eventually(bench.instance, until=lambda instance: "instead of PORT" in instance.note)
+        (bench.home / "releases" / release.saga_id / "app" / "seen").touch()
+        await bench.runtime.observe(release, note=lambda _: None)
+        assert (await bench.instance()).state == "up"
 
 
 async def test_an_unhealthy_app_is_told_what_its_health_path_answered(
@@ -413,10 +430,12 @@ class patient_for:  # noqa: N801  reads as a phrase
         grace_s: float = 5,
         release_command_s: float = 20,
         settle_s: float = 0.2,
+        wrong_port_s: float = 20,
     ) -> None:
         limits = replace(
             LIMITS,
             start_timeout_s=start_s,
+            wrong_port_s=wrong_port_s,
             grace_s=grace_s,
             release_command_timeout_s=release_command_s,
             settle_s=settle_s,

@@ -34,10 +34,11 @@ STABLE_S = 60.0
 _PROBE_S = 0.02
 _SLOWEST_PROBE_S = 0.25
 _LOOK_S = 1.0
-"""How often the process table is read while an instance does not answer: for the note, not for the verdict."""
+"""How often the process table is read while an instance does not answer."""
 _REST_OF_OUTPUT_S = 2.0
 
 AGAIN = "Run it on your machine with PORT set to see the same."
+_NEEDS_LONGER = "If it only needs longer, set KNARR_START_TIMEOUT_S higher."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +133,18 @@ class Patience:
     start_s: float
     settle_s: float
     grace_s: float
+    elsewhere_s: float
+    """For an app that listens, but not on PORT."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Instead:
+    """What an instance does instead of answering, and what to do about it."""
+
+    what: str
+    todo: str
+    elsewhere: bool = False
+    """It listens, and not on PORT."""
 
 
 class Supervised:
@@ -281,6 +294,7 @@ class Supervised:
             return None
         loop = asyncio.get_running_loop()
         until, look_at, wait_s = loop.time() + self._patience.start_s, loop.time() + _LOOK_S, _PROBE_S
+        elsewhere_since: float | None = None
         while True:
             fault = REFUSED
             for host in ("127.0.0.1", "::1"):
@@ -290,42 +304,46 @@ class Supervised:
                 if answer != REFUSED:
                     fault = answer
                     break
-            if loop.time() >= until:
-                raise await self._not_ready(process, port, fault)
-            if loop.time() >= look_at:
-                look_at = loop.time() + _LOOK_S
-                self.note = (await self._instead(process, port, fault))[0]
+            now = loop.time()
+            if now >= until:
+                instead = await self._instead(process, port, fault)
+                raise self._not_ready(process, instead, f"waited {self._patience.start_s:g} s for it")
+            if now >= look_at:
+                look_at = now + _LOOK_S
+                instead = await self._instead(process, port, fault)
+                self.note = instead.what
+                elsewhere_since = (now if elsewhere_since is None else elsewhere_since) if instead.elsewhere else None
+                if elsewhere_since is not None and now - elsewhere_since >= self._patience.elsewhere_s:
+                    raise self._not_ready(process, instead, f"it has done so for {self._patience.elsewhere_s:g} s")
             await asyncio.sleep(wait_s)
             wait_s = min(_SLOWEST_PROBE_S, wait_s * 1.5)
 
-    async def _instead(self, process: Process, port: int, fault: str) -> tuple[str, str]:
-        """What it does instead of answering, and what to do about it."""
+    async def _instead(self, process: Process, port: int, fault: str) -> _Instead:
         name = self.command.label
         if fault != REFUSED:
-            return (
+            return _Instead(
                 f"{name} listens on PORT, but {fault}",
-                "Make the health path answer 2xx or 3xx, or change it in app.json.",
+                f"Make the health path answer 2xx or 3xx, or change it in app.json. {_NEEDS_LONGER}",
             )
         ports = await asyncio.to_thread(leftovers.listening_ports, process.pid)
         if port in ports:
-            return (
+            return _Instead(
                 f"{name} listens on PORT ({port}), but not on the loopback address",
                 "Make it listen on 0.0.0.0, not on one network's address.",
             )
         todo = "Make it listen on the port that the environment variable PORT names."
         if ports:
             numbers = ", ".join(map(str, sorted(ports)))
-            return f"{name} listens on port {numbers} instead of PORT ({port})", todo
-        return f"{name} listens on no port; PORT is {port}", todo
+            return _Instead(
+                f"{name} listens on port {numbers} instead of PORT ({port})",
+                f"{todo} If it opens that port first and PORT much later, set KNARR_WRONG_PORT_S higher.",
+                elsewhere=True,
+            )
+        return _Instead(f"{name} listens on no port; PORT is {port}", f"{todo} {_NEEDS_LONGER}")
 
-    async def _not_ready(self, process: Process, port: int, fault: str) -> AppDoesNotStart:
-        what, todo = await self._instead(process, port, fault)
-        return AppDoesNotStart(
-            what,
-            why=f"waited {self._patience.start_s:g} s for it",
-            todo=f"{todo} If it only needs longer, set KNARR_START_TIMEOUT_S higher.",
-            log_tail=process.output.tail(secrets=self.command.secrets),
-        )
+    def _not_ready(self, process: Process, instead: _Instead, why: str) -> AppDoesNotStart:
+        tail = process.output.tail(secrets=self.command.secrets)
+        return AppDoesNotStart(instead.what, why=why, todo=instead.todo, log_tail=tail)
 
     def _ended(self, status: int, *, was_up: bool) -> AppDoesNotStart:
         how = f"exited with status {status}" if status >= 0 else f"was ended by {_signal_name(-status)}"

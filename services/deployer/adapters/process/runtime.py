@@ -42,6 +42,7 @@ class Limits:
     """How long, and how much."""
 
     start_timeout_s: float = 60.0
+    wrong_port_s: float = 20.0
     grace_s: float = 10.0
     drain_s: float = 10.0
     release_command_timeout_s: float = 600.0
@@ -335,7 +336,10 @@ class ProcessRuntime:
             is_web=process == "web",
             health_path=release.health_path,
             patience=Patience(
-                start_s=self._limits.start_timeout_s, settle_s=self._limits.settle_s, grace_s=self._limits.grace_s
+                start_s=self._limits.start_timeout_s,
+                settle_s=self._limits.settle_s,
+                grace_s=self._limits.grace_s,
+                elsewhere_s=self._limits.wrong_port_s,
             ),
             app_log=self._log(release.app_id),
             records=self._records,

@@ -1,11 +1,14 @@
-"""Adding a stage means one folder, one line in the list of services, and messages that document themselves."""
+"""Adding a stage means one folder, one line in the list of services, one compose entry, one manifest."""
 
 import importlib
 import inspect
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from seedwork.chassis.settings import SERVICE_PORTS, ServiceSettings
 from seedwork.messages import Command, Event, FailureEvent, Message, UndoneEvent
@@ -103,3 +106,157 @@ def test_each_step_of_each_saga_speaks_messages_of_the_services() -> None:
         for step in definition.steps:
             assert step.ok.__name__ in known, (definition.name, step.name)
             assert step.failed.__name__ in known, (definition.name, step.name)
+
+
+# --- one compose entry, one manifest ----------------------------------------------------------------------------------
+
+COMPOSE: Mapping[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+K8S = ROOT / "deploy" / "k8s"
+ENGINE = "/var/run/docker.sock"
+
+
+def hyphened(service: str) -> str:
+    """A service's name where names are DNS labels."""
+    return service.replace("_", "-")
+
+
+def port(service: str) -> int:
+    return 8701 + SERVICE_PORTS.index(service)
+
+
+def manifests(folder: Path) -> list[Mapping[str, Any]]:
+    """All objects of a kustomization's own files."""
+    listed = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
+    return [each for name in listed for each in yaml.safe_load_all((folder / name).read_text())]
+
+
+def of_kind(kind: str, name: str) -> Mapping[str, Any]:
+    (found,) = [each for each in manifests(K8S / "base") if (each["kind"], each["metadata"]["name"]) == (kind, name)]
+    return found
+
+
+@pytest.mark.parametrize("service", SERVICE_PORTS)
+def test_each_service_has_a_compose_entry(service: str) -> None:
+    """Its program, its port on loopback, a check that it is ready, a volume of its own and a bound on what it takes."""
+    entry = COMPOSE["services"][hyphened(service)]
+    assert entry["command"] == ["python", "-m", f"services.{service}"]
+    assert any(each.endswith(f":{port(service)}") for each in entry["ports"])
+    assert entry["healthcheck"]["test"][-1] == "/readyz"
+    assert f"{hyphened(service)}:/var/lib/knarr" in entry["volumes"]
+    assert set(entry["deploy"]["resources"]["limits"]) >= {"cpus", "memory"}
+    assert entry["depends_on"]["db-upgrade"]["condition"] == "service_completed_successfully"
+    assert entry["depends_on"]["bus-setup"]["condition"] == "service_completed_successfully"
+    assert entry["environment"][f"KNARR_{service.upper()}_URL"] == f"http://{hyphened(service)}:{port(service)}"
+
+
+def test_what_compose_publishes_is_on_loopback() -> None:
+    """A fresh installation talks to nobody else on the network."""
+    published = [each for entry in COMPOSE["services"].values() for each in entry.get("ports", ())]
+    assert len(published) >= len(SERVICE_PORTS)
+    assert not [each for each in published if not each.startswith("127.0.0.1:")]
+
+
+def test_only_those_who_need_the_engine_have_its_socket() -> None:
+    """Whoever has it has the machine."""
+    with_socket = {
+        name
+        for name, entry in COMPOSE["services"].items()
+        if any(each.endswith(f":{ENGINE}") for each in entry.get("volumes", ()))
+    }
+    assert with_socket == {"builder", "deployer"}
+
+
+def test_no_container_of_ours_has_more_rights_than_it_needs() -> None:
+    """No capability but for the job that gives volumes to their owners, no new privileges, a read-only file system."""
+    ours = {name: each for name, each in COMPOSE["services"].items() if "knarr" in each["image"]}
+    assert set(ours) >= {hyphened(service) for service in SERVICE_PORTS}
+    for name, entry in ours.items():
+        assert entry["cap_drop"] == ["ALL"], name
+        assert entry["read_only"], name
+        assert entry["security_opt"] == ["no-new-privileges:true"], name
+    assert [name for name, entry in ours.items() if entry.get("cap_add")] == ["secrets"]
+
+
+def test_the_job_of_compose_upgrades_each_database() -> None:
+    """It goes through the services by name."""
+    script = COMPOSE["services"]["db-upgrade"]["command"][-1]
+    (listed,) = re.findall(r"for service in ([a-z_ ]+);", script)
+    assert tuple(listed.split()) == SERVICE_PORTS
+
+
+@pytest.mark.parametrize("service", SERVICE_PORTS)
+def test_each_service_has_a_manifest(service: str) -> None:
+    """A Service on its port; a Deployment that runs it, is probed, waits for the jobs, and has its own Secret."""
+    name = hyphened(service)
+    (listening,) = of_kind("Service", name)["spec"]["ports"]
+    assert listening["port"] == port(service)
+    deployment = of_kind("Deployment", name)["spec"]
+    pod = deployment["template"]["spec"]
+    assert deployment["selector"]["matchLabels"].items() <= deployment["template"]["metadata"]["labels"].items()
+    (container,) = pod["containers"]
+    assert container["args"] == ["python", "-m", f"services.{service}"]
+    assert container["ports"] == [{"name": "http", "containerPort": port(service)}]
+    assert container["livenessProbe"]["httpGet"]["path"] == "/livez"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert {"secretRef": {"name": f"knarr-{name}"}} in container["envFrom"]
+    assert pod["initContainers"][0]["args"] == ["python", "-m", "knarr.await_setup", service]
+    assert pod["terminationGracePeriodSeconds"] > ServiceSettings.model_fields["stop_grace_s"].default
+    settings = of_kind("ConfigMap", "knarr")["data"]
+    assert settings[f"KNARR_{service.upper()}_URL"] == f"http://{name}:{port(service)}"
+
+
+@pytest.mark.parametrize("service", SERVICE_PORTS)
+def test_each_pod_is_restricted(service: str) -> None:
+    """Not root, no capability, a read-only file system, bounds; a token of the cluster for `deployer` alone."""
+    pod = of_kind("Deployment", hyphened(service))["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["automountServiceAccountToken"] is (service == "deployer")
+    for container in (*pod["initContainers"], *pod["containers"]):
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert not container["securityContext"]["allowPrivilegeEscalation"]
+        assert set(container["resources"]["limits"]) == {"cpu", "memory"}
+
+
+def test_the_job_of_the_cluster_upgrades_each_database() -> None:
+    """A container for each, with that service's own user."""
+    containers = of_kind("Job", "db-upgrade")["spec"]["template"]["spec"]["containers"]
+    upgraded = [(each["args"], each["envFrom"][0]["secretRef"]["name"]) for each in containers]
+    assert upgraded == [
+        (["knarr", "db", "upgrade", "--service", service], f"knarr-{hyphened(service)}") for service in SERVICE_PORTS
+    ]
+
+
+@pytest.mark.parametrize("version", ["v1", "v1beta1"])
+def test_each_service_has_a_disruption_budget(version: str) -> None:
+    """The two folders say the same for two generations of clusters."""
+    budgets = manifests(K8S / "disruption-budgets" / version)
+    assert {each["apiVersion"] for each in budgets} == {f"policy/{version}"}
+    selected = [each["spec"]["selector"]["matchLabels"]["app.kubernetes.io/name"] for each in budgets]
+    assert selected == [hyphened(service) for service in SERVICE_PORTS]
+
+
+def test_production_has_two_of_each_service() -> None:
+    """The autoscaler says how many there are of `webhook`, the overlay of the others."""
+    overlay = K8S / "overlays" / "production"
+    replicas = {
+        each["metadata"]["name"]: each["spec"]["replicas"]
+        for each in yaml.safe_load_all((overlay / "replicas.yaml").read_text())
+    }
+    scaling = yaml.safe_load((overlay / "scaling.yaml").read_text())["spec"]
+    replicas[scaling["scaleTargetRef"]["name"]] = scaling["minReplicas"]
+    assert replicas == {hyphened(service): 2 for service in SERVICE_PORTS}
+    assert "replicas" not in of_kind("Deployment", "webhook")["spec"]
+
+
+def test_both_ways_run_the_same_versions() -> None:
+    """Pulsar, MySQL and the registry of compose and of the overlay `dev`, with the same settings."""
+    overlay = {each["metadata"]["name"]: each for each in manifests(K8S / "overlays" / "dev") if "Set" in each["kind"]}
+    overlay |= {
+        each["metadata"]["name"]: each for each in manifests(K8S / "overlays" / "dev") if each["kind"] == "Deployment"
+    }
+    for name in ("pulsar", "mysql", "images"):
+        (container,) = overlay[name]["spec"]["template"]["spec"]["containers"]
+        assert container["image"] == COMPOSE["services"][name]["image"]
+        plain = {each["name"]: each["value"] for each in container["env"] if "value" in each}
+        assert plain.items() <= COMPOSE["services"][name]["environment"].items()

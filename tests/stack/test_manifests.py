@@ -1,0 +1,179 @@
+"""deploy/k8s on a real cluster: both overlays are taken; a push into `dev` deploys an app into the same cluster."""
+
+import base64
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from knarr.client import Platform
+from knarr.home import Address
+from seedwork.chassis.settings import SERVICE_PORTS
+from tests.stack.platforms import CRASHES, ROOT, WEB, Running, answers, eventually, run
+
+pytestmark = [pytest.mark.stack("KUBECONFIG", "DOCKER_HOST"), pytest.mark.xdist_group("platform")]
+
+OVERLAYS = ROOT / "deploy" / "k8s" / "overlays"
+NAMESPACE = "knarr"
+DEPLOYER = "--as=system:serviceaccount:knarr:deployer"
+NODE_PORTS = 30_700
+
+
+def kubectl(*arguments: str) -> str:
+    return run("kubectl", *arguments)
+
+
+def objects(*arguments: str) -> list[dict[str, Any]]:
+    """What `kubectl get` lists."""
+    found: list[dict[str, Any]] = json.loads(kubectl("get", *arguments, "--output=json"))["items"]
+    return found
+
+
+def may(verb: str, what: str, *, namespace: str = "somewhere") -> bool:
+    """Whether the deployer may do that in a namespace."""
+    argv = ["kubectl", "auth", "can-i", verb, what, DEPLOYER, f"--namespace={namespace}"]
+    done = subprocess.run(argv, capture_output=True, check=False, text=True)
+    assert done.stdout.strip() in {"yes", "no"}, done.stderr
+    return done.stdout.strip() == "yes"
+
+
+def _clear() -> None:
+    """Nothing of an earlier run, nor of this one."""
+    ours = [
+        NAMESPACE,
+        *(each["metadata"]["name"] for each in objects("namespaces", "-l", "knarr.io/installation=knarr")),
+    ]
+    kubectl("delete", "namespace", "--ignore-not-found", *ours)
+    for kind in ("clusterrole", "clusterrolebinding"):
+        kubectl("delete", kind, "--ignore-not-found", "knarr-deployer")
+
+
+@pytest.fixture(scope="module")
+def namespace() -> Iterator[str]:
+    """The platform's, empty: a dry run of what goes into it needs it."""
+    _clear()
+    try:
+        kubectl("create", "namespace", NAMESPACE)
+        yield NAMESPACE
+    finally:
+        _clear()
+
+
+@pytest.mark.parametrize("overlay", ["production", "dev"])
+def test_the_server_takes_the_overlay(namespace: str, overlay: str) -> None:
+    """A dry run by the server: every field is known to it, every reference has the right shape."""
+    taken = kubectl("apply", "--dry-run=server", "--kustomize", str(OVERLAYS / overlay)).splitlines()
+    for service in SERVICE_PORTS:
+        assert f"deployment.apps/{service.replace('_', '-')} created (server dry run)" in taken
+
+
+@pytest.fixture(scope="module")
+def cluster(namespace: str, tmp_path_factory: pytest.TempPathFactory) -> Running:
+    """The overlay `dev`, applied and ready."""
+    run("docker", "build", "--tag", "knarr:dev", ".")
+    kubectl("apply", "--kustomize", str(OVERLAYS / "dev"))
+    for service in SERVICE_PORTS:
+        name = service.replace("_", "-")
+        kubectl("--namespace", namespace, "rollout", "status", f"deployment/{name}", "--timeout=900s")
+    platform = Platform(Address(host="127.0.0.1", port_base=NODE_PORTS), _token())
+    eventually("six services on their ports", lambda: all(platform.answers(each) for each in SERVICE_PORTS))
+    into = ["kubectl", "--namespace", namespace, "exec", "--stdin", "deploy/repositories", "--"]
+    return Running(platform, into, tmp_path_factory.mktemp("cluster"))
+
+
+def _token() -> str:
+    kept = kubectl("--namespace", NAMESPACE, "get", "secret", "knarr-platform", "--output=jsonpath={.data.KNARR_TOKEN}")
+    return base64.b64decode(kept).decode()
+
+
+def test_a_push_deploys_an_app_into_the_same_cluster(cluster: Running) -> None:
+    """From `git push` to an answer of pods in a namespace of the app's own, with the digest that the platform names."""
+    cluster.create("shop", WEB.format(version="one"))
+    saga_id = cluster.push("shop")
+    saga = cluster.ended(saga_id)
+    assert saga["state"] == "SUCCEEDED", cluster.log_of(saga_id)
+    app = cluster.platform.get("deployer", "/apps/shop")
+    assert eventually("the app's answer", lambda: answers(app["url"], "one"))
+    (pod,) = objects("pods", "--all-namespaces", "-l", f"knarr.io/saga={saga_id}")
+    assert pod["metadata"]["namespace"] != NAMESPACE
+    assert pod["spec"]["containers"][0]["image"].endswith(f"@{app['digest']}")
+
+
+def test_a_push_that_cannot_work_is_undone(cluster: Running) -> None:
+    """The pods of before serve on, and nothing in the cluster carries the id of the one that failed."""
+    before = cluster.platform.get("deployer", "/apps/shop")
+    cluster.commit("shop", {"app.py": CRASHES})
+    saga_id = cluster.push("shop")
+    saga = cluster.ended(saga_id)
+    assert (saga["state"], saga["reason"]) == ("COMPENSATED", "failed"), cluster.log_of(saga_id)
+    assert answers(before["url"], "one")
+    left = objects("deployments,jobs,secrets,pods", "--all-namespaces", "-l", f"knarr.io/saga={saga_id}")
+    assert not [each["metadata"]["name"] for each in left if "deletionTimestamp" not in each["metadata"]]
+
+
+def test_a_service_restarted_in_the_middle_of_a_push_loses_nothing(cluster: Running) -> None:
+    """Coordinator and builder are replaced while a deployment is under way; it ends, and the new version answers."""
+    cluster.commit("shop", {"app.py": WEB.format(version="two")})
+    saga_id = cluster.push("shop")
+    kubectl("--namespace", NAMESPACE, "rollout", "restart", "deployment/saga-coordinator", "deployment/builder")
+    for name in ("saga-coordinator", "builder"):
+        kubectl("--namespace", NAMESPACE, "rollout", "status", f"deployment/{name}", "--timeout=900s")
+    assert cluster.ended(saga_id)["state"] == "SUCCEEDED", cluster.log_of(saga_id)
+    url = cluster.platform.get("deployer", "/apps/shop")["url"]
+    assert eventually("the new version", lambda: answers(url, "two"))
+
+
+def test_only_the_deployer_has_a_token_of_the_cluster(cluster: Running) -> None:
+    """A service that is broken into has no key to the cluster."""
+    pods = objects("pods", f"--namespace={NAMESPACE}", "-l", "app.kubernetes.io/component=service")
+    with_token = {
+        pod["metadata"]["labels"]["app.kubernetes.io/name"]
+        for pod in pods
+        for container in pod["spec"]["containers"]
+        for mount in container["volumeMounts"]
+        if mount["mountPath"].startswith("/var/run/secrets/kubernetes.io")
+    }
+    assert with_token == {"deployer"}
+
+
+def test_the_deployer_may_do_its_work_and_nothing_else(cluster: Running) -> None:
+    """Make namespaces and what is in them; not enter pods, give roles, touch nodes, replace objects."""
+    for verb, what in (
+        ("create", "namespaces"),
+        ("patch", "deployments.apps"),
+        ("get", "pods/log"),
+        ("list", "secrets"),
+    ):
+        assert may(verb, what), (verb, what)
+    refused = [
+        ("create", "pods/exec"),
+        ("create", "pods"),
+        ("get", "secrets"),
+        ("update", "deployments.apps"),
+        ("create", "rolebindings.rbac.authorization.k8s.io"),
+        ("create", "clusterrolebindings.rbac.authorization.k8s.io"),
+        ("impersonate", "users"),
+        ("list", "nodes"),
+        ("delete", "persistentvolumes"),
+        ("create", "serviceaccounts/token"),
+    ]
+    for verb, what in refused:
+        assert not may(verb, what), (verb, what)
+
+
+def test_the_secrets_are_made_once(cluster: Running) -> None:
+    """The job that makes them may run again, and changes nothing."""
+    before = _token()
+    kubectl("--namespace", NAMESPACE, "delete", "job", "first-secrets")
+    kubectl("apply", "--kustomize", str(OVERLAYS / "dev"))
+    kubectl("--namespace", NAMESPACE, "wait", "--for=condition=complete", "job/first-secrets", "--timeout=300s")
+    assert _token() == before
+
+
+def test_no_committed_file_holds_a_secret() -> None:
+    """Manifests name Secrets, and bring none along."""
+    for path in (ROOT / "deploy" / "k8s").rglob("*.yaml"):
+        assert "kind: Secret\n" not in Path(path).read_text(), path

@@ -70,6 +70,12 @@ class ArchiveLimits:
     """All names, targets and extension headers together: what is held in memory."""
     max_seconds: float = 600.0
     """For the whole archive: a stream that trickles for ever ends here."""
+    settings: str = ""
+    """What the settings behind these fields begin with (`KNARR_SOURCE_`), for errors; empty: there are none."""
+
+    def or_raise(self, field: str) -> str:
+        """The end of an advice: ` or raise KNARR_SOURCE_MAX_BYTES`."""
+        return f", or raise {self.settings}{field.upper()}" if self.settings else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,7 +247,7 @@ class _Reader:
             raise TooLarge(
                 f"The archive holds more than {self._limits.max_bytes} bytes",
                 why=f"{name!r} crosses the limit",
-                todo="Take large files out of the repository, or ask for a higher limit.",
+                todo=f"Take large files out of it{self._limits.or_raise('max_bytes')}.",
                 code="archive_too_large",
             )
         target = ""
@@ -289,7 +295,7 @@ class _Reader:
 def _too_many(limits: ArchiveLimits) -> TooLarge:
     return TooLarge(
         f"The archive has more than {limits.max_entries} files, folders and links",
-        todo="Leave generated folders (node_modules, .venv) out of it.",
+        todo=f"Leave generated folders (node_modules, .venv) out of it{limits.or_raise('max_entries')}.",
         code="archive_too_large",
     )
 

@@ -61,4 +61,5 @@ class SourceSettings(ServiceSettings):
             max_depth=self.source_max_depth,
             max_path_bytes=self.source_max_path_bytes,
             max_seconds=self.source_timeout_s,
+            settings="KNARR_SOURCE_",
         )

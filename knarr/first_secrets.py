@@ -1,8 +1,9 @@
 """The secrets of a new installation, made once: random values out, in files for compose or in a cluster as Secrets.
 
-A bundle is what one reader gets, as `NAME=value`: `platform` for all services, one for each service (its own database
-user, the key of what it encrypts), `mysql` for the server and the job that makes schemas. What is there already stays
-as it is, so that this may run before every start; whoever deletes a bundle gets a new one the next time.
+A bundle is what changes together, as `NAME=value`: `platform` for all services; one for each service, its database
+user; `<service>-key` for those that encrypt what they keep; `mysql` for the server and the job that makes schemas. What
+is there already stays as it is, so that this may run before every start; whoever deletes a bundle gets a new one the
+next time. (Without its key, what was encrypted cannot be read again.)
 
     python -m knarr.first_secrets files /secrets --homes /homes
     python -m knarr.first_secrets kubernetes
@@ -27,8 +28,9 @@ from seedwork.errors import KnarrError, NotAllowed, Unavailable
 
 USER_ID = 10001
 """The user of the image."""
-KEYS = {"webhook": "KNARR_SECRET_KEY", "deployer": "KNARR_CONFIG_KEY"}
+KEYS = {"webhook-key": "KNARR_SECRET_KEY", "deployer-key": "KNARR_CONFIG_KEY"}
 """What encrypts webhook secrets and config vars at rest."""
+BUNDLES = ("platform", "mysql", *SERVICE_PORTS, *KEYS)
 _POD = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TIMEOUT_S = 30.0
 
@@ -39,21 +41,20 @@ def make(bundle: str, database: str) -> Bundle:
     """A new bundle of that name.
 
     Args:
-        bundle: `platform`, `mysql` or a service.
+        bundle: One of `BUNDLES`.
         database: `host[:port]` of the MySQL server.
     """
     if bundle == "platform":
         return {"KNARR_TOKEN": secrets.token_urlsafe(32), "KNARR_SERVICE_TOKEN": secrets.token_urlsafe(32)}
+    if bundle in KEYS:
+        return {KEYS[bundle]: base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()}
     password = secrets.token_urlsafe(24)
     if bundle == "mysql":
         return {
             "MYSQL_ROOT_PASSWORD": password,
             "KNARR_DATABASE_ADMIN_URL": f"mysql+asyncmy://root:{password}@{database}/",
         }
-    made = {"KNARR_DATABASE_URL": f"mysql+asyncmy://knarr_{bundle}:{password}@{database}/knarr_{bundle}"}
-    if bundle in KEYS:
-        made[KEYS[bundle]] = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
-    return made
+    return {"KNARR_DATABASE_URL": f"mysql+asyncmy://knarr_{bundle}:{password}@{database}/knarr_{bundle}"}
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -69,17 +70,17 @@ def to_files(folder: Path, homes: Path, database: str, owners: Mapping[str, int]
         owners: The user by service, where it is not `USER_ID`.
     """
     made = []
-    for name in ("platform", "mysql", *SERVICE_PORTS):
+    for name in BUNDLES:
         path = folder / f"{name}.env"
         if not path.exists():
             _write(path, _lines(make(name, database)))
             made.append(name)
-    platform = (folder / "platform.env").read_text()
     for service in SERVICE_PORTS:
         owner = owners.get(service, USER_ID)
         home = homes / service
         os.chown(home, owner, owner)
-        _write(home / ".env", platform + (folder / f"{service}.env").read_text(), owner=owner)
+        own = [name for name in ("platform", service, f"{service}-key") if name in BUNDLES]
+        _write(home / ".env", "".join((folder / f"{name}.env").read_text() for name in own), owner=owner)
     root = dict(line.split("=", 1) for line in (folder / "mysql.env").read_text().splitlines())
     # The server's own user reads it, whose number is the image's affair; only the server has this folder.
     _write(homes / "mysql" / "root-password", root["MYSQL_ROOT_PASSWORD"], mode=0o444)
@@ -119,7 +120,7 @@ def to_cluster(database: str) -> list[str]:
     ) as http:
         return [
             name
-            for name in ("platform", "mysql", *SERVICE_PORTS)
+            for name in BUNDLES
             if _create(http, namespace, f"knarr-{name.replace('_', '-')}", make(name, database))
         ]
 

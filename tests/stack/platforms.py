@@ -45,6 +45,27 @@ class Handler(BaseHTTPRequestHandler):
 
 ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Handler).serve_forever()
 """
+_ASKS_REDIS = """\
+import os
+import socket
+from urllib.parse import urlsplit
+
+
+def ask(command):
+    url = urlsplit(os.environ["REDIS_URL"])
+    with socket.create_connection((url.hostname, url.port), 5) as redis, redis.makefile("rwb") as stream:
+        stream.write(f"AUTH {url.password}\\r\\n{command}\\r\\n".encode())
+        stream.flush()
+        stream.readline()
+        return stream.readline().strip()
+
+
+"""
+KEEPS = _ASKS_REDIS + WEB.replace(
+    '"{version}".encode()', 'ask("SET word kept" if self.path == "/keep" else "EXISTS word")'
+)
+"""Answers whether its add-on `redis` has a word, which `/keep` writes there."""
+WITH_REDIS = {".cupaas.yml": "services: [redis]\n"}
 CRASHES = 'import sys\n\nsys.exit("the tests want it so")\n'
 
 

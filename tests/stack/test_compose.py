@@ -13,7 +13,7 @@ import pytest
 from knarr.client import Platform
 from knarr.home import Address
 from seedwork.chassis.settings import SERVICE_PORTS
-from tests.stack.platforms import CRASHES, ROOT, WEB, Running, answers, eventually, run
+from tests.stack.platforms import CRASHES, KEEPS, ROOT, WEB, WITH_REDIS, Running, answers, eventually, run
 
 pytestmark = [pytest.mark.stack("DOCKER_HOST"), pytest.mark.xdist_group("platform")]
 
@@ -58,6 +58,8 @@ def _clear() -> None:
     label = f"label=io.knarr.installation={PROJECT}"
     if containers := run("docker", "ps", "--all", "--quiet", "--filter", label).split():
         run("docker", "rm", "--force", *containers)
+    if volumes := run("docker", "volume", "ls", "--quiet", "--filter", label).split():
+        run("docker", "volume", "rm", *volumes)
     if networks := run("docker", "network", "ls", "--quiet", "--filter", label).split():
         run("docker", "network", "rm", *networks)
 
@@ -72,7 +74,9 @@ def stack(ports: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> It
         _clear()
         try:
             run("docker", "compose", "up", "--build", "--detach", "--wait")
-            yield Running(_platform(folder / "home"), _into(), folder)
+            platform = _platform(folder / "home")
+            yield Running(platform, _into(), folder)
+            platform.close()
         finally:
             _clear()
             run("docker", "image", "rm", "--force", IMAGE)
@@ -167,6 +171,25 @@ def test_a_push_that_cannot_work_is_undone(stack: Running) -> None:
     assert not run("docker", "ps", "--all", "--quiet", "--filter", f"label=io.knarr.saga={saga_id}")
     images = stack.platform.pages("registry", "/images", limit=10, app="shop")
     assert [each["digest"] for each in images] == [before["digest"]]
+
+
+def test_an_addon_outlives_the_release_that_asked_for_it(stack: Running) -> None:
+    """What the app has written there is read by its next release; the volume goes with the app."""
+    stack.create("guestbook", KEEPS)
+    stack.commit("guestbook", WITH_REDIS)
+    first = stack.push("guestbook")
+    assert stack.ended(first)["state"] == "SUCCEEDED", stack.log_of(first)
+    app = stack.platform.get("deployer", "/apps/guestbook")
+    assert eventually("the word is written", lambda: answers(f"{app['url']}keep", "+OK"))
+    stack.commit("guestbook", {"app.py": KEEPS + "# changed\n"})
+    second = stack.push("guestbook")
+    assert stack.ended(second)["state"] == "SUCCEEDED", stack.log_of(second)
+    assert eventually("the word is still there", lambda: answers(app["url"], ":1"))
+
+    removal = stack.platform.delete("webhook", "/apps/guestbook")["saga_id"]
+    assert stack.ended(removal)["state"] == "SUCCEEDED", stack.log_of(removal)
+    for things in (("ps", "--all"), ("volume", "ls"), ("network", "ls")):
+        assert not run("docker", *things, "--quiet", "--filter", f"label=io.knarr.app-id={app['id']}")
 
 
 def test_what_the_stack_keeps_outlives_its_containers(stack: Running) -> None:

@@ -12,7 +12,8 @@ import pytest
 from knarr.client import Platform
 from knarr.home import Address
 from seedwork.chassis.settings import SERVICE_PORTS
-from tests.stack.platforms import CRASHES, ROOT, WEB, Running, answers, eventually, run
+from seedwork.errors import InvalidInput
+from tests.stack.platforms import CRASHES, KEEPS, ROOT, WEB, WITH_REDIS, Running, answers, eventually, run
 
 pytestmark = [pytest.mark.stack("KUBECONFIG", "DOCKER_HOST"), pytest.mark.xdist_group("platform")]
 
@@ -71,7 +72,7 @@ def test_the_server_takes_the_overlay(namespace: str, overlay: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def cluster(namespace: str, tmp_path_factory: pytest.TempPathFactory) -> Running:
+def cluster(namespace: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """The overlay `dev`, applied and ready."""
     run("docker", "build", "--tag", "knarr:dev", ".")
     kubectl("apply", "--kustomize", str(OVERLAYS / "dev"))
@@ -81,7 +82,8 @@ def cluster(namespace: str, tmp_path_factory: pytest.TempPathFactory) -> Running
     platform = Platform(Address(host="127.0.0.1", port_base=NODE_PORTS), _token())
     eventually("six services on their ports", lambda: all(platform.answers(each) for each in SERVICE_PORTS))
     into = ["kubectl", "--namespace", namespace, "exec", "--stdin", "deploy/repositories", "--"]
-    return Running(platform, into, tmp_path_factory.mktemp("cluster"))
+    yield Running(platform, into, tmp_path_factory.mktemp("cluster"))
+    platform.close()
 
 
 def _token() -> str:
@@ -124,6 +126,55 @@ def test_a_service_restarted_in_the_middle_of_a_push_loses_nothing(cluster: Runn
     assert cluster.ended(saga_id)["state"] == "SUCCEEDED", cluster.log_of(saga_id)
     url = cluster.platform.get("deployer", "/apps/shop")["url"]
     assert eventually("the new version", lambda: answers(url, "two"))
+
+
+def addon_objects(app_id: str) -> set[str]:
+    """Kinds of what an app's add-ons consist of now."""
+    kinds = "statefulsets,services,secrets,pods,persistentvolumeclaims"
+    return {
+        each["kind"] for each in objects(kinds, "--all-namespaces", "-l", f"knarr.io/app-id={app_id},knarr.io/addon")
+    }
+
+
+def test_an_addon_keeps_its_data_until_somebody_confirms_that_it_goes(cluster: Running) -> None:
+    """Made with the first release by the deployer itself, kept by the next, gone when its name is said twice."""
+    cluster.create("guestbook", KEEPS)
+    cluster.commit("guestbook", WITH_REDIS)
+    first = cluster.push("guestbook")
+    assert cluster.ended(first)["state"] == "SUCCEEDED", cluster.log_of(first)
+    app = cluster.platform.get("deployer", "/apps/guestbook")
+    assert eventually("the word is written", lambda: answers(f"{app['url']}keep", "+OK"))
+
+    cluster.commit("guestbook", {"app.py": KEEPS + "# changed\n"})
+    second = cluster.push("guestbook")
+    assert cluster.ended(second)["state"] == "SUCCEEDED", cluster.log_of(second)
+    assert eventually("the word is still there", lambda: answers(app["url"], ":1"))
+
+    with pytest.raises(InvalidInput, match="its data would be lost"):
+        cluster.platform.delete("deployer", "/apps/guestbook/addons/redis", confirm="yes")
+    assert answers(app["url"], ":1")
+    cluster.platform.delete("deployer", "/apps/guestbook/addons/redis", confirm="redis")
+    assert cluster.platform.get("deployer", "/apps/guestbook/addons")["items"] == []
+    assert addon_objects(app["id"]) == set()
+
+
+def test_an_addon_of_a_first_deployment_that_fails_is_undone(cluster: Running) -> None:
+    """No pod, no volume, no password of it is left."""
+    cluster.create("brief", CRASHES)
+    cluster.commit("brief", WITH_REDIS)
+    saga_id = cluster.push("brief")
+    saga = cluster.ended(saga_id)
+    assert (saga["state"], saga["reason"]) == ("COMPENSATED", "failed"), cluster.log_of(saga_id)
+    assert "the volume of redis" in cluster.log_of(saga_id)
+    assert addon_objects(saga["app_id"]) == set()
+
+
+def test_an_app_that_is_removed_leaves_no_namespace(cluster: Running) -> None:
+    """Its pods, Secrets and volumes go with the namespace that they were in."""
+    app = cluster.platform.get("deployer", "/apps/guestbook")
+    saga_id = cluster.platform.delete("webhook", "/apps/guestbook")["saga_id"]
+    assert cluster.ended(saga_id)["state"] == "SUCCEEDED", cluster.log_of(saga_id)
+    assert objects("namespaces", "-l", f"knarr.io/app-id={app['id']}") == []
 
 
 def test_only_the_deployer_has_a_token_of_the_cluster(cluster: Running) -> None:

@@ -55,6 +55,9 @@ _FIRST_WAIT_S = 0.005
 _FAULTS = (OperationalError, InterfaceError, InternalError, PoolTimeout, OSError)
 """What a driver raises when it is not the statement's fault; a `TimeoutError` is an `OSError`."""
 
+_SQLITE_NOW = text("SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER)")
+_SERVER_NOW = text("SELECT CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)")
+
 log = structlog.get_logger(__name__)
 
 
@@ -91,7 +94,7 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._writers = 1 if self.is_sqlite else writers
         self._queue: deque[_Waiting] = deque()
-        self._wake = asyncio.Condition()
+        self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
         self.engine: AsyncEngine
@@ -122,8 +125,7 @@ class Database:
     async def close(self) -> None:
         """Let the waiting writes finish, then disconnect."""
         self._closing = True
-        async with self._wake:
-            self._wake.notify_all()
+        self._wake.set()
         await asyncio.gather(*self._tasks)
         await self.engine.dispose()
         await self._reader.dispose()
@@ -144,8 +146,7 @@ class Database:
             raise DatabaseUnavailable("The database is closed", why="the service is stopping")
         waiting = _Waiting(work, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
-        async with self._wake:
-            self._wake.notify()
+        self._wake.set()
         result: T = await waiting.done
         return result
 
@@ -173,11 +174,11 @@ class Database:
 
     async def _write_loop(self) -> None:
         while True:
-            async with self._wake:
-                while not self._queue and not self._closing:
-                    await self._wake.wait()
-            if not self._queue:
-                return
+            while not self._queue:
+                if self._closing:
+                    return
+                self._wake.clear()
+                await self._wake.wait()
             group = [self._queue.popleft() for _ in range(min(len(self._queue), _GROUP))]
             group = [each for each in group if not each.done.cancelled()]
             if group:
@@ -297,12 +298,8 @@ def after_commit(conn: AsyncConnection, callback: Callable[[], None]) -> None:
 
 async def database_now_ms(conn: AsyncConnection) -> int:
     """The database's clock, milliseconds since 1970."""
-    sql = (
-        "SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"
-        if conn.dialect.name == "sqlite"
-        else "SELECT CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)"
-    )
-    return int((await conn.execute(text(sql))).scalar_one())
+    sql = _SQLITE_NOW if conn.dialect.name == "sqlite" else _SERVER_NOW
+    return int((await conn.execute(sql)).scalar_one())
 
 
 async def insert_ignore(conn: AsyncConnection, table: Table, rows: Sequence[Mapping[str, Any]]) -> int:

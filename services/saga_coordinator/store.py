@@ -12,7 +12,7 @@ from operator import itemgetter
 from typing import Any
 
 import orjson
-from sqlalchemy import Table, bindparam, delete, insert, select, text, update
+from sqlalchemy import BindParameter, Table, bindparam, delete, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from seedwork.errors import RetryableError
@@ -64,6 +64,10 @@ def _update(table: Table, key: str) -> Many:
     return Many(update(table).where(*same).values(columns))
 
 
+# Built once: putting a statement together costs more than running it.
+_KEYS: BindParameter[Any] = bindparam("keys", expanding=True)
+_SAGAS = select(sagas.c.id, sagas.c.version, sagas.c.origin, sagas.c.body).where(sagas.c.id.in_(_KEYS))
+_LANES = select(lanes.c.app_id, lanes.c.version, lanes.c.body).where(lanes.c.app_id.in_(_KEYS))
 _INSERT_SAGA, _UPDATE_SAGA = Many(insert(sagas)), _update(sagas, "id")
 _INSERT_LANE, _UPDATE_LANE = Many(insert(lanes)), _update(lanes, "app_id")
 _INSERT_LOG = Many(insert(saga_log))
@@ -146,14 +150,12 @@ class Sheet:
         """Read these sagas, and the lanes of their apps and of those given."""
         unknown = self._from_cache(self._sagas, set(saga_ids))
         if unknown:
-            query = select(sagas.c.id, sagas.c.version, sagas.c.origin, sagas.c.body).where(sagas.c.id.in_(unknown))
-            for row in await self._conn.execute(query):
-                self._sagas[row.id] = _Row(from_json(row.origin, row.body), row.version)
+            for saga_id, version, origin, body in await self._conn.execute(_SAGAS, {"keys": list(unknown)}):
+                self._sagas[saga_id] = _Row(from_json(origin, body), version)
         apps = {each.value.origin.app_id for each in self._sagas.values()}
         unknown = self._from_cache(self._lanes, apps.union(app_ids))
         if unknown:
-            of_apps = select(lanes.c.app_id, lanes.c.version, lanes.c.body).where(lanes.c.app_id.in_(unknown))
-            for app_id, version, body in await self._conn.execute(of_apps):
+            for app_id, version, body in await self._conn.execute(_LANES, {"keys": list(unknown)}):
                 self._lanes[app_id] = _Row(lane_from_json(body), version)
 
     def _from_cache(self, rows: dict[str, _Row], keys: set[str]) -> set[str]:

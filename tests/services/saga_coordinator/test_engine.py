@@ -1,12 +1,13 @@
 """The loop around `decide`: once each, in one transaction, through restarts, conflicts and what cannot be decided."""
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import event, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from seedwork.decide import decide
@@ -66,6 +67,34 @@ async def test_a_message_that_comes_twice_is_decided_once(stage: Stage) -> None:
     assert len(stage.participants.commands) == 4
     log = (await stage.get(f"/sagas/{made.correlationid}/log"))["items"]
     assert [each["type"] for each in log].count("DeploymentRequested") == 1
+
+
+async def test_what_arrives_while_the_database_is_busy_is_decided_together(stage: Stage) -> None:
+    """Fifty messages that come one by one are no fifty transactions."""
+    db = stage.app.state.service.db
+    busy, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold(_conn: AsyncConnection) -> None:
+        busy.set()
+        await go_on.wait()
+
+    holding = asyncio.create_task(db.write(hold))
+    await busy.wait()
+    stage.participants.answers["FetchSource"] = lambda _: None
+    log_entries: list[int] = []
+
+    @event.listens_for(db.engine.sync_engine, "after_cursor_execute")
+    def count(_conn: Any, cursor: Any, statement: str, *_rest: Any) -> None:
+        if statement.startswith("INSERT INTO saga_log"):
+            log_entries.append(cursor.rowcount)
+
+    starting = [asyncio.create_task(stage.start(DEPLOY, app_id=new_id())) for _ in range(50)]
+    for _ in range(10):
+        await asyncio.sleep(0)  # nothing on the way to the engine waits for anything but its turn
+    go_on.set()
+    await asyncio.gather(holding, *starting)
+    assert len(log_entries) <= 2  # the first, which found nobody before it, and all the others
+    assert sum(log_entries) == 2 * len(starting)  # each start came in, and its first command went out
 
 
 async def test_what_was_under_way_goes_on_after_a_restart(stage_at: Staging) -> None:

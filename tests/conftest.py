@@ -14,8 +14,18 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.warm import Launcher
+
 _NOT_RUN = pytest.StashKey[Counter[str]]()
 _ENDED = pytest.StashKey[int]()
+
+
+@pytest.fixture(scope="session")
+def launcher() -> Iterator[Launcher]:
+    """Starts platforms quickly, for all scenarios that one worker runs."""
+    launcher = Launcher()
+    yield launcher
+    launcher.close()
 
 
 def _missing(item: pytest.Item) -> list[str]:

@@ -97,5 +97,6 @@ CASES: tuple[Case, ...] = (
     *_to_success("removal", sagas.REMOVE),
     *_both("request", "api", "webhook"),
     *_both("cancelled-push", "cancel", "coordinator"),
-    *_both("push-tried-again", "timer retry", "coordinator"),
+    Case("push-tried-again", "coordinator.before_commit/timer retry"),
+    Case("push-tried-again", "coordinator.after_commit/timer retry", "outbox.before_publish/PublishImage"),
 )

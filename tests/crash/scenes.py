@@ -1,6 +1,7 @@
 """What somebody wants of the platform while it is killed, and what must have come of it in the end."""
 
 import contextlib
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -64,8 +65,8 @@ class Scene:
                 self.ask()
                 self.answered = True
 
-    def after_second_crash(self) -> None:
-        """What a person would do before the last start."""
+    def after_first_crash(self) -> None:
+        """What a person would do before the next start."""
 
     def saga(self) -> dict[str, Any]:
         """The one that came of it, at its end."""
@@ -220,7 +221,7 @@ class RequestScene(PushScene):
             "webhook",
             f"/apps/{self.app.name}/deployments",
             json={"commit": self.push.commit},
-            headers={"Idempotency-Key": self.version},
+            headers={"Idempotency-Key": self.version.replace(" ", "-")},
         )
 
     def verify(self, saga: dict[str, Any]) -> None:
@@ -260,7 +261,7 @@ class RemovalScene(Scene):
 
 
 class PushTriedAgainScene(PushScene):
-    """The image store has no room for the app at first: a timer tries again."""
+    """The image store has no place for the app at first: a timer tries again."""
 
     def prepare(self) -> AbstractContextManager[object]:
         """A file stands where the app's images are kept."""
@@ -271,7 +272,7 @@ class PushTriedAgainScene(PushScene):
         place.write_text("")
         return witness
 
-    def after_second_crash(self) -> None:
+    def after_first_crash(self) -> None:
         """The way is free again."""
         self._place.unlink()
         self._hidden.rename(self._place)
@@ -302,17 +303,32 @@ def play(knarr: CrashingKnarr, subject: Subject, case: Case) -> None:
         knarr.arm(case.point)
         scene.insist()
         knarr.dies_at(case.point)
+        scene.after_first_crash()
         knarr.arm(case.second)
         knarr.start()
         scene.insist()
         knarr.dies_at(case.second)
-        scene.after_second_crash()
-        knarr.start()
+        _comes_to_its_end(knarr, scene, witness)
+
+
+def play_at_any_moment(knarr: CrashingKnarr, subject: Subject, name: str, first_s: float, second_s: float) -> None:
+    """Kill it so long after the request, and again so long after the next start."""
+    scene = SCENES[name](knarr, subject)
+    with scene.prepare() as witness:
         scene.insist()
-        assert scene.answered
-        saga = scene.saga()
-        if isinstance(witness, Witness):
-            witness.answers()
+        time.sleep(first_s)
+        knarr.kill()
+        knarr.live_for(second_s)
+        _comes_to_its_end(knarr, scene, witness)
+
+
+def _comes_to_its_end(knarr: CrashingKnarr, scene: Scene, witness: object) -> None:
+    knarr.start()
+    scene.insist()
+    assert scene.answered
+    saga = scene.saga()
+    if isinstance(witness, Witness):
+        witness.answers()
     scene.verify(saga)
     knarr.has_nothing_left_to_do()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.harness import Knarr, remove
+from tests.e2e.warm import Launcher
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -18,20 +19,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="module")
-def knarr() -> Iterator[Knarr]:
+def knarr(launcher: Launcher) -> Iterator[Knarr]:
     """A running platform for all tests of a file; each test has an app of its own."""
-    yield from _platform(start=True)
+    yield from _platform(launcher, start=True)
 
 
 @pytest.fixture
-def own_knarr() -> Iterator[Knarr]:
+def own_knarr(launcher: Launcher) -> Iterator[Knarr]:
     """A platform for this test alone, not started yet."""
-    yield from _platform(start=False)
+    yield from _platform(launcher, start=False)
 
 
-def _platform(*, start: bool) -> Iterator[Knarr]:
+def _platform(launcher: Launcher, *, start: bool) -> Iterator[Knarr]:
     folder = Path(tempfile.mkdtemp(prefix="knarr-e2e-"))
-    platform = Knarr(folder)
+    platform = Knarr(folder, launcher)
     try:
         yield platform.start() if start else platform
     finally:

@@ -26,6 +26,7 @@ from knarr.client import Platform
 from knarr.home import Address
 from knarr.push import push_of
 from seedwork.errors import KnarrError, NotFound, RetryableError
+from tests.e2e.warm import Launcher
 
 T = TypeVar("T")
 
@@ -160,6 +161,8 @@ class Knarr:
     """One platform on a home of its own."""
 
     folder: Path
+    launcher: Launcher | None = None
+    """What starts it quickly; none: `python -m knarr` does."""
     settings: dict[str, str] = field(default_factory=dict)
     process: Process | None = None
     _api: Platform | None = None
@@ -169,6 +172,7 @@ class Knarr:
         self.home = self.folder / "home"
         self.repositories = self.folder / "repositories"
         self.mark = self.folder / "crashed"
+        self.armed = self.folder / "armed"
         self.log_file = self.folder / "up.log"
         self.port_base = free_ports(7) - 1
         self.app_port_base = free_ports(40)
@@ -194,6 +198,7 @@ class Knarr:
             "KNARR_SOURCE_ALLOW": f"{self.repositories.as_uri()}/",
             "KNARR_POLL_S": "0",
             "KNARR_DRAIN_S": "1",
+            "KNARR_CRASH_AT": f"@{self.armed}",
             "KNARR_CRASH_MARK": str(self.mark),
             "KNARR_TRACEBACK": "1",
             "NO_COLOR": "1",
@@ -205,13 +210,19 @@ class Knarr:
         """Start it and wait until every service is ready."""
         self.home.mkdir(parents=True, exist_ok=True)
         self.mark.unlink(missing_ok=True)
-        arguments = ["up", "--home", str(self.home), "--port-base", str(self.port_base)]
-        self.process = self.launch(arguments, self.environment(**settings))
+        self.process = self.launch(self.arguments, self.environment(**settings))
         eventually("knarr is ready", self.is_ready)
         return self
 
+    @property
+    def arguments(self) -> list[str]:
+        """What `knarr` is told."""
+        return ["up", "--home", str(self.home), "--port-base", str(self.port_base)]
+
     def launch(self, arguments: Sequence[str], environment: Mapping[str, str]) -> Process:
         """`knarr` as a process of its own."""
+        if self.launcher is not None:
+            return self.launcher.start(arguments, environment=environment, folder=self.folder, log=self.log_file)
         with self.log_file.open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "knarr", *arguments],
@@ -253,8 +264,20 @@ class Knarr:
         self.process.wait(30)
         self._forget()
 
+    def arm(self, point: str) -> None:
+        """From now on, or from the next start, that point kills it."""
+        draft = self.armed.with_suffix(".draft")
+        draft.write_text(point)
+        draft.rename(self.armed)
+
+    def dies_at(self, point: str) -> None:
+        """It was killed by SIGKILL at exactly this point; a point without a label is meant whoever passes it."""
+        died_at = self.wait_for_crash()
+        assert point in (died_at, died_at.partition("/")[0])
+        assert not self.armed.exists()
+
     def wait_for_crash(self) -> str:
-        """The armed crash point was reached and the process is gone; its name."""
+        """The process has killed itself; where, as it has noted."""
         assert self.process is not None
         self.process.wait(PATIENCE_S)
         assert self.process.returncode == -signal.SIGKILL, self.log_file.read_text()

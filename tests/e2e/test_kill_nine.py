@@ -15,12 +15,11 @@ UNDOS = ("RollBackRelease", "UnpublishImage", "DiscardBuild", "DiscardSource")
 WHEN = ("before_effect", "after_effect")
 
 
-@pytest.fixture
-def app(knarr: Knarr, request: pytest.FixtureRequest) -> Repository:
-    """An app of this test's own, version one, live; the platform stands still and can be started armed."""
-    name = f"app-{sum(map(ord, request.node.name)) * 7919 % 100_000}"
-    repository = knarr.repository(name)
-    knarr.create_app(name, repository)
+@pytest.fixture(scope="module")
+def app(knarr: Knarr) -> Repository:
+    """An app that lives through all of it, live when the first kill comes."""
+    repository = knarr.repository("app")
+    knarr.create_app("app", repository)
     saga = knarr.deploy(repository)
     assert saga["state"] == "SUCCEEDED", saga
     return repository
@@ -34,11 +33,10 @@ def one_instance_answers(knarr: Knarr, app: str, version: str) -> None:
 
 
 def pushed_into_a_crash(knarr: Knarr, repository: Repository, point: str) -> str:
-    """Start with the crash armed, push, see the crash, start again; the saga's id."""
-    knarr.stop()
-    knarr.start(KNARR_CRASH_AT=point)
+    """Push, see the crash, start again; the saga's id."""
+    knarr.arm(point)
     (saga_id,) = knarr.push(repository)["deployments"]
-    assert knarr.wait_for_crash() == point
+    knarr.dies_at(point)
     knarr.start()
     return str(saga_id)
 
@@ -55,10 +53,11 @@ def only_saga(knarr: Knarr) -> str | None:
 @pytest.mark.parametrize("command", STEPS)
 def test_a_kill_in_a_step_is_taken_up_after_the_restart(knarr: Knarr, app: Repository, command: str, when: str) -> None:
     """The push goes through as if nothing had been; the version before goes on in between."""
-    app.commit(web_app("two"))
+    version = f"{command} {when}"
+    app.commit(web_app(version))
     saga = knarr.ended(pushed_into_a_crash(knarr, app, f"job.{when}/{command}"))
     assert saga["state"] == "SUCCEEDED", saga
-    one_instance_answers(knarr, app.path.name, "two")
+    one_instance_answers(knarr, "app", version)
 
 
 @pytest.mark.xdist_group("e2e-kill-undos")
@@ -68,12 +67,16 @@ def test_a_kill_in_an_undo_is_taken_up_after_the_restart(
     knarr: Knarr, app: Repository, command: str, when: str
 ) -> None:
     """The undo is finished, the version before answers, nothing of the saga is left."""
+    version = str(knarr.ask("app"))
+    eventually(
+        "the builder has let go of what is published", lambda: not any("staging" in each for each in knarr.images())
+    )
     images = knarr.images()
     app.commit({"app.py": CRASHES})
     saga_id = pushed_into_a_crash(knarr, app, f"job.{when}/{command}")
     saga = knarr.ended(saga_id)
     assert saga["state"] == "COMPENSATED", saga
-    one_instance_answers(knarr, app.path.name, "one")
+    one_instance_answers(knarr, "app", version)
     knarr.has_let_go_of(saga_id)
     assert knarr.images() == images
 
@@ -84,11 +87,10 @@ def test_a_push_that_reached_knarr_is_never_lost(own_knarr: Knarr, point: str) -
     knarr = own_knarr.start()
     repository = knarr.repository("app")
     knarr.create_app("app", repository)
-    knarr.stop()
-    knarr.start(KNARR_CRASH_AT=point)
+    knarr.arm(point)
     with contextlib.suppress(Unavailable):  # some points are passed before the answer leaves
         knarr.push(repository)
-    knarr.wait_for_crash()
+    knarr.dies_at(point)
     knarr.start()
     saga_id = eventually("the saga is there", lambda: only_saga(knarr))
     assert knarr.ended(saga_id)["state"] == "SUCCEEDED"

@@ -32,6 +32,7 @@ sagas = Table(
     Index("ix_sagas_app_id", "app_id", "created_ms", "id"),
     Index("ix_sagas_app_state", "app", "state", "created_ms", "id"),
     Index("ix_sagas_commit", "commit_id", "created_ms", "id"),
+    Index("ix_sagas_at_step", "step", "created_ms", "id"),
     Index("ix_sagas_step", "step", "state", "created_ms", "id"),
     Index("ix_sagas_attention", "needs_attention", "created_ms", "id"),
 )

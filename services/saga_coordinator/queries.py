@@ -59,6 +59,8 @@ def list_query(filters: Filters, paging: Paging) -> Select[Any]:
         query = query.where(columns.created_ms < filters.until_ms)
     created_ms, saga_id = paging.after("created_ms", int), paging.after("id", str)
     if created_ms is not None:
+        # MySQL finds the beginning of a range by a column, and not by a pair
+        query = query.where(columns.created_ms <= created_ms)
         query = query.where(tuple_(columns.created_ms, columns.id) < (created_ms, saga_id))
     return query.order_by(columns.created_ms.desc(), columns.id.desc()).limit(paging.limit + 1)
 

@@ -77,6 +77,7 @@ async def _remove(conn: AsyncConnection, state: str, after: Position, before_ms:
     query = (
         select(columns.id, columns.app_id, columns.created_ms, columns.origin, columns.body)
         .where(columns.state == state, columns.created_ms < before_ms)
+        .where(columns.created_ms >= after[0])  # MySQL finds the beginning of a range by a column, and not by a pair
         .where(tuple_(columns.created_ms, columns.id) > after)
         .order_by(columns.created_ms, columns.id)
         .limit(BATCH)

@@ -1,11 +1,12 @@
 """The routes under /sagas (DESIGN §6): shapes, filters by index, pages, the log, the stream, verbs."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import orjson
 import pytest
+from sqlalchemy import event
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -142,37 +143,64 @@ async def test_sagas_are_listed_newest_first_in_pages_and_by_filters(stage: Stag
     assert await listed(until=created) == ids[1::-1]
 
 
+@pytest.mark.parametrize("later", [False, True], ids=["first page", "later page"])
 @pytest.mark.parametrize(
     ("filters", "index"),
     [
         (Filters(), "ix_sagas_created"),
         (Filters(state="PAUSED"), "ix_sagas_state"),
+        (Filters(state="PAUSED", until_ms=2), "ix_sagas_state"),
         (Filters(app="shop"), "ix_sagas_app"),
         (Filters(app=APP_ID), "ix_sagas_app_id"),
         (Filters(app="shop", state="PAUSED"), "ix_sagas_app_state"),
+        (Filters(app="shop", since_ms=1), "ix_sagas_app"),
         (Filters(commit="c"), "ix_sagas_commit"),
-        (Filters(step="build"), "ix_sagas_step"),
+        (Filters(step="build"), "ix_sagas_at_step"),
+        (Filters(step="build", since_ms=1), "ix_sagas_at_step"),
         (Filters(step="build", state="PAUSED"), "ix_sagas_step"),
         (Filters(needs_attention=True), "ix_sagas_attention"),
         (Filters(since_ms=1, until_ms=2), "ix_sagas_created"),
-        (Filters(app="shop", since_ms=1), "ix_sagas_app"),
     ],
+    ids=str,
 )
-async def test_each_filter_reads_an_index(stage: Stage, filters: Filters, index: str) -> None:
-    """The whole table is never read."""
-    position = {"created_ms": 5, "id": new_id()}
-    statement = list_query(filters, Paging(limit=50, position=position)).compile(
-        dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}
-    )
+async def test_each_filter_reads_an_index(stage: Stage, filters: Filters, index: str, *, later: bool) -> None:
+    """In the order of the list: nothing is sorted, and no more is read than a page."""
+    paging = Paging(limit=50, position={"created_ms": 5, "id": new_id()} if later else {})
+    statement = list_query(filters, paging).compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True})
+    plan = await query_plan(stage, str(statement))
+    how = "SEARCH" if later or filters != Filters() else "SCAN"  # the newest of all: the index from its end
+    assert plan.startswith(f"{how} {sagas.name} USING INDEX {index}"), plan
+    assert "TEMP B-TREE" not in plan
+
+
+async def query_plan(stage: Stage, statement: str, parameters: Sequence[Any] = ()) -> str:
+    """How SQLite goes about it."""
 
     async def explain(conn: AsyncConnection) -> str:
-        rows = await conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}")
+        rows = await conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", tuple(parameters))
         return "; ".join(row[-1] for row in rows)
 
-    plan = await stage.app.state.service.db.read(explain)
-    assert f"USING INDEX {index}" in plan, plan
-    assert "SCAN" not in plan
-    assert sagas.name in plan
+    plan: str = await stage.app.state.service.db.read(explain)
+    return plan
+
+
+async def test_a_saga_and_its_log_are_read_by_their_keys(stage: Stage) -> None:
+    """However many others there are."""
+    saga_id = await building(stage)
+    db = stage.app.state.service.db
+    asked: list[tuple[str, Sequence[Any]]] = []
+
+    @event.listens_for(db._reader.sync_engine, "before_cursor_execute")
+    def note(_conn: Any, _cursor: Any, statement: str, parameters: Sequence[Any], *_rest: Any) -> None:
+        if statement.startswith("SELECT saga"):
+            asked.append((statement, parameters))
+
+    await stage.get(f"/sagas/{saga_id}")
+    await stage.get(f"/sagas/{saga_id}/log")
+    event.remove(db._reader.sync_engine, "before_cursor_execute", note)
+    plans = [await query_plan(stage, *each) for each in asked]
+    assert any("saga_log USING PRIMARY KEY" in plan for plan in plans), plans
+    assert not [plan for plan in plans if "SCAN" in plan or "TEMP B-TREE" in plan], plans
 
 
 async def test_a_stream_tells_each_entry_and_then_the_end(stage: Stage) -> None:

@@ -1,14 +1,15 @@
 """Secrets at rest: bytes in, text for a column out, and back, under one key.
 
 The key (Fernet: AES-128-CBC and HMAC-SHA256) is a setting, or a file that only its owner can read and that is made
-once. A service derives a box that says in its own words what is in it.
+once. To change it, the new one is put before the earlier ones, with commas between: the first one seals, all of them
+open. A service derives a box that says in its own words what is in it.
 """
 
 import os
 from pathlib import Path
 from typing import ClassVar, Self
 
-from cryptography.fernet import Fernet, InvalidToken
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from pydantic import SecretStr
 
 from seedwork.errors import Misconfigured
@@ -18,7 +19,7 @@ class SecretBox:
     """Seals and opens.
 
     Args:
-        key: 32 bytes in URL-safe base64.
+        key: 32 bytes in URL-safe base64; several with commas between them: the first one seals.
         where: Where it comes from; errors say so.
 
     Raises:
@@ -37,7 +38,7 @@ class SecretBox:
     def __init__(self, key: bytes, *, where: str) -> None:
         self._where = where
         try:
-            self._fernet = Fernet(key)
+            self._fernet = MultiFernet([Fernet(each.strip()) for each in key.split(b",")])
         except ValueError as error:
             raise Misconfigured(
                 f"{where} holds no key", why="it must be 32 bytes in URL-safe base64", todo=self.lost

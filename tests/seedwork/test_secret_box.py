@@ -43,7 +43,19 @@ def test_another_key_is_told_apart(tmp_path: Path) -> None:
         Box.open(None, tmp_path / "two").unseal_bytes(kept)
 
 
-@pytest.mark.parametrize("key", ["", "short", "ü" * 44])
+def test_a_new_key_before_the_old_one_seals_and_both_open(tmp_path: Path) -> None:
+    """What was sealed before is read; what is sealed from now on does not need the old key."""
+    old, new = Fernet.generate_key().decode(), Fernet.generate_key().decode()
+    before = Box.open(SecretStr(old), tmp_path).seal_bytes(b"correct-horse")
+    both = Box.open(SecretStr(f"{new}, {old}"), tmp_path)
+    assert both.unseal_bytes(before) == b"correct-horse"
+    alone = Box.open(SecretStr(new), tmp_path)
+    assert alone.unseal_bytes(both.seal_bytes(b"battery")) == b"battery"
+    with pytest.raises(Misconfigured, match="another key"):
+        alone.unseal_bytes(before)
+
+
+@pytest.mark.parametrize("key", ["", "short", ",", "ü" * 44])
 def test_what_is_no_key_is_said_at_the_start(tmp_path: Path, key: str) -> None:
     """From the setting and from the file."""
     with pytest.raises(Misconfigured, match="KNARR_SECRET_KEY holds no key"):

@@ -1,5 +1,10 @@
 """`knarr`: every command with its family, its help, its examples."""
 
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
 from knarr.command import command, group
 from knarr.commands import apps, config, deploy, running, sagas, webhook
 from knarr.exit_codes import EXIT_CODES_HELP
@@ -42,6 +47,21 @@ app.add_typer(running.db, name="db")
 app.add_typer(running.bus, name="bus")
 command(app, "doctor", examples=["knarr doctor", "knarr doctor --json"])(running.doctor)
 command(app, "demo", examples=["knarr demo", "make run"])(running.demo)
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"knarr {version('knarr')}")
+        raise typer.Exit
+
+
+@app.callback()
+def knarr(  # noqa: D103  its sentence would take the place of the help text
+    _: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which version this is.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:

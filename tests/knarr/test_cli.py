@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,12 @@ def test_every_command_of_the_design_is_there() -> None:
     assert {path[0] for path in COMMANDS} >= {"apps", "config", "addons", "sagas", "webhook", "db", "bus"}
     verbs = {path[1] for path in COMMANDS if path[0] == "sagas"}
     assert verbs == {"list", "show", "log", "cancel", "retry", "pause", "resume", "skip", "compensate"}
+
+
+def test_the_version_is_said() -> None:
+    """The first thing that a report of a fault needs."""
+    answer = runner.invoke(app, ["--version"])
+    assert (answer.exit_code, answer.stdout) == (0, f"knarr {version('knarr')}\n")
 
 
 def test_the_exit_codes_are_documented() -> None:

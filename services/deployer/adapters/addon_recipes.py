@@ -31,6 +31,8 @@ class Recipe:
     env: Mapping[str, str] = field(repr=False)
     command: tuple[str, ...] | None = None
     """None: the image's own."""
+    check: tuple[str, ...] | None = None
+    """What ends with 0 in the container once its user can log in. None: a port that is open says as much."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,10 @@ def addon_means(settings: DeployerSettings) -> Means:
     )
 
 
+_PGDATA = "/pgdata"
+"""A folder of its own, since the image's default has another place from version 18 on."""
+_ASK_POSTGRES = 'PGPASSWORD="$POSTGRES_PASSWORD" psql -h 127.0.0.1 -U "$POSTGRES_USER" -d "$POSTGRES_DB" -c "SELECT 1"'
+_ASK_MYSQL = 'MYSQL_PWD="$MYSQL_PASSWORD" mysql -h 127.0.0.1 -u "$MYSQL_USER" -e "SELECT 1" "$MYSQL_DATABASE"'
 _REDIS = 'exec docker-entrypoint.sh redis-server --appendonly yes --requirepass "$REDIS_PASSWORD"'
 
 
@@ -78,12 +84,11 @@ def recipe(addon: AddOn, means: Means) -> Recipe:
         image = f"{_untagged(image)}:{addon.version}"
     user, password = addon.user, addon.password
     if addon.kind == "postgres":
-        data = "/var/lib/postgresql/data"
-        env = {"POSTGRES_USER": user, "POSTGRES_PASSWORD": password, "POSTGRES_DB": user, "PGDATA": f"{data}/pgdata"}
-        return Recipe(image=image, port=5432, data=data, env=env)
+        env = {"POSTGRES_USER": user, "POSTGRES_PASSWORD": password, "POSTGRES_DB": user, "PGDATA": _PGDATA}
+        return Recipe(image=image, port=5432, data=_PGDATA, env=env, check=("sh", "-c", _ASK_POSTGRES))
     if addon.kind == "mysql":
         env = {"MYSQL_USER": user, "MYSQL_PASSWORD": password, "MYSQL_DATABASE": user, "MYSQL_ROOT_PASSWORD": password}
-        return Recipe(image=image, port=3306, data="/var/lib/mysql", env=env)
+        return Recipe(image=image, port=3306, data="/var/lib/mysql", env=env, check=("sh", "-c", _ASK_MYSQL))
     if addon.kind == "mongodb":
         env = {"MONGO_INITDB_ROOT_USERNAME": user, "MONGO_INITDB_ROOT_PASSWORD": password}
         return Recipe(image=image, port=27017, data="/data/db", env=env)

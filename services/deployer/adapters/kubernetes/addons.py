@@ -13,6 +13,7 @@ from services.deployer.adapters.addon_recipes import Means, Recipe, recipe
 from services.deployer.adapters.kubernetes import objects, verdicts
 from services.deployer.adapters.kubernetes.cluster import (
     CLAIM,
+    EVENT,
     POD,
     SECRET,
     SERVICE,
@@ -33,9 +34,15 @@ _GRACE_S = 30
 _STARTS = 5
 """So often the cluster starts one again by itself before we give up."""
 _VOLUME = "data"
-_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID")
-"""What the images need to give their volume to a user of their own, and to become that user."""
-_REQUESTED = {"cpu": "50m", "memory": "128Mi"}
+_FOLDER = "data"
+"""In the volume: its own top may belong to root alone, and may have a `lost+found`, which databases do not like."""
+_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID")
+"""What the images need to give their volume to a user of their own, to become that user, and to look after and end the
+server with which they fill an empty volume."""
+_REQUESTED_CPUS, _REQUESTED_MB = 0.05, 128
+_LOOK_S = 2
+_NEVER = 1_000_000
+"""Checks that may fail at the start: nobody ends a database that is reading its log, we give up by ourselves."""
 
 
 class KubernetesAddOns:
@@ -94,18 +101,27 @@ class KubernetesAddOns:
             pod = next(iter(verdicts.read_pods(pods.items)), None)
             if pod and pod.ready and sets.items and _is_current(sets.items[0], pods.items[0]):
                 return
-            running_since = running_since or (clock() if pod and pod.runs else None)
+            running_since = running_since or (clock() if pod and (pod.runs or pod.restarts) else None)
             if pod and (why := verdicts.hopeless(pod)):
                 raise await self._failed(namespace, addon, pod, why)
             if pod and pod.restarts >= _STARTS:
                 raise await self._failed(namespace, addon, pod, f"it ended {pod.restarts} times")
-            if clock() - (running_since or began) > self._patience_s(running=running_since is not None):
-                raise await self._failed(namespace, addon, pod, _what_is_missing(pod))
+            if clock() - (running_since or began) > self._patience_s(starting=running_since is None and bool(pod)):
+                raise await self._failed(namespace, addon, pod, await self._what_is_missing(namespace, addon, pod))
             note(f"{addon.name}: {verdicts.state_of(pod)[1] if pod else 'waiting for its pod'}")
             await self._cluster.changed(POD, namespace, labels, pods.version, limit_s=_WATCH_S)
 
-    def _patience_s(self, *, running: bool) -> float:
-        return self._means.start_timeout_s if running else self._means.pull_timeout_s
+    def _patience_s(self, *, starting: bool) -> float:
+        """A pod that does not run yet may wait for its image; where there is none, nothing will come by waiting."""
+        return self._means.pull_timeout_s if starting else self._means.start_timeout_s
+
+    async def _what_is_missing(self, namespace: str, addon: AddOn, pod: verdicts.Pod | None) -> str:
+        if pod is not None:
+            return verdicts.state_of(pod)[1] or "its port does not answer"
+        fields = f"involvedObject.kind={STATEFUL_SET.name},involvedObject.name={addon.name},type=Warning"
+        events = (await self._cluster.list(EVENT, namespace, {}, fields=fields)).items
+        newest = max(events, key=lambda each: each.get("lastTimestamp") or "", default=None)
+        return str(newest["message"]) if newest else "the cluster made no pod for it"
 
     async def _failed(self, namespace: str, addon: AddOn, pod: verdicts.Pod | None, why: str) -> AddOnDoesNotStart:
         lines: list[bytes] = []
@@ -178,22 +194,32 @@ class KubernetesAddOns:
         return [secret, service, stateful_set]
 
     def _pod(self, addon: AddOn, how: Recipe) -> Object:
+        open_port = {"tcpSocket": {"port": how.port}}
         container: Object = {
             "name": addon.kind,
             "image": how.image,
             "imagePullPolicy": "IfNotPresent",
             "envFrom": [{"secretRef": {"name": f"addon-{addon.name}"}}],
             "ports": [{"name": addon.kind, "containerPort": how.port, "protocol": "TCP"}],
-            "readinessProbe": {"tcpSocket": {"port": how.port}, "periodSeconds": 1, "timeoutSeconds": 5},
+            "startupProbe": {
+                **({"exec": {"command": list(how.check)}} if how.check else open_port),
+                "periodSeconds": _LOOK_S,
+                "timeoutSeconds": 10,
+                "failureThreshold": _NEVER,
+            },
+            "readinessProbe": {**open_port, "periodSeconds": _LOOK_S, "timeoutSeconds": 5},
             "resources": {
                 "limits": {"cpu": objects.cpus(self._means.cpus), "memory": f"{self._means.memory_mb}Mi"},
-                "requests": _REQUESTED,
+                "requests": {
+                    "cpu": objects.cpus(min(_REQUESTED_CPUS, self._means.cpus)),
+                    "memory": f"{min(_REQUESTED_MB, self._means.memory_mb)}Mi",
+                },
             },
             "securityContext": {
                 "allowPrivilegeEscalation": False,
                 "capabilities": {"drop": ["ALL"], "add": list(_CAPABILITIES)},
             },
-            "volumeMounts": [{"name": _VOLUME, "mountPath": how.data}],
+            "volumeMounts": [{"name": _VOLUME, "mountPath": how.data, "subPath": _FOLDER}],
         }
         if how.command:
             container["command"] = list(how.command)
@@ -220,9 +246,3 @@ def _storage(stateful_set: Object | None) -> str:
         return ""
     (claim,) = stateful_set["spec"]["volumeClaimTemplates"]
     return str(claim["spec"]["resources"]["requests"]["storage"])
-
-
-def _what_is_missing(pod: verdicts.Pod | None) -> str:
-    if pod is None:
-        return "the cluster made no pod; is the namespace's quota used up?"
-    return verdicts.state_of(pod)[1] or "its port does not answer"

@@ -3,6 +3,7 @@
 Where it is missing the test is deselected, and the summary says which tests were not run and for want of what: a test
 that has not talked to its server does not count as passed.
 
+Which servers a test wants is in its report as the property `servers`, for whoever counts (`tests/stack/what_ran.py`).
 What a test records as its property `summary` (a seed, a count) is printed there, too.
 """
 
@@ -14,10 +15,18 @@ from typing import Any
 
 import pytest
 
+from seedwork.testing.ports import block_of_ports
 from tests.e2e.warm import Launcher
 
 _NOT_RUN = pytest.StashKey[Counter[str]]()
 _ENDED = pytest.StashKey[int]()
+
+
+@pytest.fixture
+def ports() -> Iterator[int]:
+    """The first of a block of ports that this test has for itself."""
+    with block_of_ports() as first:
+        yield first
 
 
 @pytest.fixture(scope="session")
@@ -28,9 +37,12 @@ def launcher() -> Iterator[Launcher]:
     launcher.close()
 
 
+def _wanted(item: pytest.Item) -> list[str]:
+    return [name for mark in item.iter_markers("stack") for name in mark.args]
+
+
 def _missing(item: pytest.Item) -> list[str]:
-    wanted = [name for mark in item.iter_markers("stack") for name in mark.args]
-    return [name for name in wanted if not os.environ.get(name)]
+    return [name for name in _wanted(item) if not os.environ.get(name)]
 
 
 def _not_run(config: pytest.Config) -> Counter[str]:
@@ -38,6 +50,8 @@ def _not_run(config: pytest.Config) -> Counter[str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        item.user_properties.append(("servers", _wanted(item)))
     missing = {item.nodeid: _missing(item) for item in items}
     absent = [item for item in items if missing[item.nodeid]]
     if absent:

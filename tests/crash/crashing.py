@@ -26,9 +26,9 @@ what is there can be compared with what was there."""
 class CrashingKnarr(Knarr):
     """Started in a moment, armed while it runs."""
 
-    def __init__(self, folder: Path, launcher: Launcher) -> None:
-        """Take a folder and a launcher for itself."""
-        super().__init__(folder, launcher, settings=dict(QUICK))
+    def __init__(self, folder: Path, port_base: int, launcher: Launcher) -> None:
+        """Take a folder and ports for itself."""
+        super().__init__(folder, port_base, launcher, settings=dict(QUICK))
         self.lives = 0
 
     def launch(self, arguments: Sequence[str], environment: Mapping[str, str]) -> Process:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from seedwork.crash import POINTS
+from seedwork.testing.ports import block_of_ports
 from tests.crash.cases import CASES, Case
 from tests.crash.crashing import CrashingKnarr
 from tests.crash.scenes import ENDS_ITS_APP, SCENES, Subject, play, play_at_any_moment
@@ -33,6 +34,7 @@ SAMPLE = 4
 class Bench:
     """Crashes one platform after the other; one that has failed a case is not used again."""
 
+    ports: int
     launcher: Launcher
     knarr: CrashingKnarr | None = None
     subject: Subject | None = None
@@ -61,7 +63,7 @@ class Bench:
             self._end(self.knarr)
 
     def _new(self) -> CrashingKnarr:
-        knarr = CrashingKnarr(Path(tempfile.mkdtemp(prefix="knarr-crash-")), self.launcher)
+        knarr = CrashingKnarr(Path(tempfile.mkdtemp(prefix="knarr-crash-")), self.ports, self.launcher)
         knarr.start()
         return knarr
 
@@ -79,9 +81,10 @@ class Bench:
 @pytest.fixture(scope="session")
 def bench(launcher: Launcher) -> Iterator[Bench]:
     """Where platforms are crashed."""
-    bench = Bench(launcher)
-    yield bench
-    bench.close()
+    with block_of_ports() as ports:
+        bench = Bench(ports, launcher)
+        yield bench
+        bench.close()
 
 
 @pytest.mark.crash_points

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from seedwork.testing.ports import block_of_ports
 from tests.e2e.harness import Knarr, remove
 from tests.e2e.warm import Launcher
 
@@ -31,13 +32,14 @@ def own_knarr(launcher: Launcher) -> Iterator[Knarr]:
 
 
 def _platform(launcher: Launcher, *, start: bool) -> Iterator[Knarr]:
-    folder = Path(tempfile.mkdtemp(prefix="knarr-e2e-"))
-    platform = Knarr(folder, launcher)
-    try:
-        yield platform.start() if start else platform
-    finally:
-        _end(platform)
-        remove(folder)
+    with block_of_ports() as ports:
+        folder = Path(tempfile.mkdtemp(prefix="knarr-e2e-"))
+        platform = Knarr(folder, ports, launcher)
+        try:
+            yield platform.start() if start else platform
+        finally:
+            _end(platform)
+            remove(folder)
 
 
 def _end(platform: Knarr) -> None:

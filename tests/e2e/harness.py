@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -161,6 +160,8 @@ class Knarr:
     """One platform on a home of its own."""
 
     folder: Path
+    port_base: int
+    """The first of a block of ports."""
     launcher: Launcher | None = None
     """What starts it quickly; none: `python -m knarr` does."""
     settings: dict[str, str] = field(default_factory=dict)
@@ -168,14 +169,13 @@ class Knarr:
     _api: Platform | None = None
 
     def __post_init__(self) -> None:
-        """Choose ports that are free now."""
+        """Where everything is."""
         self.home = self.folder / "home"
         self.repositories = self.folder / "repositories"
         self.mark = self.folder / "crashed"
         self.armed = self.folder / "armed"
         self.log_file = self.folder / "up.log"
-        self.port_base = free_ports(7) - 1
-        self.app_port_base = free_ports(40)
+        self.app_port_base = self.port_base + 10
 
     @property
     def address(self) -> Address:
@@ -462,32 +462,6 @@ class Client:
             self.answers += 1
             if answer.status_code != 200 or answer.text not in self.expected:
                 self.faults.append(f"{answer.status_code} {answer.text[:80]!r}")
-
-
-def free_ports(count: int) -> int:
-    """The first of that many free ports in a row; each xdist worker looks in a range of its own."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
-    first = 20_000 + worker * 1_500 + (os.getpid() * 61) % 1_300
-    for base in range(first, first + 12_000, count):
-        if all(_is_free(port) for port in range(base, base + count)) and base not in _GIVEN:
-            _GIVEN.update(range(base, base + count))
-            return base
-    raise AssertionError("no free ports")
-
-
-_GIVEN: set[int] = set()
-
-
-def _is_free(port: int) -> bool:
-    if port in _GIVEN:
-        return False
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
 
 
 def _body(url: str) -> str | None:

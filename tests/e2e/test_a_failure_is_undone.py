@@ -4,6 +4,7 @@ What is left is read from outside: process table, folders, image store, routes, 
 """
 
 import os
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,7 +207,7 @@ def test_a_store_that_fails_for_a_while_is_tried_again(
 @pytest.fixture
 def nowhere_to_publish(patient: Knarr) -> Iterator[tuple[Repository, Path]]:
     """An app whose permanent place in the image store is taken by a file: staging works, publishing does not."""
-    name = f"unpublishable-{len(list(patient.repositories.iterdir()))}"
+    name = f"unpublishable-{uuid.uuid4().hex[:8]}"
     repository = patient.repository(name)
     patient.create_app(name, repository)
     place = patient.home / "registry" / "images" / "repositories" / name

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from seedwork.errors import RetryableError
+from seedwork.testing.ports import block_of_ports
 from tests.e2e.harness import Client, Knarr, Process, eventually, remove, web_app
 
 pytestmark = pytest.mark.xdist_group("e2e-full-disk")
@@ -74,14 +75,13 @@ def small() -> Iterator[OnSmallDisk]:
     folder = Path(tempfile.mkdtemp(prefix="knarr-e2e-"))
     (folder / "home").mkdir()
     mount = f"mount -t tmpfs -o size={DISK_MIB}m knarr '{folder}/home' && echo mounted && exec sleep infinity"
-    with subprocess.Popen(
-        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount], stdout=subprocess.PIPE, text=True
-    ) as holder:
+    unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount]
+    with block_of_ports() as ports, subprocess.Popen(unshare, stdout=subprocess.PIPE, text=True) as holder:
         try:
             assert holder.stdout is not None
             if holder.stdout.readline() != "mounted\n":
                 pytest.skip("this machine lets nobody mount a file system of their own")
-            platform = OnSmallDisk(folder, holder=holder.pid)
+            platform = OnSmallDisk(folder, ports, holder=holder.pid)
             try:
                 yield platform.start()
             finally:

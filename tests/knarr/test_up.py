@@ -1,6 +1,5 @@
 """Ports and addresses of `knarr up`."""
 
-import os
 import socket
 from pathlib import Path
 
@@ -12,43 +11,29 @@ from seedwork.chassis.server import PortTaken
 from seedwork.errors import Misconfigured
 
 
-def free_port_base() -> int:
-    """A base whose next six ports are free; tests that run side by side look in different places."""
-    first = os.getpid() * 50 % 9_000
-    for base in (10_000 + (first + step) % 9_000 for step in range(0, 9_000, 50)):
-        try:
-            with bound_sockets(Options(home=Home(Path("unused")), host="127.0.0.1", port_base=base)):
-                return base
-        except PortTaken:
-            continue
-    raise AssertionError("no six free ports")
-
-
-def test_a_taken_port_names_service_holder_and_way_out(tmp_path: Path) -> None:
+def test_a_taken_port_names_service_holder_and_way_out(tmp_path: Path, ports: int) -> None:
     """The person knows which program to stop, or which option to use."""
-    base = free_port_base()
     with (
-        socket.create_server(("127.0.0.1", base + 3)),
+        socket.create_server(("127.0.0.1", ports + 3)),
         pytest.raises(PortTaken) as taken,
-        bound_sockets(Options(home=Home(tmp_path), host="127.0.0.1", port_base=base)),
+        bound_sockets(Options(home=Home(tmp_path), host="127.0.0.1", port_base=ports)),
     ):
         pass
-    assert f"Port {base + 3}" in taken.value.message
+    assert f"Port {ports + 3}" in taken.value.message
     assert "builder" in taken.value.message
     assert "--port-base" in taken.value.message
 
 
-def test_all_ports_or_none(tmp_path: Path) -> None:
+def test_all_ports_or_none(tmp_path: Path, ports: int) -> None:
     """A failed start keeps no port."""
-    base = free_port_base()
-    options = Options(home=Home(tmp_path), host="127.0.0.1", port_base=base)
-    with socket.create_server(("127.0.0.1", base + 6)), pytest.raises(PortTaken), bound_sockets(options):
+    options = Options(home=Home(tmp_path), host="127.0.0.1", port_base=ports)
+    with socket.create_server(("127.0.0.1", ports + 6)), pytest.raises(PortTaken), bound_sockets(options):
         pass
     with bound_sockets(options) as sockets:
-        assert [each.getsockname()[1] for each in sockets.values()] == list(range(base + 1, base + 7))
+        assert [each.getsockname()[1] for each in sockets.values()] == list(range(ports + 1, ports + 7))
 
 
-def test_a_host_that_is_not_ours_is_said(tmp_path: Path) -> None:
+def test_a_host_that_is_not_ours_is_said(tmp_path: Path, ports: int) -> None:
     """An address of another machine."""
     options = Options(home=Home(tmp_path), host="192.0.2.1", port_base=8700)
     with pytest.raises(Misconfigured, match="--host"), bound_sockets(options):

@@ -1,6 +1,7 @@
 """What only local processes do: ports, environments, groups, crashes, leftovers."""
 
 import asyncio
+import contextlib
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from ocistore.layout import OciLayout
 from ocistore.store import LABEL_BASE
 from seedwork.clock import SystemClock
 from seedwork.errors import NotFound
+from seedwork.testing.ports import block_of_ports
 from services.deployer.adapters.process import leftovers
 from services.deployer.adapters.process.runtime import Limits, ProcessRuntime
 from services.deployer.adapters.router import Router
@@ -35,15 +37,16 @@ subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_n
 class Bench:
     """A runtime on a home of its own, and what one asks it."""
 
-    def __init__(self, home: Path, images: OciLayout, shelf: Shelf, limits: Limits) -> None:
+    def __init__(self, home: Path, images: OciLayout, shelf: Shelf, limits: Limits, *, port_base: int) -> None:
         self.home = home
+        self.port_base = port_base
         self.shelf = shelf
         self.images = images
         self.limits = limits
         self.runtime = self.made(limits)
 
-    def made(self, limits: Limits, *, port_base: int = 22_000) -> ProcessRuntime:
-        router = Router(host="127.0.0.1", port_base=port_base, idle_s=30)
+    def made(self, limits: Limits, *, port_base: int | None = None) -> ProcessRuntime:
+        router = Router(host="127.0.0.1", port_base=port_base or self.port_base, idle_s=30)
         return ProcessRuntime(self.home, images=self.images, router=router, clock=SystemClock(), limits=limits)
 
     async def up(self, release: Release) -> str:
@@ -77,10 +80,10 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(tmp_path: Path, images: OciLayout, shelf: Shelf) -> AsyncIterator[Bench]:
+async def bench(tmp_path: Path, images: OciLayout, shelf: Shelf, ports: int) -> AsyncIterator[Bench]:
     home = tmp_path / "home"
     home.mkdir()
-    bench = Bench(home, images, shelf, LIMITS)
+    bench = Bench(home, images, shelf, LIMITS, port_base=ports)
     await bench.runtime.recover([])
     yield bench
     await bench.runtime.close()
@@ -353,7 +356,7 @@ async def test_recovery_ends_what_an_earlier_run_left(bench: Bench) -> None:
     left = sleeper({leftovers.MARK: leftovers.home_id_of(bench.home)})
     other = sleeper({leftovers.MARK: "another-home"})
     try:
-        await bench.made(LIMITS, port_base=23_000).recover([])
+        await bench.made(LIMITS, port_base=bench.port_base + 25).recover([])
         assert left.wait() == -signal.SIGKILL
         assert other.poll() is None
     finally:
@@ -369,7 +372,7 @@ async def test_recovery_finds_processes_that_wrote_over_their_environment(bench:
     records.add("ours", unmarked.pid)
     (bench.home / "run" / "reused").write_text(f'{{"pid": {stranger.pid}, "born": 1000.0}}')
     try:
-        await bench.made(LIMITS, port_base=23_000).recover([])
+        await bench.made(LIMITS, port_base=bench.port_base + 25).recover([])
         assert unmarked.wait() == -signal.SIGKILL
         assert stranger.poll() is None
     finally:
@@ -441,7 +444,9 @@ class patient_for:  # noqa: N801  reads as a phrase
             settle_s=settle_s,
         )
         (tmp_path / "home").mkdir()
-        self._bench = Bench(tmp_path / "home", images, shelf, limits)
+        self._ports = contextlib.ExitStack()
+        port_base = self._ports.enter_context(block_of_ports())
+        self._bench = Bench(tmp_path / "home", images, shelf, limits, port_base=port_base)
 
     async def __aenter__(self) -> Bench:
         await self._bench.runtime.recover([])
@@ -449,6 +454,7 @@ class patient_for:  # noqa: N801  reads as a phrase
 
     async def __aexit__(self, *_: object) -> None:
         await self._bench.runtime.close()
+        self._ports.close()
         assert self._bench.ours() == []
 
 

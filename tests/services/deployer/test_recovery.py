@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -42,7 +41,7 @@ class Platform:
             "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'libs'}",
             "KNARR_HOME": str(self.home),
             "KNARR_PORT_BASE": str(self.port_base),
-            "KNARR_APP_PORT_BASE": str(self.port_base + 100),
+            "KNARR_APP_PORT_BASE": str(self.port_base + 10),
             "KNARR_TOKEN": TOKEN,
             "KNARR_TEST_ENDPOINTS": "true",
             "KNARR_WORKER_SETTLE_S": "0.2",
@@ -108,7 +107,7 @@ class Platform:
 
     async def text(self, path: str = "") -> str:
         async with httpx2.AsyncClient(timeout=PATIENCE_S) as client:
-            return (await client.get(f"http://127.0.0.1:{self.port_base + 100}/{path}")).text
+            return (await client.get(f"http://127.0.0.1:{self.port_base + 10}/{path}")).text
 
     async def instances(self) -> list[tuple[str, str]]:
         """Saga and label of every process that runs for the app, read from the process table."""
@@ -127,13 +126,13 @@ class Platform:
 
 
 @pytest.fixture
-async def platform(tmp_path: Path) -> AsyncIterator[Platform]:
+async def platform(tmp_path: Path, ports: int) -> AsyncIterator[Platform]:
     home = tmp_path / "home"
     home.mkdir()
     folder = tmp_path / "layers-made"
     folder.mkdir()
     images = OciLayout(home / "registry" / "images")
-    platform = Platform(home, Shelf(images, folder), free_range())
+    platform = Platform(home, Shelf(images, folder), ports)
     platform.start()
     try:
         await platform.ready()
@@ -144,20 +143,6 @@ async def platform(tmp_path: Path) -> AsyncIterator[Platform]:
         if platform.process and platform.process.poll() is None:
             platform.kill()
         await images.close()
-
-
-def free_range() -> int:
-    """A port whose neighbours are not listened to; processes that test at the same time begin at different places."""
-    first = os.getpid() * 250 % 6_000
-    for base in (26_000 + (first + step) % 6_000 for step in range(0, 6_000, 250)):
-        with socket.socket() as one, socket.socket() as two:
-            try:
-                one.bind(("127.0.0.1", base + 5))
-                two.bind(("127.0.0.1", base + 100))
-            except OSError:
-                continue
-            return base
-    raise AssertionError("no free ports")
 
 
 async def test_after_kill_9_the_app_runs_once_again_at_its_address(platform: Platform) -> None:

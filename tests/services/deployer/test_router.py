@@ -65,8 +65,8 @@ class Stage:
 
 
 @pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    router = Router(host="127.0.0.1", port_base=24_000, idle_s=20)
+async def stage(ports: int) -> AsyncIterator[Stage]:
+    router = Router(host="127.0.0.1", port_base=ports, idle_s=20)
     route = await router.open_free(new_id(), "shop", taken=frozenset())
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(router.close)
@@ -412,9 +412,9 @@ async def test_an_answer_that_breaks_off_is_not_taken_for_whole(stage: Stage, cl
         await client.get(stage.url)
 
 
-async def test_an_instance_that_stays_silent_is_a_504() -> None:
+async def test_an_instance_that_stays_silent_is_a_504(ports: int) -> None:
     """After the idle time, with the time in the text."""
-    router = Router(host="127.0.0.1", port_base=24_500, idle_s=0.2)
+    router = Router(host="127.0.0.1", port_base=ports, idle_s=0.2)
     route = await router.open_free(new_id(), "shop", taken=frozenset())
     release = asyncio.Event()
 

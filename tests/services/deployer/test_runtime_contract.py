@@ -164,10 +164,10 @@ class TestMemoryRuntime(RuntimeContract):
 
 class TestProcessRuntime(RuntimeContract):
     @pytest.fixture
-    async def runtime(self, tmp_path: Path, images: OciLayout) -> AsyncIterator[ProcessRuntime]:
+    async def runtime(self, tmp_path: Path, images: OciLayout, ports: int) -> AsyncIterator[ProcessRuntime]:
         home = tmp_path / "home"
         home.mkdir()
-        router = Router(host="127.0.0.1", port_base=21_000, idle_s=30)
+        router = Router(host="127.0.0.1", port_base=ports, idle_s=30)
         limits = Limits(start_timeout_s=15, grace_s=5, drain_s=5, settle_s=0.2)
         runtime = ProcessRuntime(home, images=images, router=router, clock=SystemClock(), limits=limits)
         await runtime.recover([])

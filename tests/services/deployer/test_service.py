@@ -136,12 +136,12 @@ class Stack:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DeployerSettings:
+def settings(tmp_path: Path, ports: int, monkeypatch: pytest.MonkeyPatch) -> DeployerSettings:
     monkeypatch.chdir(tmp_path)
     return DeployerSettings(
         home=tmp_path / "home",
         token=SecretStr(TOKEN),
-        app_port_base=25_000,
+        app_port_base=ports,
         start_timeout_s=20,
         app_stop_grace_s=5,
         worker_settle_s=0.2,

@@ -15,6 +15,11 @@ class Clock(Protocol):
         """Wait."""
 
 
+def is_due(now_ms: int, at_ms: int, wait_ms: int) -> bool:
+    """Whether a wait of at most `wait_ms` that ends at `at_ms` is over: also where the clock was put back meanwhile."""
+    return not at_ms - wait_ms <= now_ms < at_ms
+
+
 class SystemClock:
     """The machine's clock: on a laptop the same one that SQLite reads."""
 

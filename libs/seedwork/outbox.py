@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Sequence
 
 import structlog
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from seedwork import crash
 from seedwork.bus import Bus
-from seedwork.clock import Clock
+from seedwork.clock import Clock, is_due
 from seedwork.errors import RetryableError
 from seedwork.messages import Envelope
 from seedwork.tables import KernelTables
@@ -108,14 +108,16 @@ class Relay:
             await self._publish(self._in_flight)
         if self._db.sole_process:
             await self._publish_orphans(older_than_s=0)
-        looked_ms = self._clock.now_ms()
+        every_ms = int(self._orphan_s * 1000 / 3)
+        look_at_ms = self._clock.now_ms() + every_ms
         try:
             while True:
                 batch = await self._outbox.take(timeout_s=self._orphan_s / 3)
                 if batch:
                     await self._publish(batch)
-                if not self._db.sole_process and self._clock.now_ms() - looked_ms >= self._orphan_s * 1000 / 3:
-                    looked_ms = self._clock.now_ms()
+                now_ms = self._clock.now_ms()
+                if not self._db.sole_process and is_due(now_ms, look_at_ms, every_ms):
+                    look_at_ms = now_ms + every_ms
                     await self._take_orphans_over()
         finally:
             if self._deleting:
@@ -178,10 +180,14 @@ class Relay:
                 await self._deleting
 
     async def _adopt(self, conn: AsyncConnection, older_than_s: float) -> list[Envelope]:
-        """Locked while they are read: what another replica adopts in this moment is skipped."""
-        now_ms = self._clock.now_ms()
+        """Locked while they are read: what another replica adopts in this moment is skipped.
+
+        A row from the future was written before a clock was put back: nobody can say how old it is.
+        """
+        now_ms, age_ms = self._clock.now_ms(), int(older_than_s * 1000)
         rows = self._table.c
-        query = select(rows.seq, rows.envelope).where(rows.at_ms <= now_ms - int(older_than_s * 1000))
+        query = select(rows.seq, rows.envelope)
+        query = query.where(or_(rows.at_ms <= now_ms - age_ms, rows.at_ms > now_ms + age_ms))
         if self._outbox.held:
             query = query.where(rows.message_id.not_in(self._outbox.held))
         query = query.order_by(rows.seq).limit(BATCH)

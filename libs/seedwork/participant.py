@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from seedwork import crash
 from seedwork.bus import Bus
 from seedwork.chassis.tracing import span
-from seedwork.clock import Clock
+from seedwork.clock import Clock, is_due
 from seedwork.errors import KnarrError, RetryableError
 from seedwork.inbox import take_new
 from seedwork.jobs import LOST_LEASES, Accepted, Held, Job, JobRows, Key, Outcome, accept_forward, accept_undo
@@ -628,7 +628,7 @@ class Participant:
         renew_at_ms = 0
         while True:
             await self._clock.sleep(min(self._timing.poll_s, self._timing.lease_s / 3))
-            due = self._clock.now_ms() >= renew_at_ms
+            due = is_due(self._clock.now_ms(), renew_at_ms, self._lease_ms // 3)
             if alone and not (due and self._running):
                 continue
             running = dict(self._running)  # what starts while we look is not judged by what we saw
@@ -677,13 +677,14 @@ class Participant:
 
     async def _report_loop(self) -> None:
         """Tell the saga that we are alive: 5 s after acceptance, then every 30 s."""
-        next_at: dict[Key, float] = {}
-        look_at = 0.0
+        next_at_ms: dict[Key, int] = {}
+        look_at_ms = 0
+        first_ms, every_ms = (int(each * 1000) for each in (self._timing.report_first_s, self._timing.report_every_s))
         while True:
             await self._clock.sleep(1.0)
-            now = self._clock.now_ms() / 1000
-            if now >= look_at:
-                look_at = now + self._timing.report_every_s
+            now_ms = self._clock.now_ms()
+            if is_due(now_ms, look_at_ms, every_ms):
+                look_at_ms = now_ms + every_ms
                 await self._notice_what_waits()
             if self._queued:
                 await self._forget_what_others_took()
@@ -693,13 +694,13 @@ class Participant:
             ]
             alive += self._queue_positions()
             keys = {job.key for job, _ in alive}
-            next_at = {key: at for key, at in next_at.items() if key in keys}
+            next_at_ms = {key: at_ms for key, at_ms in next_at_ms.items() if key in keys}
             due: list[Envelope] = []
             for job, report in alive:
-                at = next_at.setdefault(job.key, job.accepted_ms / 1000 + self._timing.report_first_s)
+                at_ms = next_at_ms.setdefault(job.key, job.accepted_ms + first_ms)
                 command = job.undo_command if job.undoing else job.command
-                if now >= at and command:
-                    next_at[job.key] = now + self._timing.report_every_s
+                if command and is_due(now_ms, at_ms, max(first_ms, every_ms)):
+                    next_at_ms[job.key] = now_ms + every_ms
                     attempt = job.undo_attempt if job.undoing else job.attempt
                     due.append(self._answer(command, _outcome(report), attempt))
             if due:
@@ -725,9 +726,12 @@ class Participant:
 
     async def _forget_what_others_took(self) -> None:
         keys = list(self._queued)
-        now_ms = self._clock.now_ms()
+
+        async def look(conn: AsyncConnection) -> tuple[dict[Key, Job], int]:
+            return await self._rows.load(conn, keys), await database_now_ms(conn)
+
         try:
-            rows = await self._db.read(lambda conn: self._rows.load(conn, keys))
+            rows, now_ms = await self._db.read(look)
         except RetryableError as error:
             log.warning("cannot look at the queue", error=error.message)
             return

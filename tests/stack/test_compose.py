@@ -21,10 +21,10 @@ PROJECT = "knarr-tests"
 IMAGE = "knarr:tests"
 
 
-def _free_block(digits: int) -> str:
-    """The first digits of a block of ports (10 or 100) of which nobody has any."""
+def _free_block(digits: int, *, start: int) -> str:
+    """The first digits of a block of ports (10 or 100) from there on, of which nobody has any."""
     size = 10 ** (5 - digits)
-    for prefix in range(20_000 // size, 29_000 // size):
+    for prefix in range(start // size, (start + 3_000) // size):
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
             for port in range(prefix * size, (prefix + 1) * size):
                 stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
@@ -45,8 +45,8 @@ def ports() -> dict[str, str]:
         "COMPOSE_PROJECT_NAME": PROJECT,
         "KNARR_IMAGE": IMAGE,
         "KNARR_INSTALLATION": PROJECT,
-        "KNARR_PORTS": _free_block(4),
-        "KNARR_APP_PORTS": _free_block(3),
+        "KNARR_PORTS": _free_block(4, start=20_000),
+        "KNARR_APP_PORTS": _free_block(3, start=26_000),
         "KNARR_IMAGES_PORT": _free_port(),
         "KNARR_SAGA_HOLD_S": "0",
     }
@@ -200,6 +200,42 @@ def test_what_the_stack_keeps_outlives_its_containers(stack: Running) -> None:
     run("docker", "compose", "up", "--detach", "--wait")
     assert [each["id"] for each in stack.platform.pages("saga_coordinator", "/sagas", limit=10)] == sagas
     assert eventually("the app's answer", lambda: answers(url, "one"))
+
+
+def test_a_database_password_is_changed(stack: Running) -> None:
+    """A bundle that was deleted is made anew, the job tells the server, the service reads it; tokens stay."""
+    before = run("docker", "compose", "exec", "-T", "source", "cat", ".env")
+    run("docker", "compose", "run", "--rm", "--no-deps", "-T", "secrets", "rm", "/secrets/source.env")
+    run("docker", "compose", "up", "--detach", "--wait")
+    run("docker", "compose", "restart", "source")
+    assert eventually("the service is ready again", lambda: stack.platform.answers("source"))
+    after = run("docker", "compose", "exec", "-T", "source", "cat", ".env")
+    changed = {line.partition("=")[0] for line in set(before.splitlines()) ^ set(after.splitlines())}
+    assert changed == {"KNARR_DATABASE_URL"}
+
+
+def test_a_backup_is_restored_onto_an_empty_broker(stack: Running) -> None:
+    """The commands of docs/operate.md; the sagas are there, the app serves on, and its next push is deployed."""
+    databases = " ".join(f"knarr_{service}" for service in SERVICE_PORTS)
+    login = "MYSQL_PWD=$(cat /run/password/root-password)"
+    dump = f"mysqldump -uroot --single-transaction --set-gtid-purged=OFF --databases {databases}"
+    backup = stack.folder / "knarr.sql"
+    run("sh", "-c", f"docker compose exec -T mysql sh -c '{login} {dump}' > {backup}")
+    sagas = [each["id"] for each in stack.platform.pages("saga_coordinator", "/sagas", limit=10)]
+
+    run("docker", "compose", "down")
+    run("docker", "volume", "rm", f"{PROJECT}_mysql", f"{PROJECT}_pulsar")
+    run("docker", "compose", "up", "--detach", "--wait", "mysql")
+    run("sh", "-c", f"docker compose exec -T mysql sh -c '{login} mysql -uroot' < {backup}")
+    run("docker", "compose", "up", "--detach", "--wait")
+    assert [each["id"] for each in stack.platform.pages("saga_coordinator", "/sagas", limit=10)] == sagas
+    assert eventually("the app's answer", lambda: answers(stack.platform.get("deployer", "/apps/shop")["url"], "one"))
+
+    stack.commit("shop", {"app.py": WEB.format(version="three")})
+    saga_id = stack.push("shop")
+    assert stack.ended(saga_id)["state"] == "SUCCEEDED", stack.log_of(saga_id)
+    url = stack.platform.get("deployer", "/apps/shop")["url"]
+    assert eventually("the new version", lambda: answers(url, "three"))
 
 
 def test_the_image_has_what_it_needs_and_no_more(stack: Running) -> None:

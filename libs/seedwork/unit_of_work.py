@@ -156,10 +156,16 @@ class Database:
         Raises:
             DatabaseUnavailable: The database does not answer.
         """
+        task = asyncio.current_task()
+        cancelled = task.cancelling() if task else 0
         try:
-            return await self._read(work)
+            result = await self._read(work)
         except _Disconnected:
-            return await self._read(work)  # the pool has dropped every connection from before
+            result = await self._read(work)  # the pool has dropped every connection from before
+        if task and task.cancelling() > cancelled:
+            # The driver connects by `asyncio.wait_for`; Python 3.11's swallows a cancellation that comes as it ends.
+            raise asyncio.CancelledError
+        return result
 
     async def _read(self, work: Work[T]) -> T:
         try:

@@ -40,6 +40,21 @@ class TestMySql(DatabaseContract):
 
         assert await db.read(settings) == (1, 1)
 
+    async def test_a_read_that_is_cancelled_ends_whenever_that_comes(self, url: str) -> None:
+        """Also while it connects: a service whose background task goes on reading would never stop."""
+        unheard = []
+        for steps in range(1, 40):
+            db = Database(url)
+            await db.open()
+            reading = asyncio.create_task(db.now_ms())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            if reading.cancel():
+                with contextlib.suppress(asyncio.CancelledError):
+                    unheard.append((steps, await reading))
+            await db.close()
+        assert unheard == []
+
     async def test_a_deadlock_is_run_again(self, replicas: tuple[Database, Database]) -> None:
         """Each holds the row that the other one wants: the server undoes one of them, and both are done in the end."""
 

@@ -7,7 +7,7 @@ BIN := .venv/bin
 UV_VERSION := 0.13.8
 PYTHONS := libs services knarr tests bench
 
-.PHONY: help install install-dev run up stack-up stack-down demo-stack test crash-test lint format requirements schemas docs
+.PHONY: help install install-dev run up stack-up stack-down demo-stack test test-stack crash-test lint format requirements schemas docs bench
 
 help: ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,11 @@ demo-stack: install stack-up ## Starts it and shows a push going through it, and
 test: install-dev lint ## Runs everything that needs no Docker: lint, types, import rules, tests.
 	$(BIN)/pytest -n 2 --dist loadgroup
 
+# What a test needs and is neither named (PULSAR_URL, MYSQL_URL, REGISTRY, DOCKER_HOST, KUBECONFIG) nor can be started
+# in Docker is "not run". ARGS goes to pytest: make test-stack ARGS='-k pulsar'
+test-stack: install-dev ## Runs the tests of the real stack, on the servers of the environment or started in Docker.
+	$(BIN)/python -m tests.stack -n 2 --dist loadgroup $(ARGS)
+
 crash-test: install-dev ## Kills the platform at every crash point of every step and undo, twice each (some ten minutes).
 	$(BIN)/pytest -n 2 --dist loadgroup -m crash_points tests/crash
 
@@ -60,6 +65,9 @@ requirements: install ## Compiles the hashed requirement files again, from pypro
 
 schemas: install-dev ## Writes an Avro schema for each message type that has changed.
 	$(BIN)/python -m knarr.schemas
+
+bench: install-dev ## Measures speed, scale and memory, and prints a table; BENCH=steps,pages: only these.
+	$(BIN)/python -m bench --only "$(BENCH)"
 
 docs: install ## Writes the pages that are generated from the code.
 	$(BIN)/python -m knarr.docs

@@ -215,12 +215,15 @@ async def answers(look: Callable[[], Awaitable[object]], *, within_s: float = 18
                 return
 
 
+MYSQL_IMAGE = "mysql:9"
+
+
 @contextlib.asynccontextmanager
 async def own_mysql() -> AsyncIterator[tuple[Container, str]]:
     """A MySQL of the test's own, and the URL of an empty schema in it."""
     port = free_port()
     server = Container(
-        "mysql:9", {3306: port}, "-e", "MYSQL_ROOT_PASSWORD=root", "-e", "MYSQL_DATABASE=paas",
+        MYSQL_IMAGE, {3306: port}, "-e", "MYSQL_ROOT_PASSWORD=root", "-e", "MYSQL_DATABASE=paas",
         command=["--innodb-buffer-pool-size=64M", "--performance-schema=OFF"],
     )  # fmt: skip
     await server.start()
@@ -232,15 +235,19 @@ async def own_mysql() -> AsyncIterator[tuple[Container, str]]:
         await server.remove()
 
 
-@contextlib.asynccontextmanager
-async def own_pulsar() -> AsyncIterator[tuple[Container, PulsarAddress]]:
-    """A Pulsar of the test's own, durable as the testbed's is."""
-    broker, admin = free_port(), free_port()
-    settings = {
+PULSAR_IMAGE = "apachepulsar/pulsar:4.0.6"
+PULSAR_COMMAND = (
+    "sh", "-c", "bin/apply-config-from-env.py conf/standalone.conf && exec bin/pulsar standalone -nss -nfw"
+)  # fmt: skip
+
+
+def pulsar_settings(port: int) -> dict[str, str]:
+    """The environment of a small container of Pulsar, as durable as the testbed's; clients find it at that port."""
+    return {
         "PULSAR_MEM": "-Xms128m -Xmx384m -XX:MaxDirectMemorySize=384m",
         "PULSAR_GC": "-XX:+UseSerialGC",
         "PULSAR_PREFIX_advertisedAddress": "127.0.0.1",
-        "PULSAR_PREFIX_brokerServicePort": str(broker),
+        "PULSAR_PREFIX_brokerServicePort": str(port),
         "PULSAR_PREFIX_journalSyncData": "true",
         "PULSAR_PREFIX_brokerDeleteInactiveTopicsEnabled": "false",
         "PULSAR_PREFIX_managedLedgerNewEntriesCheckDelayInMillis": "0",
@@ -249,12 +256,14 @@ async def own_pulsar() -> AsyncIterator[tuple[Container, PulsarAddress]]:
         "PULSAR_PREFIX_dbStorage_readAheadCacheMaxSizeMb": "8",
         "PULSAR_PREFIX_dbStorage_rocksDB_blockCacheSize": "8388608",
     }
-    run = "exec bin/pulsar standalone -nss -nfw"
-    options = [part for name, value in settings.items() for part in ("-e", f"{name}={value}")]
-    server = Container(
-        "apachepulsar/pulsar:4.0.6", {broker: broker, 8080: admin}, *options,
-        command=["sh", "-c", f"bin/apply-config-from-env.py conf/standalone.conf && {run}"],
-    )  # fmt: skip
+
+
+@contextlib.asynccontextmanager
+async def own_pulsar() -> AsyncIterator[tuple[Container, PulsarAddress]]:
+    """A Pulsar of the test's own, durable as the testbed's is."""
+    broker, admin = free_port(), free_port()
+    options = [part for name, value in pulsar_settings(broker).items() for part in ("-e", f"{name}={value}")]
+    server = Container(PULSAR_IMAGE, {broker: broker, 8080: admin}, *options, command=PULSAR_COMMAND)
     await server.start()
     address = PulsarAddress(
         url=f"pulsar://127.0.0.1:{broker}", admin_url=f"http://127.0.0.1:{admin}", tenant="paas-tests", namespace="own"

@@ -1,0 +1,27 @@
+"""`make test-stack`: everything marked `stack`, against servers of the environment or started for this run.
+
+    python -m tests.stack [ARGUMENTS OF PYTEST]
+
+Ends as pytest does. Where no Docker engine is reachable nothing is started, and what wants a missing server is not run.
+"""
+
+import contextlib
+import subprocess
+import sys
+
+from tests.stack.servers import SERVERS, find_docker, started
+
+
+def main(arguments: list[str]) -> int:
+    """Run the tests; how pytest ended."""
+    can_start = find_docker()
+    missing = [server.name for server in SERVERS[:3] if not server.is_named]
+    if missing:
+        sys.stderr.write(f"{'starting' if can_start else 'there is no Docker engine to start'} {', '.join(missing)}\n")
+    pytest = [sys.executable, "-m", "pytest", "-p", "tests.stack.what_ran", "-m", "stack", *arguments]
+    with started() if can_start else contextlib.nullcontext():
+        return subprocess.run(pytest, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

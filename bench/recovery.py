@@ -91,6 +91,7 @@ class Life:
         """`kill -9`."""
         self.process.kill()
         self.process.wait()
+        self.process.stdout.close()
 
 
 def size_mb(home: Path) -> float:

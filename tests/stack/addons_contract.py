@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import pymongo
@@ -89,6 +90,16 @@ class AddOnsContract:
         await grounds.runtime.stop(addon.app_id, release.saga_id)
         await grounds.runtime.stop(addon.app_id, addon.saga_id)
         await _write(grounds, addon)
+
+    @pytest.mark.parametrize("addon", ["mysql"], indirect=True)
+    async def test_one_that_does_not_let_its_user_in_is_a_verdict(self, grounds: Grounds, addon: AddOn) -> None:
+        """As after a first start that was cut short: its port is open, and the URL of the config var is of no use."""
+        await _provide(grounds, addon)
+        other = replace(addon, password=secrets.token_hex(24))
+        await _provide(grounds, other)  # it runs, and is left alone
+        await grounds.lose(addon)
+        with pytest.raises(AddOnDoesNotStart, match="add-on mysql does not take connections"):
+            await grounds.with_means(replace(MEANS, start_timeout_s=15)).provide(other, note=lambda _: None)
 
     @pytest.mark.parametrize("addon", ["redis"], indirect=True)
     async def test_one_that_does_not_come_up_is_a_verdict(self, grounds: Grounds, addon: AddOn) -> None:

@@ -81,11 +81,13 @@ class DockerAddOns:
                 raise await self._failed(addon, container_id, "its container was removed")
             if known.restarts >= _STARTS:
                 raise await self._failed(addon, container_id, f"it ended {known.restarts} times")
-            if known.runs and await probe(_address(known), how.port, None) is None:
+            opened = known.runs and await probe(_address(known), how.port, None) is None
+            if opened and (how.check is None or await self._engine.succeeds(container_id, how.check)):
                 return
             waited_s = clock() - began
             if waited_s > self._means.start_timeout_s:
-                raise await self._failed(addon, container_id, f"waited {waited_s:.0f} s for its port {how.port}")
+                what = "for its user to be let in" if opened else f"for its port {how.port}"
+                raise await self._failed(addon, container_id, f"waited {waited_s:.0f} s {what}")
             note(f"{addon.name}: waiting until it takes connections")
             await asyncio.sleep(_LOOK_S)
 

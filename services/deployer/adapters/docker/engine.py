@@ -151,6 +151,19 @@ class Engine:
             except Conflict:  # somebody else removes it right now
                 await self._until_gone(container_id)
 
+    async def succeeds(self, container_id: str, argv: Sequence[str]) -> bool:
+        """Whether a program that is run inside it ends with 0; no, where the container does not run."""
+        wanted = {"Cmd": list(argv), "AttachStdout": True, "AttachStderr": True}
+        try:
+            made = await self._json("POST", f"containers/{container_id}/exec", body=wanted)
+            start = f"exec/{made['Id']}/start"
+            async with self._answer("POST", start, body={"Detach": False}, timeout_s=CALL_S) as answer:
+                await answer.read()  # ends when the program does
+            ended = await self._json("GET", f"exec/{made['Id']}/json")
+        except (NotFound, Conflict):
+            return False
+        return bool(ended["ExitCode"] == 0)
+
     async def keep_running(self, container_id: str) -> None:
         """From now on the engine starts it again whenever it ends, also after its own restart."""
         policy = {"RestartPolicy": {"Name": "unless-stopped"}}

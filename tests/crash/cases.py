@@ -89,14 +89,24 @@ def _both(scene: str, label: str, *services: str) -> Iterator[Case]:
         yield Case(scene, f"{service}.after_commit/{label}")
 
 
+def _asked(scene: str, trigger: str) -> Iterator[Case]:
+    """What is committed is found there by its key when it is asked for again."""
+    yield Case(scene, f"webhook.before_commit/{trigger}")
+    yield Case(scene, f"webhook.after_commit/{trigger}", "coordinator.before_commit/DeploymentRequested")
+
+
 CASES: tuple[Case, ...] = (
     *_both("push", "push", "webhook"),
     *_to_success("push", sagas.DEPLOY),
     *_undoing("failing-push", sagas.DEPLOY),
     *_to_success("restart", sagas.RELEASE),
+    *_undoing("failing-change", sagas.RELEASE),
     *_to_success("removal", sagas.REMOVE),
-    *_both("request", "api", "webhook"),
+    *_asked("request", "api"),
+    *_asked("upload", "upload"),
+    *_asked("polled-push", "poll"),
     *_both("cancelled-push", "cancel", "coordinator"),
+    *_both("taken-back", "compensate", "coordinator"),
     Case("push-tried-again", "coordinator.before_commit/timer retry"),
     Case("push-tried-again", "coordinator.after_commit/timer retry", "outbox.before_publish/PublishImage"),
 )

@@ -1,6 +1,7 @@
 """What somebody wants of the platform while it is killed, and what must have come of it in the end."""
 
 import contextlib
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -211,6 +212,52 @@ class RestartScene(Scene):
         assert World.of(self.knarr, self.app.name).images == self.before.images
 
 
+class FailingChangeScene(Scene):
+    """A change of the configuration with which the app cannot start: the release is undone, the image stays."""
+
+    ends = "COMPENSATED"
+
+    def ask(self) -> None:
+        """Python finds no library of its own with this."""
+        self.knarr.api.patch("deployer", f"/apps/{self.app.name}/config", {"PYTHONHOME": "/nowhere"})
+
+    insist = RestartScene.insist
+
+    def verify(self, saga: dict[str, Any]) -> None:
+        """Both steps are undone, the last one first."""
+        super().verify(saga)
+        assert [step["state"] for step in saga["steps"]] == ["UNDONE"] * 2
+        answers = [each["type"] for each in self.knarr.log(saga["id"]) if each["direction"] == "in"]
+        assert answers[-2:] == ["ReleaseRolledBack", "ImageUnpublished"]
+        self.nothing_more(saga)
+
+
+class TakenBackScene(Scene):
+    """The live deployment is undone by a person: the one before it comes back, as a release of its own."""
+
+    def prepare(self) -> AbstractContextManager[object]:
+        """One more deployment."""
+        self.app.repository.commit(web_app(self.app.next_version()))
+        self.saga_id = self.knarr.deploy(self.app.repository)["id"]
+        before, self.app.live = self.app.live, self.knarr.ask(self.app.name)
+        self.before = World.of(self.knarr, self.app.name)
+        witness = Witness(self.knarr, self.app.name, (self.app.live, before))
+        self.app.live = before
+        return witness
+
+    def ask(self) -> None:
+        """Press the button; that it was pressed already is an answer, too."""
+        with contextlib.suppress(Conflict):
+            self.knarr.api.post("saga_coordinator", f"/sagas/{self.saga_id}/compensate", {"reason": "it is slow"})
+
+    def verify(self, saga: dict[str, Any]) -> None:
+        """One linked saga, one release, no image more."""
+        super().verify(saga)
+        assert self.knarr.saga(self.saga_id)["linked_id"] == saga["id"]
+        self.one_release_more(saga)
+        assert World.of(self.knarr, self.app.name).images == self.before.images
+
+
 class RequestScene(PushScene):
     """A deployment asked for by the API, with an idempotency key."""
 
@@ -229,6 +276,53 @@ class RequestScene(PushScene):
         Scene.verify(self, saga)
         self.app.live = self.version
         self.one_release_more(saga)
+
+
+class UploadScene(RequestScene):
+    """A folder is uploaded, with an idempotency key."""
+
+    def ask(self) -> None:
+        """Send the archive."""
+        archive = subprocess.run(
+            ["git", "-C", str(self.app.repository.path), "archive", "--format=tar.gz", "HEAD"],
+            check=True,
+            capture_output=True,
+        )
+        self.knarr.api.request(
+            "POST",
+            "webhook",
+            f"/apps/{self.app.name}/deployments",
+            content=archive.stdout,
+            headers={"Content-Type": "application/gzip", "Idempotency-Key": self.version.replace(" ", "-")},
+        )
+
+
+class PolledPushScene(PushScene):
+    """A push whose webhook never comes: the repository is asked."""
+
+    def prepare(self) -> AbstractContextManager[object]:
+        """From now on knarr asks every second."""
+        self.version = self.app.next_version()
+        self.knarr.settings["KNARR_POLL_S"] = "1"
+        self.knarr.kill()
+        self.knarr.start()
+        return Witness(self.knarr, self.app.name, (self.app.live, self.version))
+
+    def insist(self) -> None:
+        """Nobody sends anything."""
+        if not self.answered:
+            self.answered = True
+            self.app.repository.commit(web_app(self.version))
+
+    def verify(self, saga: dict[str, Any]) -> None:
+        """As a push."""
+        Scene.verify(self, saga)
+        assert saga["trigger"] == "poll"
+        self.app.live = self.version
+        self.one_release_more(saga)
+        del self.knarr.settings["KNARR_POLL_S"]
+        self.knarr.kill()
+        self.knarr.start()
 
 
 class RemovalScene(Scene):
@@ -289,11 +383,15 @@ SCENES: dict[str, Callable[[CrashingKnarr, Subject], Scene]] = {
     "cancelled-push": CancelledPushScene,
     "push-tried-again": PushTriedAgainScene,
     "restart": RestartScene,
+    "failing-change": FailingChangeScene,
+    "taken-back": TakenBackScene,
     "request": RequestScene,
+    "upload": UploadScene,
+    "polled-push": PolledPushScene,
     "removal": RemovalScene,
 }
-ENDS_ITS_APP = {"removal"}
-"""Scenes after which the app is gone."""
+ENDS_ITS_APP = {"removal", "failing-change"}
+"""Scenes after which the app is gone, or cannot take part in another one."""
 
 
 def play(knarr: CrashingKnarr, subject: Subject, case: Case) -> None:

@@ -140,6 +140,18 @@ def upgrade(
     session.terminal.data(done, facts(done))
 
 
+@command(db, "reseal", examples=["knarr db reseal", "knarr db reseal --service deployer"])
+def reseal(
+    session: Session,
+    service: Annotated[str | None, typer.Option("--service", "-s", help="Only this one.")] = None,
+) -> None:
+    """After a new key was put before the old one: seal with it what the old one has sealed. Services may run."""
+    from knarr.resealing import SERVICES, reseal_all
+
+    done = asyncio.run(reseal_all(session.home, [service] if service else list(SERVICES)))
+    session.terminal.data(done, facts({name: f"{count} values" for name, count in done.items()}))
+
+
 @command(bus, "setup", examples=["knarr bus setup", "knarr bus setup --partitions 4"])
 def setup(
     session: Session,

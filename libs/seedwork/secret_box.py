@@ -38,11 +38,12 @@ class SecretBox:
     def __init__(self, key: bytes, *, where: str) -> None:
         self._where = where
         try:
-            self._fernet = MultiFernet([Fernet(each.strip()) for each in key.split(b",")])
+            keys = [Fernet(each.strip()) for each in key.split(b",")]
         except ValueError as error:
             raise Misconfigured(
                 f"{where} holds no key", why="it must be 32 bytes in URL-safe base64", todo=self.lost
             ) from error
+        self._first, self._fernet = keys[0], MultiFernet(keys)
 
     @classmethod
     def open(cls, setting: SecretStr | None, file: Path) -> Self:
@@ -76,6 +77,18 @@ class SecretBox:
             raise Misconfigured(
                 self.unreadable, why=f"sealed with another key than that of {self._where}", todo=self.exchanged
             ) from error
+
+    def renewed(self, kept: str) -> str | None:
+        """The same secret as it is kept under the first key; None: so it is already.
+
+        Raises:
+            Misconfigured: It was sealed with another key.
+        """
+        try:
+            self._first.decrypt(kept)
+        except InvalidToken:
+            return self.seal_bytes(self.unseal_bytes(kept))
+        return None
 
 
 def _write_once(file: Path, key: bytes) -> None:

@@ -53,6 +53,10 @@ def test_a_new_key_before_the_old_one_seals_and_both_open(tmp_path: Path) -> Non
     assert alone.unseal_bytes(both.seal_bytes(b"battery")) == b"battery"
     with pytest.raises(Misconfigured, match="another key"):
         alone.unseal_bytes(before)
+    renewed = both.renewed(before)
+    assert renewed is not None
+    assert alone.unseal_bytes(renewed) == b"correct-horse"
+    assert both.renewed(renewed) is None
 
 
 @pytest.mark.parametrize("key", ["", "short", ",", "ü" * 44])

@@ -128,6 +128,26 @@ def test_a_service_restarted_in_the_middle_of_a_push_loses_nothing(cluster: Runn
     assert eventually("the new version", lambda: answers(url, "two"))
 
 
+def test_everything_is_replaced_by_two_replicas_while_pushes_come(cluster: Running) -> None:
+    """As an upgrade does: every push ends well, in its order, and the last one is what answers."""
+    deployments = [f"deployment/{service.replace('_', '-')}" for service in SERVICE_PORTS]
+    kubectl("--namespace", NAMESPACE, "scale", "--replicas=2", *deployments)
+    kubectl("--namespace", NAMESPACE, "rollout", "restart", *deployments)
+    sagas = []
+    for version in ("three", "four", "five"):
+        cluster.commit("shop", {"app.py": WEB.format(version=version)})
+        sagas.append(eventually("somebody takes the push", lambda: cluster.push("shop")))
+    for name in deployments:
+        kubectl("--namespace", NAMESPACE, "rollout", "status", name, "--timeout=900s")
+    ends = [cluster.ended(saga_id) for saga_id in sagas]
+    for saga_id, saga in zip(sagas, ends, strict=True):
+        assert saga["state"] == "SUCCEEDED" or saga["reason"] == "superseded", cluster.log_of(saga_id)
+    assert ends[-1]["state"] == "SUCCEEDED", cluster.log_of(sagas[-1])
+    url = cluster.platform.get("deployer", "/apps/shop")["url"]
+    assert eventually("the last version", lambda: answers(url, "five"))
+    kubectl("--namespace", NAMESPACE, "scale", "--replicas=1", *deployments)
+
+
 def addon_objects(app_id: str) -> set[str]:
     """Kinds of what an app's add-ons consist of now."""
     kinds = "statefulsets,services,secrets,pods,persistentvolumeclaims"

@@ -21,6 +21,8 @@ OVERLAYS = ROOT / "deploy" / "k8s" / "overlays"
 NAMESPACE = "knarr"
 DEPLOYER = "--as=system:serviceaccount:knarr:deployer"
 NODE_PORTS = 30_700
+OF_TESTS = "knarr.io/tests"
+"""The label of a platform that may be deleted."""
 
 
 def kubectl(*arguments: str) -> str:
@@ -42,12 +44,14 @@ def may(verb: str, what: str, *, namespace: str = "somewhere") -> bool:
 
 
 def _clear() -> None:
-    """Nothing of an earlier run, nor of this one."""
-    ours = [
-        NAMESPACE,
-        *(each["metadata"]["name"] for each in objects("namespaces", "-l", "knarr.io/installation=knarr")),
-    ]
-    kubectl("delete", "namespace", "--ignore-not-found", *ours)
+    """Nothing of an earlier run, nor of this one. Where the cluster has a knarr that is not of tests, they fail."""
+    platform = [each for each in objects("namespaces") if each["metadata"]["name"] == NAMESPACE]
+    apps = [each["metadata"]["name"] for each in objects("namespaces", "-l", "knarr.io/installation=knarr")]
+    ours = any(OF_TESTS in each["metadata"].get("labels", {}) for each in platform)
+    assert ours or not platform + apps, f"somebody's knarr is in this cluster: {[NAMESPACE, *apps]}"
+    if apps:
+        kubectl("delete", "namespace", *apps)
+    kubectl("delete", "namespace", "--ignore-not-found", NAMESPACE)  # the label goes last
     for kind in ("clusterrole", "clusterrolebinding"):
         kubectl("delete", kind, "--ignore-not-found", "knarr-deployer")
 
@@ -56,8 +60,9 @@ def _clear() -> None:
 def namespace() -> Iterator[str]:
     """The platform's, empty: a dry run of what goes into it needs it."""
     _clear()
+    kubectl("create", "namespace", NAMESPACE)
+    kubectl("label", "namespace", NAMESPACE, f"{OF_TESTS}=")
     try:
-        kubectl("create", "namespace", NAMESPACE)
         yield NAMESPACE
     finally:
         _clear()

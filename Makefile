@@ -7,7 +7,7 @@ BIN := .venv/bin
 UV_VERSION := 0.13.8
 PYTHONS := libs services knarr tests bench
 
-.PHONY: help install install-dev run up stack-up stack-down demo-stack test test-stack crash-test lint format requirements schemas docs bench
+.PHONY: help install install-dev run up stack-up stack-down demo-stack test test-stack e2e crash-test lint format requirements schemas docs bench
 
 help: ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ test: install-dev lint ## Runs everything that needs no Docker: lint, types, imp
 # in Docker is "not run". ARGS goes to pytest: make test-stack ARGS='-k pulsar'
 test-stack: install-dev ## Runs the tests of the real stack, on the servers of the environment or started in Docker.
 	$(BIN)/python -m tests.stack -n 2 --dist loadgroup $(ARGS)
+
+SETTINGS ?= laptop compose cluster
+e2e: install-dev ## Runs the scenarios in the settings SETTINGS="laptop compose cluster", and writes the README's table.
+	$(BIN)/python -m tests.e2e $(SETTINGS)
 
 crash-test: install-dev ## Kills the platform at every crash point of every step and undo, twice each (some ten minutes).
 	$(BIN)/pytest -n 2 --dist loadgroup -m crash_points tests/crash

@@ -11,7 +11,7 @@ import httpx2
 
 from knarr.push import Push, push_of
 from seedwork.chassis.settings import SERVICE_PORTS
-from tests.e2e.harness import SECRET, Knarr, Process, Repository, eventually
+from tests.e2e.harness import SECRET, Knarr, Laptop, Process, Repository, eventually
 from tests.e2e.warm import Launcher
 
 QUICK = {
@@ -23,7 +23,7 @@ QUICK = {
 what is there can be compared with what was there."""
 
 
-class CrashingKnarr(Knarr):
+class CrashingKnarr(Laptop):
     """Started in a moment, armed while it runs."""
 
     def __init__(self, folder: Path, port_base: int, launcher: Launcher) -> None:

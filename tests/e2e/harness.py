@@ -1,5 +1,6 @@
-"""knarr as a person has it: `knarr up` as a process, real repositories, HTTP from outside; and a look at what is left.
+"""knarr as a person has it: real repositories, HTTP from outside; and a look at what is left.
 
+`Knarr` is what a scenario needs of a platform. `Laptop` is `knarr up` as a process; `servers.py` has it in containers.
 Nothing here reaches into a service. What a test claims about leftovers is read from the process table, the folders and
 the image store, by its own means.
 """
@@ -13,10 +14,11 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import httpx2
 import psutil
@@ -35,15 +37,16 @@ PATIENCE_S = 90.0
 ENDED = ("SUCCEEDED", "COMPENSATED", "STUCK")
 
 WEB = """
-import os, signal, sys, threading
+import os, signal, socket, sys, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 VERSION = "{version}"
+WHO = f"{{socket.gethostname()}} {{os.getpid()}}"
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_GET(self):
-        answers = {{"/": VERSION, "/env": os.environ.get("GREETING", "unset"), "/pid": str(os.getpid())}}
+        answers = {{"/": VERSION, "/env": os.environ.get("GREETING", "unset"), "/who": WHO}}
         body = answers.get(self.path, "ok").encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -52,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *args):
         pass
 
-server = ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler)
+server = ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Handler)
 signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
 print("version", VERSION, "listens", flush=True)
 server.serve_forever()
@@ -115,21 +118,18 @@ class Repository:
 
     path: Path
     full_name: str
+    url: str
+    """Where the platform fetches from."""
 
     @classmethod
-    def make(cls, folder: Path, name: str, files: Mapping[str, str]) -> Self:
+    def make(cls, folder: Path, name: str, files: Mapping[str, str], *, url: str) -> Self:
         """A repository with one commit."""
         path = folder / name
         path.mkdir(parents=True)
-        repository = cls(path, f"tests/{name}")
+        repository = cls(path, f"tests/{name}", url)
         repository.git("init", "--quiet", "--initial-branch", "main")
         repository.commit(files)
         return repository
-
-    @property
-    def url(self) -> str:
-        """Where the platform fetches from."""
-        return self.path.as_uri()
 
     def commit(self, files: Mapping[str, str], message: str = "change") -> str:
         """Write files, commit all, return the commit."""
@@ -156,26 +156,51 @@ class Repository:
 
 
 @dataclass
-class Knarr:
-    """One platform on a home of its own."""
+class Knarr(ABC):
+    """A platform under test, wherever it runs: what people do with it, and what is left of it, seen from outside."""
 
     folder: Path
+    """Of this platform's tests alone."""
     port_base: int
     """The first of a block of ports."""
-    launcher: Launcher | None = None
-    """What starts it quickly; none: `python -m knarr` does."""
-    settings: dict[str, str] = field(default_factory=dict)
-    process: Process | None = None
-    _api: Platform | None = None
+    settings: dict[str, str] = field(default_factory=dict, kw_only=True)
+    """For all services, from the next start."""
+    _api: Platform | None = field(default=None, kw_only=True)
+
+    patience_s: ClassVar[float] = PATIENCE_S
+    """How long a deployment may take."""
+    least_start_s: ClassVar[int] = 3
+    """How long an app that is well may take to start here: less patience would fail it."""
+    let_go_s: ClassVar[float] = 20
+    """How long what has been told to end may still be seen."""
 
     def __post_init__(self) -> None:
         """Where everything is."""
         self.home = self.folder / "home"
         self.repositories = self.folder / "repositories"
-        self.mark = self.folder / "crashed"
-        self.armed = self.folder / "armed"
-        self.log_file = self.folder / "up.log"
-        self.app_port_base = self.port_base + 10
+
+    # How it runs
+
+    @abstractmethod
+    def start(self, **settings: str) -> Self:
+        """Start it with these settings and wait until every service is ready; if it runs, let it have them."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Before settings are changed."""
+
+    @abstractmethod
+    def url_of(self, repository: str) -> str:
+        """Where the platform fetches a repository from."""
+
+    @abstractmethod
+    def share(self, repository: "Repository") -> None:
+        """Let the platform have what the repository holds now."""
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """For a `knarr …` of its operator: nothing of the developer's own knarr."""
+        own = {name: value for name, value in os.environ.items() if not name.startswith("KNARR_")}
+        return {**own, "NO_COLOR": "1", **more}
 
     @property
     def address(self) -> Address:
@@ -189,11 +214,137 @@ class Knarr:
             self._api = Platform(self.address, (self.home / "token").read_text().strip())
         return self._api
 
+    def forget(self) -> None:
+        """Connections to a platform that is gone."""
+        if self._api is not None:
+            self._api.close()
+            self._api = None
+
+    # What a person does
+
+    def repository(self, name: str, files: Mapping[str, str] | None = None) -> Repository:
+        """A new repository that this platform may read."""
+        return Repository.make(self.repositories, name, files or web_app("one"), url=self.url_of(name))
+
+    def create_app(self, name: str, repository: Repository | None = None, **more: str) -> dict[str, Any]:
+        """Make an app known, with the secret of the tests."""
+        body: dict[str, Any] = {"name": name, **more}
+        if repository is not None:
+            self.share(repository)
+            body |= {"repository": repository.full_name, "clone_url": repository.url, "webhook_secret": SECRET}
+        made: dict[str, Any] = self.api.post("webhook", "/apps", body)
+        return made
+
+    def push(self, repository: Repository, *, secret: str = SECRET, **options: Any) -> dict[str, Any]:
+        """A signed push of the repository's tip; the webhook's answer."""
+        self.share(repository)
+        push = push_of(
+            repository.path, full_name=repository.full_name, secret=secret, clone_url=repository.url, **options
+        )
+        answer: dict[str, Any] = self.api.request(
+            "POST", "webhook", "/github-webhook", content=push.body, headers=dict(push.headers)
+        )
+        return answer
+
+    def deploy(self, repository: Repository) -> dict[str, Any]:
+        """Push, and wait for the one deployment that it starts."""
+        (saga_id,) = self.push(repository)["deployments"]
+        return self.ended(saga_id)
+
+    def saga(self, saga_id: str) -> dict[str, Any]:
+        """As it is now."""
+        found: dict[str, Any] = self.api.get("saga_coordinator", f"/sagas/{saga_id}")
+        return found
+
+    def log(self, saga_id: str) -> list[dict[str, Any]]:
+        """The saga's log, oldest first."""
+        return self.api.pages("saga_coordinator", f"/sagas/{saga_id}/log", limit=1000)
+
+    def text(self, service: str, path: str) -> str:
+        """An answer that is no JSON."""
+        with self.api.stream(service, path) as answer:
+            return "".join(answer.iter_text())
+
+    def ended(self, saga_id: str) -> dict[str, Any]:
+        """Wait until a saga has ended, or needs a person."""
+
+        def look() -> dict[str, Any] | None:
+            saga = self.saga(saga_id)
+            return saga if saga["state"] in ENDED or saga["held"] else None
+
+        return eventually(f"saga {saga_id} ends", look, patience_s=self.patience_s)
+
+    def at(self, saga_id: str, step: str, *states: str) -> dict[str, Any]:
+        """Wait until a step is in one of these states."""
+
+        def look() -> dict[str, Any] | None:
+            saga = self.saga(saga_id)
+            assert saga["state"] not in ENDED or step_of(saga, step)["state"] in states, saga
+            return saga if step_of(saga, step)["state"] in states else None
+
+        return eventually(f"step {step} of {saga_id} is {' or '.join(states)}", look, patience_s=self.patience_s)
+
+    def app(self, name: str) -> dict[str, Any]:
+        """What the deployer says of an app."""
+        found: dict[str, Any] = self.api.get("deployer", f"/apps/{name}")
+        return found
+
+    def ask(self, name: str, path: str = "/") -> str:
+        """What the app answers at its address."""
+        url = self.app(name)["url"].rstrip("/")
+        return eventually(f"{name} answers", lambda: _body(url + path), patience_s=30)
+
+    # What is there, seen from outside
+
+    @abstractmethod
+    def workloads(self, saga_id: str | None = None) -> set[str]:
+        """What runs of all apps, or of one saga, as the system names it: processes, containers or pods."""
+
+    @abstractmethod
+    def running(self, app: str) -> int:
+        """How many instances of an app run."""
+
+    @abstractmethod
+    def images(self) -> dict[str, list[str]]:
+        """What the image store holds: digests by repository, without caches."""
+
+    @abstractmethod
+    def leftovers(self, saga_id: str) -> list[str]:
+        """Whatever carries the saga's id, without logs: those are kept on purpose."""
+
+    @abstractmethod
+    def size_of(self, service: str) -> int:
+        """Bytes in the files of a service."""
+
+    def has_let_go_of(self, saga_id: str) -> None:
+        """Nothing of the saga is left, at the latest when the system has caught up."""
+        eventually(
+            f"nothing is left of {saga_id}: {self.leftovers(saga_id)}",
+            lambda: not self.leftovers(saga_id),
+            patience_s=self.let_go_s,
+        )
+
+
+@dataclass
+class Laptop(Knarr):
+    """All services in one process on a home of its own, `knarr up`."""
+
+    launcher: Launcher | None = None
+    """What starts it quickly; none: `python -m knarr` does."""
+    process: Process | None = None
+
+    def __post_init__(self) -> None:
+        """Where everything is."""
+        super().__post_init__()
+        self.mark = self.folder / "crashed"
+        self.armed = self.folder / "armed"
+        self.log_file = self.folder / "up.log"
+        self.app_port_base = self.port_base + 10
+
     def environment(self, **more: str) -> dict[str, str]:
-        """What the process gets: nothing of the developer's own knarr."""
-        own = {name: value for name, value in os.environ.items() if not name.startswith("KNARR_")}
+        """What the process gets."""
         return {
-            **own,
+            **super().environment(),
             "KNARR_APP_PORT_BASE": str(self.app_port_base),
             "KNARR_SOURCE_ALLOW": f"{self.repositories.as_uri()}/",
             "KNARR_POLL_S": "0",
@@ -201,7 +352,6 @@ class Knarr:
             "KNARR_CRASH_AT": f"@{self.armed}",
             "KNARR_CRASH_MARK": str(self.mark),
             "KNARR_TRACEBACK": "1",
-            "NO_COLOR": "1",
             **self.settings,
             **more,
         }
@@ -252,9 +402,7 @@ class Knarr:
 
     def _forget(self) -> None:
         """Connections to a process that is gone, and where it listened."""
-        if self._api is not None:
-            self._api.close()
-            self._api = None
+        self.forget()
         (self.home / "platform.json").unlink(missing_ok=True)
 
     def kill(self) -> None:
@@ -284,79 +432,16 @@ class Knarr:
         self._forget()
         return self.mark.read_text().strip()
 
-    # What a person does
+    def url_of(self, repository: str) -> str:
+        """Its folder."""
+        return (self.repositories / repository).as_uri()
 
-    def repository(self, name: str, files: Mapping[str, str] | None = None) -> Repository:
-        """A new repository that this platform may read."""
-        return Repository.make(self.repositories, name, files or web_app("one"))
+    def share(self, repository: "Repository") -> None:
+        """It reads the folder itself."""
 
-    def create_app(self, name: str, repository: Repository | None = None, **more: str) -> dict[str, Any]:
-        """Make an app known, with the secret of the tests."""
-        body: dict[str, Any] = {"name": name, **more}
-        if repository is not None:
-            body |= {"repository": repository.full_name, "clone_url": repository.url, "webhook_secret": SECRET}
-        made: dict[str, Any] = self.api.post("webhook", "/apps", body)
-        return made
-
-    def push(self, repository: Repository, *, secret: str = SECRET, **options: Any) -> dict[str, Any]:
-        """A signed push of the repository's tip; the webhook's answer."""
-        push = push_of(
-            repository.path, full_name=repository.full_name, secret=secret, clone_url=repository.url, **options
-        )
-        answer: dict[str, Any] = self.api.request(
-            "POST", "webhook", "/github-webhook", content=push.body, headers=dict(push.headers)
-        )
-        return answer
-
-    def deploy(self, repository: Repository) -> dict[str, Any]:
-        """Push, and wait for the one deployment that it starts."""
-        (saga_id,) = self.push(repository)["deployments"]
-        return self.ended(saga_id)
-
-    def saga(self, saga_id: str) -> dict[str, Any]:
-        """As it is now."""
-        found: dict[str, Any] = self.api.get("saga_coordinator", f"/sagas/{saga_id}")
-        return found
-
-    def log(self, saga_id: str) -> list[dict[str, Any]]:
-        """The saga's log, oldest first."""
-        return self.api.pages("saga_coordinator", f"/sagas/{saga_id}/log", limit=1000)
-
-    def text(self, service: str, path: str) -> str:
-        """An answer that is no JSON."""
-        with self.api.stream(service, path) as answer:
-            return "".join(answer.iter_text())
-
-    def ended(self, saga_id: str) -> dict[str, Any]:
-        """Wait until a saga has ended, or needs a person."""
-
-        def look() -> dict[str, Any] | None:
-            saga = self.saga(saga_id)
-            return saga if saga["state"] in ENDED or saga["held"] else None
-
-        return eventually(f"saga {saga_id} ends", look)
-
-    def at(self, saga_id: str, step: str, *states: str) -> dict[str, Any]:
-        """Wait until a step is in one of these states."""
-
-        def look() -> dict[str, Any] | None:
-            saga = self.saga(saga_id)
-            assert saga["state"] not in ENDED or step_of(saga, step)["state"] in states, saga
-            return saga if step_of(saga, step)["state"] in states else None
-
-        return eventually(f"step {step} of {saga_id} is {' or '.join(states)}", look)
-
-    def app(self, name: str) -> dict[str, Any]:
-        """What the deployer says of an app."""
-        found: dict[str, Any] = self.api.get("deployer", f"/apps/{name}")
-        return found
-
-    def ask(self, name: str, path: str = "/") -> str:
-        """What the app answers at its address."""
-        url = self.app(name)["url"].rstrip("/")
-        return eventually(f"{name} answers", lambda: _body(url + path), patience_s=30)
-
-    # What is there, seen from outside
+    def workloads(self, saga_id: str | None = None) -> set[str]:
+        """Process ids."""
+        return {str(each.pid) for each in self.processes(saga_id)}
 
     def processes(self, saga_id: str | None = None) -> list[psutil.Process]:
         """Living processes that this home has started; those of one saga."""
@@ -409,13 +494,9 @@ class Knarr:
         """Whatever carries the saga's id."""
         return [f"process {each.pid} {each.cmdline()}" for each in self.processes(saga_id)] + self.files_named(saga_id)
 
-    def has_let_go_of(self, saga_id: str) -> None:
-        """Nothing of the saga is left, at the latest when the process table has caught up."""
-        eventually(
-            f"nothing is left of {saga_id}: {self.leftovers(saga_id)}",
-            lambda: not self.leftovers(saga_id),
-            patience_s=20,
-        )
+    def size_of(self, service: str) -> int:
+        """In its folder."""
+        return sum(path.stat().st_size for path in (self.home / service).rglob("*") if path.is_file())
 
 
 def step_of(saga: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -475,4 +556,4 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-__all__ = ["Client", "Knarr", "KnarrError", "Repository", "eventually", "web_app"]
+__all__ = ["Client", "Knarr", "KnarrError", "Laptop", "Repository", "eventually", "web_app"]

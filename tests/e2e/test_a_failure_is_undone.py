@@ -1,6 +1,6 @@
 """A push that cannot work is undone at whichever step it fails, while what ran before goes on answering.
 
-What is left is read from outside: process table, folders, image store, routes, before and after.
+What is left is read from outside: what runs, folders, image store, routes, before and after.
 """
 
 import os
@@ -19,6 +19,7 @@ from tests.e2e.harness import (
     WRONG_PORT,
     Client,
     Knarr,
+    Laptop,
     Repository,
     error_of,
     eventually,
@@ -34,7 +35,7 @@ class World:
     """What a failed deployment must not change."""
 
     images: dict[str, list[str]]
-    processes: set[int]
+    workloads: set[str]
     url: str
     release: int
 
@@ -44,7 +45,7 @@ class World:
         found = knarr.app(app)
         return cls(
             images=knarr.images(),
-            processes={each.pid for each in knarr.processes()},
+            workloads=knarr.workloads(),
             url=found["url"],
             release=found["release"],
         )
@@ -54,7 +55,7 @@ class World:
 def patient(knarr: Knarr) -> Knarr:
     """The shared platform, with little patience for apps that do not start."""
     knarr.stop()
-    knarr.settings["KNARR_START_TIMEOUT_S"] = "3"
+    knarr.settings["KNARR_START_TIMEOUT_S"] = str(knarr.least_start_s)
     return knarr.start()
 
 
@@ -65,6 +66,7 @@ def live(patient: Knarr, request: pytest.FixtureRequest) -> Repository:
     repository = patient.repository(name)
     patient.create_app(name, repository)
     assert patient.deploy(repository)["state"] == "SUCCEEDED"
+    eventually("the builder has let go of it", lambda: not any("staging" in each for each in patient.images()))
     return repository
 
 
@@ -175,7 +177,7 @@ def test_a_cancelled_deployment_is_undone(patient: Knarr, live: Repository) -> N
 
 
 @pytest.fixture
-def store_that_is_full(patient: Knarr) -> Iterator[Path]:
+def store_that_is_full(patient: Laptop) -> Iterator[Path]:
     """The image store cannot be written: a file stands where its folder for new images was."""
     store = patient.home / "registry" / "images"
     hidden = store.with_name("images-away")
@@ -189,6 +191,7 @@ def store_that_is_full(patient: Knarr) -> Iterator[Path]:
             hidden.rename(store)
 
 
+@pytest.mark.laptop("the store's folder is broken by hand")
 def test_a_store_that_fails_for_a_while_is_tried_again(
     patient: Knarr, live: Repository, store_that_is_full: Path
 ) -> None:
@@ -205,7 +208,7 @@ def test_a_store_that_fails_for_a_while_is_tried_again(
 
 
 @pytest.fixture
-def nowhere_to_publish(patient: Knarr) -> Iterator[tuple[Repository, Path]]:
+def nowhere_to_publish(patient: Laptop) -> Iterator[tuple[Repository, Path]]:
     """An app whose permanent place in the image store is taken by a file: staging works, publishing does not."""
     name = f"unpublishable-{uuid.uuid4().hex[:8]}"
     repository = patient.repository(name)
@@ -218,6 +221,7 @@ def nowhere_to_publish(patient: Knarr) -> Iterator[tuple[Repository, Path]]:
         place.unlink()
 
 
+@pytest.mark.laptop("the store's folder is broken by hand")
 def test_an_image_that_cannot_be_published_waits_for_a_person_and_goes_on_at_that_step(
     patient: Knarr, nowhere_to_publish: tuple[Repository, Path]
 ) -> None:
@@ -234,6 +238,7 @@ def test_an_image_that_cannot_be_published_waits_for_a_person_and_goes_on_at_tha
     assert patient.ask(repository.path.name) == "one"
 
 
+@pytest.mark.laptop("the store's folder is broken by hand")
 def test_an_image_that_cannot_be_published_is_undone_when_a_person_says_so(
     patient: Knarr, nowhere_to_publish: tuple[Repository, Path]
 ) -> None:

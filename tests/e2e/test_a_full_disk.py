@@ -17,16 +17,16 @@ import pytest
 
 from seedwork.errors import RetryableError
 from seedwork.testing.ports import block_of_ports
-from tests.e2e.harness import Client, Knarr, Process, eventually, remove, web_app
+from tests.e2e.harness import Client, Laptop, Process, eventually, remove, web_app
 
-pytestmark = pytest.mark.xdist_group("e2e-full-disk")
+pytestmark = [pytest.mark.xdist_group("e2e-full-disk"), pytest.mark.laptop("its home is mounted on a small disk")]
 
 MIB = 1024 * 1024
 DISK_MIB = 96
 
 
 @dataclass
-class OnSmallDisk(Knarr):
+class OnSmallDisk(Laptop):
     """A platform whose home is a file system of `DISK_MIB`."""
 
     holder: int = 0

@@ -171,7 +171,7 @@ def test_scaling_runs_that_many_instances(knarr: Knarr) -> None:
     started = knarr.api.patch("deployer", "/apps/scale/formation", {"web": 2})
     assert knarr.ended(started["saga_id"])["state"] == "SUCCEEDED"
     eventually("two instances run", lambda: len(knarr.app("scale")["instances"]) == 2)
-    eventually("both answer", lambda: len({knarr.ask("scale", "/pid") for _ in range(10)}) == 2)
+    eventually("both answer", lambda: len({knarr.ask("scale", "/who") for _ in range(10)}) == 2)
     started = knarr.api.patch("deployer", "/apps/scale/formation", {"web": 1})
     assert knarr.ended(started["saga_id"])["state"] == "SUCCEEDED"
     eventually("one instance runs", lambda: len(knarr.app("scale")["instances"]) == 1)
@@ -182,16 +182,16 @@ def test_a_restart_starts_new_instances_without_an_error(knarr: Knarr) -> None:
     repository = knarr.repository("restart")
     knarr.create_app("restart", repository)
     knarr.deploy(repository)
-    before = knarr.ask("restart", "/pid")
+    before = knarr.ask("restart", "/who")
     with Client(knarr.app("restart")["url"], expected=("one",)) as client:
         started = knarr.api.post("deployer", "/apps/restart/restart")
         assert knarr.ended(started["saga_id"])["state"] == "SUCCEEDED"
-        eventually("another process answers", lambda: knarr.ask("restart", "/pid") != before)
+        eventually("another process answers", lambda: knarr.ask("restart", "/who") != before)
     assert client.faults == []
 
 
 def test_a_removed_app_leaves_nothing(knarr: Knarr) -> None:
-    """No process, no image, no route; the name can be used again."""
+    """Nothing that runs, no image, no route; the name can be used again."""
     repository = knarr.repository("removed")
     knarr.create_app("removed", repository)
     deployed = knarr.deploy(repository)
@@ -199,11 +199,11 @@ def test_a_removed_app_leaves_nothing(knarr: Knarr) -> None:
     started = knarr.api.delete("webhook", "/apps/removed")
     saga = knarr.ended(started["saga_id"])
     assert saga["state"] == "SUCCEEDED", saga
-    assert knarr.processes(deployed["id"]) == []
+    assert knarr.workloads(deployed["id"]) == set()
     assert not any("removed" in name for name in knarr.images())
     with pytest.raises(NotFound):
         knarr.app("removed")
-    with pytest.raises(httpx2.ConnectError):
+    with pytest.raises(httpx2.TransportError):
         httpx2.get(url, trust_env=False)
     knarr.create_app("removed", repository)
 

@@ -9,13 +9,12 @@ import io
 import re
 import tarfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from seedwork.errors import InvalidInput, NotAllowed
-from tests.e2e.harness import WRONG_PORT, Client, Knarr, error_of, step_of, web_app
+from tests.e2e.harness import WRONG_PORT, Client, Knarr, Laptop, error_of, step_of, web_app
 
 pytestmark = pytest.mark.xdist_group("e2e-bad-input")
 
@@ -101,7 +100,8 @@ def test_a_build_that_eats_all_memory_is_ended(strict: Knarr) -> None:
     assert f"{BUILD_MEMORY // MIB} MiB" in error["message"]
 
 
-def test_a_build_that_kills_its_worker_is_given_up_after_the_third_time(strict: Knarr) -> None:
+@pytest.mark.laptop("a build kills the one process that all is")
+def test_a_build_that_kills_its_worker_is_given_up_after_the_third_time(strict: Laptop) -> None:
     """The platform is started again each time, as a supervisor would; what ran before answers again each time."""
     repository = strict.repository("killer")
     strict.create_app("killer", repository)
@@ -169,17 +169,13 @@ def test_an_archive_without_an_end_is_read_no_further_than_the_limit(strict: Kna
     entry = tarfile.TarInfo("large")
     entry.size = 64 * 1024 * MIB
     bomb = gzip.compress(entry.tobuf() + bytes(8 * SOURCE_BYTES))
-    before = bytes_below(strict.home / "source")
+    before = strict.size_of("source")
     saga = uploaded(strict, "endless", bomb)
     assert saga["state"] == "COMPENSATED"
     assert step_of(saga, "source")["attempts"] == 1
     assert "KNARR_SOURCE_MAX_BYTES" in error_of(saga, "source")
     strict.has_let_go_of(saga["id"])
-    assert bytes_below(strict.home / "source") - before < SOURCE_BYTES
-
-
-def bytes_below(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert strict.size_of("source") - before < SOURCE_BYTES
 
 
 def test_a_description_with_a_huge_tree_of_aliases_is_refused(strict: Knarr) -> None:
@@ -228,7 +224,7 @@ def test_an_app_that_prints_without_end_answers_and_fills_nothing(strict: Knarr)
 )
 def test_a_branch_that_looks_like_an_option_is_refused(strict: Knarr, ref: str) -> None:
     """Before anything is stored."""
-    body = {"name": "option", "repository": "a/b", "clone_url": f"{strict.repositories.as_uri()}/b", "ref": ref}
+    body = {"name": "option", "repository": "a/b", "clone_url": strict.url_of("b"), "ref": ref}
     with pytest.raises(InvalidInput, match="ref"):
         strict.api.post("webhook", "/apps", body)
     assert not list(strict.folder.rglob("escaped"))
@@ -246,7 +242,7 @@ def test_a_branch_that_looks_like_an_option_is_refused(strict: Knarr, ref: str) 
 )
 def test_a_repository_outside_the_allow_list_is_refused(strict: Knarr, url: str) -> None:
     """The text names the setting."""
-    url = url.format(repositories=strict.repositories)
+    url = url.format(repositories=strict.url_of("b").removeprefix("file://").removesuffix("/b"))
     body = {"name": "outside", "repository": "a/b", "clone_url": url}
     with pytest.raises((InvalidInput, NotAllowed), match=r"clone_url|KNARR_SOURCE_ALLOW"):
         strict.api.post("webhook", "/apps", body)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import CRASHES, SECRET, Knarr, eventually, web_app
+from tests.e2e.harness import CRASHES, SECRET, Knarr, Laptop, eventually, web_app
 
 pytestmark = pytest.mark.xdist_group("e2e-main")
 
@@ -74,7 +74,7 @@ def test_a_wait_that_is_too_long_ends_with_seven_and_the_deployment_goes_on(knar
 
 def test_ctrl_c_detaches(knarr: Knarr) -> None:
     """130; the deployment goes on, and the text says how to look again and how to cancel."""
-    slow = {**web_app("x"), "Procfile": "release: sleep 3\nweb: python app.py\n"}
+    slow = {**web_app("x"), "Procfile": "release: sleep 8\nweb: python app.py\n"}
     with subprocess.Popen(
         [sys.executable, "-m", "knarr", "deploy", str(folder(knarr, "detached", slow))],
         env=knarr.environment(KNARR_HOME=str(knarr.home)),
@@ -155,14 +155,16 @@ def test_doctor_is_content(knarr: Knarr) -> None:
     assert {each["name"]: each["state"] for each in findings}["token"] == "ok"
 
 
-def test_a_second_platform_on_the_same_home_is_refused(knarr: Knarr) -> None:
+@pytest.mark.laptop("`knarr up` is a command of the laptop")
+def test_a_second_platform_on_the_same_home_is_refused(knarr: Laptop) -> None:
     """It says who has it."""
     done = typed(knarr, "up", "--port-base", str(knarr.port_base), check=1)
     assert knarr.process is not None
     assert f"kill {knarr.process.pid}" in done.stderr
 
 
-def test_a_taken_port_is_explained(knarr: Knarr) -> None:
+@pytest.mark.laptop("`knarr up` is a command of the laptop")
+def test_a_taken_port_is_explained(knarr: Laptop) -> None:
     """Which service wanted it, and the way out."""
     done = typed(knarr, "up", "--home", str(knarr.folder / "other"), "--port-base", str(knarr.port_base), check=1)
     assert f"Port {knarr.port_base + 1} is taken" in done.stderr

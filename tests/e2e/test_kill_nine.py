@@ -8,7 +8,11 @@ import contextlib
 import pytest
 
 from seedwork.errors import Unavailable
-from tests.e2e.harness import CRASHES, NEVER_LISTENS, Knarr, Repository, eventually, web_app
+from tests.e2e.harness import CRASHES, NEVER_LISTENS, Laptop, Repository, eventually, web_app
+
+pytestmark = pytest.mark.laptop(
+    "one process is killed at points that a file names; `make chaos-stack` kills containers"
+)
 
 STEPS = ("FetchSource", "BuildImage", "PublishImage", "DeployRelease")
 UNDOS = ("RollBackRelease", "UnpublishImage", "DiscardBuild", "DiscardSource")
@@ -16,7 +20,7 @@ WHEN = ("before_effect", "after_effect")
 
 
 @pytest.fixture(scope="module")
-def app(knarr: Knarr) -> Repository:
+def app(knarr: Laptop) -> Repository:
     """An app that lives through all of it, live when the first kill comes."""
     repository = knarr.repository("app")
     knarr.create_app("app", repository)
@@ -25,14 +29,14 @@ def app(knarr: Knarr) -> Repository:
     return repository
 
 
-def one_instance_answers(knarr: Knarr, app: str, version: str) -> None:
+def one_instance_answers(knarr: Laptop, app: str, version: str) -> None:
     """At its address, and only one instance of it is in the process table."""
     eventually(f"{app} answers {version}", lambda: knarr.ask(app) == version)
     eventually("one instance runs", lambda: len(knarr.app(app)["instances"]) == 1)
     eventually("one instance is in the process table", lambda: knarr.running(app) == 1)
 
 
-def pushed_into_a_crash(knarr: Knarr, repository: Repository, point: str) -> str:
+def pushed_into_a_crash(knarr: Laptop, repository: Repository, point: str) -> str:
     """Push, see the crash, start again; the saga's id."""
     knarr.arm(point)
     (saga_id,) = knarr.push(repository)["deployments"]
@@ -41,7 +45,7 @@ def pushed_into_a_crash(knarr: Knarr, repository: Repository, point: str) -> str
     return str(saga_id)
 
 
-def only_saga(knarr: Knarr) -> str | None:
+def only_saga(knarr: Laptop) -> str | None:
     """The one saga that there is; none yet."""
     found = knarr.api.pages("saga_coordinator", "/sagas", limit=10)
     assert len(found) <= 1, found
@@ -51,7 +55,9 @@ def only_saga(knarr: Knarr) -> str | None:
 @pytest.mark.xdist_group("e2e-kill-steps")
 @pytest.mark.parametrize("when", WHEN)
 @pytest.mark.parametrize("command", STEPS)
-def test_a_kill_in_a_step_is_taken_up_after_the_restart(knarr: Knarr, app: Repository, command: str, when: str) -> None:
+def test_a_kill_in_a_step_is_taken_up_after_the_restart(
+    knarr: Laptop, app: Repository, command: str, when: str
+) -> None:
     """The push goes through as if nothing had been; the version before goes on in between."""
     version = f"{command} {when}"
     app.commit(web_app(version))
@@ -64,7 +70,7 @@ def test_a_kill_in_a_step_is_taken_up_after_the_restart(knarr: Knarr, app: Repos
 @pytest.mark.parametrize("when", WHEN)
 @pytest.mark.parametrize("command", UNDOS)
 def test_a_kill_in_an_undo_is_taken_up_after_the_restart(
-    knarr: Knarr, app: Repository, command: str, when: str
+    knarr: Laptop, app: Repository, command: str, when: str
 ) -> None:
     """The undo is finished, the version before answers, nothing of the saga is left."""
     version = str(knarr.ask("app"))
@@ -82,7 +88,7 @@ def test_a_kill_in_an_undo_is_taken_up_after_the_restart(
 
 
 @pytest.mark.parametrize("point", ["webhook.after_commit", "coordinator.before_commit", "outbox.before_publish"])
-def test_a_push_that_reached_knarr_is_never_lost(own_knarr: Knarr, point: str) -> None:
+def test_a_push_that_reached_knarr_is_never_lost(own_knarr: Laptop, point: str) -> None:
     """Killed before the answer left, or before the coordinator has seen it: it is deployed all the same, once."""
     knarr = own_knarr.start()
     repository = knarr.repository("app")
@@ -97,7 +103,7 @@ def test_a_push_that_reached_knarr_is_never_lost(own_knarr: Knarr, point: str) -
     one_instance_answers(knarr, "app", "one")
 
 
-def test_a_kill_while_an_app_starts_leaves_no_process_behind(own_knarr: Knarr) -> None:
+def test_a_kill_while_an_app_starts_leaves_no_process_behind(own_knarr: Laptop) -> None:
     """The instance that was being started has no owner any more: it goes, and the deployment is finished or undone."""
     own_knarr.settings["KNARR_START_TIMEOUT_S"] = "4"
     knarr = own_knarr.start()
@@ -114,7 +120,7 @@ def test_a_kill_while_an_app_starts_leaves_no_process_behind(own_knarr: Knarr) -
     one_instance_answers(knarr, "app", "one")
 
 
-def test_what_ran_runs_again_once_after_a_kill(own_knarr: Knarr) -> None:
+def test_what_ran_runs_again_once_after_a_kill(own_knarr: Laptop) -> None:
     """At the same address, one process."""
     knarr = own_knarr.start()
     repository = knarr.repository("app")

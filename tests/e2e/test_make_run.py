@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import Knarr
+from tests.e2e.harness import Laptop
 
-pytestmark = pytest.mark.xdist_group("e2e-demo")
+pytestmark = [pytest.mark.xdist_group("e2e-demo"), pytest.mark.laptop("`make run` is a command of the laptop")]
 
 
-def demo(knarr: Knarr, until: str) -> str:
+def demo(knarr: Laptop, until: str) -> str:
     """Run `knarr demo` until it says that, then Ctrl-C; everything that it said."""
     output = knarr.folder / "demo.txt"
     with (
@@ -37,7 +37,7 @@ def demo(knarr: Knarr, until: str) -> str:
     return said
 
 
-def test_the_story_is_told_once_and_found_again(own_knarr: Knarr) -> None:
+def test_the_story_is_told_once_and_found_again(own_knarr: Laptop) -> None:
     """A push that works, one that is undone, the first version all the while; the second run only serves."""
     said = demo(own_knarr, until="Ctrl-C stops;")
     places = [

@@ -11,6 +11,9 @@ import sys
 
 from tests.stack.servers import SERVERS, find_docker, started
 
+HANGS_S = 1800
+"""A test that takes longer is shown with its stack, and ended with its worker: it counts as failed."""
+
 
 def main(arguments: list[str]) -> int:
     """Run the tests; how pytest ended."""
@@ -18,7 +21,8 @@ def main(arguments: list[str]) -> int:
     missing = [server.name for server in SERVERS[:3] if not server.is_named]
     if missing:
         sys.stderr.write(f"{'starting' if can_start else 'there is no Docker engine to start'} {', '.join(missing)}\n")
-    pytest = [sys.executable, "-m", "pytest", "-p", "tests.stack.what_ran", "-m", "stack", *arguments]
+    bound = ["-o", f"faulthandler_timeout={HANGS_S}", "-o", "faulthandler_exit_on_timeout=true"]
+    pytest = [sys.executable, "-m", "pytest", "-p", "tests.stack.what_ran", *bound, "-m", "stack", *arguments]
     with started() if can_start else contextlib.nullcontext():
         return subprocess.run(pytest, check=False).returncode
 

@@ -7,7 +7,7 @@ BIN := .venv/bin
 UV_VERSION := 0.13.8
 PYTHONS := libs services knarr tests bench
 
-.PHONY: help install install-dev run up stack-up stack-down demo-stack test test-stack e2e crash-test lint format requirements schemas docs bench
+.PHONY: help install install-dev run up stack-up stack-down demo-stack test test-stack scenarios crash-test lint format requirements schemas docs bench
 
 help: ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,7 +43,7 @@ test-stack: install-dev ## Runs the tests of the real stack, on the servers of t
 	$(BIN)/python -m tests.stack -n 2 --dist loadgroup $(ARGS)
 
 SETTINGS ?= laptop compose cluster
-e2e: install-dev ## Runs the scenarios in the settings SETTINGS="laptop compose cluster", and writes the README's table.
+scenarios: install-dev ## Runs the scenarios in the settings SETTINGS="laptop compose cluster", and writes the README's table.
 	$(BIN)/python -m tests.e2e $(SETTINGS)
 
 crash-test: install-dev ## Kills the platform at every crash point of every step and undo, twice each (some ten minutes).

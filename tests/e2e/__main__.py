@@ -1,4 +1,4 @@
-"""`make e2e`: the scenarios in each setting, one after the other, and their rows in the README.
+"""`make scenarios`: the scenarios in each setting, one after the other, and their rows in the README.
 
     python -m tests.e2e [laptop] [compose] [cluster]
 

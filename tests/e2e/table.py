@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 README = Path(__file__).parents[2] / "README.md"
-BEGIN, END = "<!-- written by `make e2e`: begin -->", "<!-- written by `make e2e`: end -->"
+BEGIN, END = "<!-- written by `make scenarios`: begin -->", "<!-- written by `make scenarios`: end -->"
 HEAD = ("| Setting | Servers | Scenarios | When |", "|---|---|---|---|")
 SETTINGS = {
     "laptop": "`knarr up`: one process, apps as processes",

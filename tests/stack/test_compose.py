@@ -2,7 +2,11 @@
 
 import contextlib
 import json
+import os
+import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,7 +78,7 @@ def stack(ports: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> It
         _clear()
         try:
             run("docker", "compose", "up", "--build", "--detach", "--wait")
-            platform = _platform(folder / "home")
+            platform = _platform(folder / ".knarr-stack")
             yield Running(platform, _into(), folder)
             platform.close()
         finally:
@@ -173,6 +177,15 @@ def test_a_push_that_cannot_work_is_undone(stack: Running) -> None:
     assert [each["digest"] for each in images] == [before["digest"]]
 
 
+def test_the_demo_tells_its_story(stack: Running) -> None:
+    """What `make demo-stack` shows once all is up: a push that works, one that is undone while the app answers."""
+    demo = [sys.executable, "-m", "knarr.demo_stack"]
+    there = {**os.environ, "COMPOSE_FILE": str(ROOT / "docker-compose.yml")}
+    told = subprocess.run(demo, cwd=stack.folder, env=there, capture_output=True, check=False, text=True)
+    assert told.returncode == 0, told.stderr
+    assert re.search(r"The push was undone\. Meanwhile hello-python was asked [1-9]\d* times: 0 errors\.", told.stderr)
+
+
 def test_an_addon_outlives_the_release_that_asked_for_it(stack: Running) -> None:
     """What the app has written there is read by its next release; the volume goes with the app."""
     stack.create("guestbook", KEEPS)
@@ -212,6 +225,30 @@ def test_a_database_password_is_changed(stack: Running) -> None:
     after = run("docker", "compose", "exec", "-T", "source", "cat", ".env")
     changed = {line.partition("=")[0] for line in set(before.splitlines()) ^ set(after.splitlines())}
     assert changed == {"KNARR_DATABASE_URL"}
+
+
+def test_a_key_of_what_is_encrypted_is_changed(stack: Running) -> None:
+    """The new one stands before the old one until all is sealed anew; config vars are read with the new one alone."""
+    changed = stack.platform.patch("deployer", "/apps/shop/config", {"GREETING": "Hei"})
+    assert stack.ended(changed["saga_id"])["state"] == "SUCCEEDED", stack.log_of(changed["saga_id"])
+    before = stack.platform.get("deployer", "/apps/shop/config", reveal=1)
+    bundle = "/secrets/deployer-key.env"
+    make = "import base64, os; print(base64.urlsafe_b64encode(os.urandom(32)).decode())"
+    _change_key(stack, f"sed -i \"s/KEY=/KEY=$(python -c '{make}'),/\" {bundle}")
+    done = run(
+        "docker", "compose", "exec", "-T", "deployer", "knarr", "db", "reseal", "--service", "deployer", "--json"
+    )
+    assert json.loads(done)["deployer"] >= 1
+    _change_key(stack, f"sed -i 's/,.*//' {bundle}")
+    assert stack.platform.get("deployer", "/apps/shop/config", reveal=1) == before
+
+
+def _change_key(stack: Running, command: str) -> None:
+    """Run this where the bundles are, and have `deployer` read its own again."""
+    run("docker", "compose", "run", "--rm", "--no-deps", "-T", "secrets", "sh", "-euc", command)
+    run("docker", "compose", "up", "--detach", "--wait")
+    run("docker", "compose", "restart", "deployer")
+    assert eventually("the deployer is ready again", lambda: stack.platform.answers("deployer"))
 
 
 def test_a_backup_is_restored_onto_an_empty_broker(stack: Running) -> None:

@@ -82,6 +82,7 @@ def installed(pytestconfig: pytest.Config) -> Iterator[InContainers]:
             logs.mkdir(parents=True, exist_ok=True)
             platform.write_logs(logs / f"{SETTING}.log")
         finally:
+            platform.stop()
             platform.close()
 
 

@@ -119,6 +119,7 @@ class InCompose(InContainers):
         return {
             "COMPOSE_FILE": f"{ROOT / 'docker-compose.yml'}:{self.folder / 'settings.yml'}",
             "COMPOSE_PROJECT_NAME": self.project,
+            "COMPOSE_ANSI": "never",
             "KNARR_IMAGE": f"knarr:{self.project}",
             "KNARR_INSTALLATION": self.project,
             "KNARR_PORTS": str(self.port_base // 10),
@@ -127,14 +128,17 @@ class InCompose(InContainers):
         }
 
     def start(self, **settings: str) -> Self:
-        """`docker compose up --build`, with the settings on top."""
+        """`docker compose up --build`, with the settings on top; later only the services that they change."""
         both = {**QUIET, **self.settings, **settings}
         (self.folder / "settings.yml").write_text(
             json.dumps({"services": {each: {"environment": both} for each in services()}})
         )
-        self._run("docker", "compose", "up", "--build", "--detach", "--wait")
-        self._run("sh", "deploy/stack-home.sh", str(self.home))
-        if not self._ids("ps", label=f"com.docker.compose.project={self.project}", name=self._shelf):
+        up = ("docker", "compose", "up", "--detach", "--wait")
+        if self.home.exists():
+            self._run(*up, "--no-deps", *services())
+        else:
+            self._run(*up, "--build")
+            self._run("sh", "deploy/stack-home.sh", str(self.home))
             shelf = ("--detach", "--no-deps", "--name", self._shelf, "repositories", "sleep", "infinity")
             self._run("docker", "compose", "run", *shelf)
         return self

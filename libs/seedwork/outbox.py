@@ -24,6 +24,9 @@ from seedwork.unit_of_work import Database, after_commit
 
 BATCH = 256
 """Envelopes per publish: a few milliseconds of work for every subscriber."""
+LINGER_S = 0.05
+"""How long the rows of sent messages wait for others where one process has the database: a commit costs the same for
+many. Killed meanwhile, it sends some of them again, and the inbox of whoever takes them knows them."""
 ORPHAN_S = 30.0
 """A row older than this, which this process does not hold in memory, belongs to one that died: publish it."""
 
@@ -108,13 +111,14 @@ class Relay:
             await self._publish(self._in_flight)
         if self._db.sole_process:
             await self._publish_orphans(older_than_s=0)
+        linger_s = LINGER_S if self._db.sole_process else 0.0
         every_ms = int(self._orphan_s * 1000 / 3)
         look_at_ms = self._clock.now_ms() + every_ms
         try:
             while True:
                 batch = await self._outbox.take(timeout_s=self._orphan_s / 3)
                 if batch:
-                    await self._publish(batch)
+                    await self._publish(batch, linger_s=linger_s)
                 now_ms = self._clock.now_ms()
                 if not self._db.sole_process and is_due(now_ms, look_at_ms, every_ms):
                     look_at_ms = now_ms + every_ms
@@ -130,7 +134,11 @@ class Relay:
     async def _count(self, conn: AsyncConnection) -> int:
         return int((await conn.execute(select(func.count()).select_from(self._table))).scalar_one())
 
-    async def _publish(self, batch: Sequence[Envelope]) -> None:
+    async def settle(self) -> None:
+        """After `run` has ended, forget what was sent: the next start would send it again."""
+        await self._delete_sent(linger_s=0)
+
+    async def _publish(self, batch: Sequence[Envelope], *, linger_s: float = 0) -> None:
         """Until it is durable; waits longer each time, at most 5 s."""
         wait_s = 0.05
         self._in_flight = batch
@@ -147,22 +155,24 @@ class Relay:
         self._in_flight = ()
         self._sent.extend(each.id for each in batch)
         if self._deleting is None or self._deleting.done():
-            self._deleting = asyncio.create_task(self._delete_sent(), name="outbox-delete")
+            self._deleting = asyncio.create_task(self._delete_sent(linger_s=linger_s), name="outbox-delete")
 
-    async def _delete_sent(self) -> None:
+    async def _delete_sent(self, *, linger_s: float) -> None:
         """Off the path of the messages: a crash before it only means that they are published again."""
         while self._sent:
-            sent, self._sent = self._sent, []
+            if linger_s:
+                await self._clock.sleep(linger_s)
+            sent = tuple(self._sent)
 
-            async def delete(conn: AsyncConnection, sent: Sequence[str] = tuple(sent)) -> None:
+            async def delete(conn: AsyncConnection, sent: Sequence[str] = sent) -> None:
                 await conn.execute(self._table.delete().where(self._table.c.message_id.in_(sent)))
 
             try:
                 await self._db.write(delete)
             except RetryableError as error:
                 log.warning("the outbox keeps sent messages for now", error=error.message)
-                self._sent.extend(sent)
                 return
+            del self._sent[: len(sent)]
             self._outbox.held.difference_update(sent)
 
     async def _take_orphans_over(self) -> None:

@@ -1,8 +1,9 @@
-"""SQLite behind asyncio with one visit to the connection's thread per statement.
+"""SQLite behind asyncio with one visit to the connection's thread per statement, and none for what needs none.
 
 aiosqlite goes there four times for a SELECT (open a cursor, execute, fetch, close), and on a busy machine each visit
-costs two switches between threads: 50 to 100 µs. Here a statement is executed, fetched and closed in one visit. Rows
-are always fetched whole, which is what SQLAlchemy's aiosqlite dialect does as well; there are no streaming cursors.
+costs two switches between threads: 50 to 100 µs. Here a statement is executed, fetched and closed in one visit, BEGIN
+goes along with the first one, and a connection on which nothing happened since its COMMIT is not rolled back. Rows are
+always fetched whole, which is what SQLAlchemy's aiosqlite dialect does as well; there are no streaming cursors.
 """
 
 import sqlite3
@@ -56,27 +57,60 @@ class OneVisitCursor:
         """Nothing is open."""
 
     async def _visit(self, run: Callable[[sqlite3.Cursor], object]) -> None:
-        def there() -> tuple[Any, list[Any], int, int | None]:
-            cursor = self._connection._conn.cursor()  # noqa: SLF001  as aiosqlite's own cursor does
-            try:
-                run(cursor)
-                rows = cursor.fetchall() if cursor.description else []
-                return cursor.description, rows, cursor.rowcount, cursor.lastrowid
-            finally:
-                cursor.close()
+        def there(cursor: sqlite3.Cursor) -> tuple[Any, list[Any], int, int | None]:
+            run(cursor)
+            rows = cursor.fetchall() if cursor.description else []
+            return cursor.description, rows, cursor.rowcount, cursor.lastrowid
 
-        self.description, rows, self.rowcount, self.lastrowid = await self._connection._execute(  # type: ignore[no-untyped-call]  # noqa: SLF001  likewise
-            there
-        )
+        self.description, rows, self.rowcount, self.lastrowid = await self._connection.visit(there)
         self._rows = deque(rows)
 
 
 class OneVisitConnection(aiosqlite.Connection):
     """An aiosqlite connection with these cursors."""
 
+    def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
+        super().__init__(connector, iter_chunk_size=64)
+        self._begin: str | None = None
+        self._clean = True
+        """Nothing was sent to the thread since a COMMIT or ROLLBACK that was answered."""
+
     def cursor(self) -> OneVisitCursor:  # type: ignore[override]  # SQLAlchemy enters it, and needs no more
         """A cursor, without a visit."""
         return OneVisitCursor(self)
+
+    def begin(self, sql: str) -> None:
+        """Begin a transaction in these words, together with its first statement; without one, not at all."""
+        self._begin = sql
+
+    async def visit(self, run: Callable[[sqlite3.Cursor], Any]) -> Any:
+        """What `run` gives, in the connection's thread."""
+        begin, self._begin, self._clean = self._begin, None, False
+
+        def there() -> Any:
+            cursor = self._conn.cursor()
+            try:
+                if begin is not None:
+                    cursor.execute(begin)
+                return run(cursor)
+            finally:
+                cursor.close()
+
+        return await self._execute(there)  # type: ignore[no-untyped-call]
+
+    async def commit(self) -> None:
+        """COMMIT, if there is something to commit."""
+        self._begin = None
+        if not self._clean:
+            await super().commit()
+            self._clean = True
+
+    async def rollback(self) -> None:
+        """ROLLBACK, if there may be something to roll back: also behind a statement of which nobody heard the end."""
+        self._begin = None
+        if not self._clean:
+            await super().rollback()
+            self._clean = True
 
 
 def connect(database: str, **options: Any) -> OneVisitConnection:
@@ -86,6 +120,6 @@ def connect(database: str, **options: Any) -> OneVisitConnection:
         database: The file.
         options: As `sqlite3.connect` takes them.
     """
-    connection = OneVisitConnection(lambda: sqlite3.connect(database, **options), iter_chunk_size=64)
+    connection = OneVisitConnection(lambda: sqlite3.connect(database, **options))
     connection._thread.daemon = True  # noqa: SLF001  as SQLAlchemy does with connections that it makes
     return connection

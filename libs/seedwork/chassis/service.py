@@ -239,13 +239,18 @@ class Service:
         await self._supervisor.stop("jobs")
 
     async def _stop_outbox(self) -> None:
-        """Where replicas share the database, let the last messages leave: the others would wait for them."""
+        """Where replicas share the database, let the last messages leave: the others would wait for them.
+
+        Elsewhere forget those that have left: the next start would send them again.
+        """
         if not self.db.sole_process:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LAST_MESSAGES_S):
                     while await self._relay.backlog():
                         await self.clock.sleep(0.02)
         await self._supervisor.stop("outbox")
+        if self.db.sole_process:
+            await self._relay.settle()
 
     async def _stopped(self, callback: Callback) -> None:
         """One part that does not stop must not keep the others from stopping."""

@@ -273,6 +273,27 @@ async def test_a_stopping_service_lets_its_last_messages_leave(settings: Service
         assert [each.id for each in await heard.get()] == [message.id]
 
 
+async def test_a_service_that_stops_forgets_what_it_has_sent(settings: ServiceSettings) -> None:
+    """Else the next start would send it again."""
+    bus = InProcessBus()
+    heard = asyncio.Event()
+
+    async def hear(_envelopes: Sequence[Envelope]) -> None:
+        heard.set()
+
+    await bus.subscribe("test", [ThingMade], hear)
+    first = Service("builder", settings, metadata=models.metadata, migrations=MIGRATIONS, bus=bus)
+    message = envelope(ThingMade(size=1), source="builder", saga_id=new_id(), app_id=new_id())
+    async with running(first.app), asyncio.timeout(30):
+        await bus.open()
+        await first.db.write(lambda conn: first.outbox.add(conn, [message]))
+        await heard.wait()
+    second = Service("builder", settings, metadata=models.metadata, migrations=MIGRATIONS, bus=InProcessBus())
+    async with running(second.app):
+        left = await second.db.read(lambda conn: conn.execute(select(models.kernel.outbox.c.message_id)))
+        assert left.all() == []
+
+
 async def test_the_service_token_is_a_secret_of_the_service(service: Service) -> None:
     """A line that logs the settings shows no token."""
     assert SERVICE_TOKEN not in repr(service.settings)

@@ -325,8 +325,10 @@ class Directory:
         return self._mine
 
     def _names(self) -> list[str]:
+        """Of every repository that there is; a file in the way of one is none, and harms no other."""
         try:
-            folders = [folder.name.replace("+", "/") for folder in self._repositories.iterdir()]
+            with os.scandir(self._repositories) as entries:
+                folders = [entry.name.replace("+", "/") for entry in entries if entry.is_dir()]
         except FileNotFoundError:
             return []
         return [name for name in folders if oci.is_repository(name)]

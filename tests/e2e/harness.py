@@ -506,8 +506,8 @@ def step_of(saga: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def error_of(saga: Mapping[str, Any], name: str) -> str:
-    """What a step says about its failure."""
-    error = step_of(saga, name)["error"]
+    """What a step says about its failure; empty: nothing."""
+    error = step_of(saga, name)["error"] or ""
     return str(error.get("message", error)) if isinstance(error, Mapping) else str(error)
 
 

@@ -247,6 +247,7 @@ def test_an_image_that_cannot_be_published_is_undone_when_a_person_says_so(
     before = patient.images()
     held = patient.deploy(repository)
     assert held["held"], held
+    assert error_of(held, "publish"), held
     place.unlink()  # a store that is still broken could not say that nothing is left
     patient.api.post("saga_coordinator", f"/sagas/{held['id']}/cancel", {"reason": "not worth it"})
     saga = eventually("it has ended", lambda: _ended(patient, held["id"]))

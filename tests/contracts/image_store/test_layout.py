@@ -302,6 +302,19 @@ async def test_what_is_no_repository_in_the_folder_is_overlooked(tmp_path: Path,
     assert await store.remove("shop", image.digest) is True
 
 
+async def test_a_file_in_the_way_of_one_repository_harms_no_other(tmp_path: Path, store: OciLayout) -> None:
+    """That one cannot be written, and says so; images come and go everywhere else."""
+    (tmp_path / "images" / "repositories").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "images" / "repositories" / "taken").write_text("")
+    with pytest.raises(Unavailable):
+        await put_image(store, "taken", tmp_path, {"a": "1"})
+
+    image = await put_image(store, "shop", tmp_path, {"a": "1"})
+    assert await store.images() == [("shop", image.digest)]
+    assert await store.remove("shop", image.digest) is True
+    assert [file for file in (tmp_path / "images" / "blobs").rglob("*") if file.is_file()] == []
+
+
 async def run_script(name: str, *arguments: str | Path) -> str:
     """Run a script of this folder to its end; what it printed."""
     script = Path(__file__).parent / name

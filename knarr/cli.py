@@ -8,6 +8,7 @@ import typer
 from knarr.command import command, group
 from knarr.commands import apps, config, deploy, running, sagas, webhook
 from knarr.exit_codes import EXIT_CODES_HELP
+from seedwork.leaving import leave
 
 app = group(
     "A git push becomes a running app, or is undone.\n\n"
@@ -66,4 +67,9 @@ def knarr(  # noqa: D103  its sentence would take the place of the help text
 
 def main() -> None:
     """The console script."""
-    app(prog_name="knarr")
+    code: str | int | None = 0
+    try:
+        app(prog_name="knarr")
+    except SystemExit as end:
+        code = end.code
+    leave(code)

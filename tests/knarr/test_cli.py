@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -74,6 +76,23 @@ def test_the_version_is_said() -> None:
     """The first thing that a report of a fault needs."""
     answer = runner.invoke(app, ["--version"])
     assert (answer.exit_code, answer.stdout) == (0, f"knarr {version('knarr')}\n")
+
+
+def test_a_command_that_used_pulsar_ends_before_the_interpreter_does() -> None:
+    """Its client's threads would turn the code into 134, and a job that has done its work into one that failed."""
+    program = """
+import atexit, sys, types
+sys.modules["_pulsar"] = types.ModuleType("_pulsar")
+atexit.register(print, "the interpreter went down")
+sys.argv = ["knarr", *sys.argv[1:]]
+from knarr.cli import main
+main()
+"""
+    for word, code in (("--version", 0), ("--no-such-option", 2)):
+        done = subprocess.run([sys.executable, "-c", program, word], capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        assert "went down" not in done.stdout
+        assert done.stdout or done.stderr
 
 
 def test_the_exit_codes_are_documented() -> None:

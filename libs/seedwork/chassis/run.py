@@ -4,8 +4,6 @@ if __name__ == "__main__":
     serve(create_app, "builder")
 """
 
-import logging
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -19,6 +17,7 @@ from seedwork.chassis.logging import configure_logging
 from seedwork.chassis.server import Server, listen
 from seedwork.chassis.settings import ServiceSettings, misconfigured
 from seedwork.errors import KnarrError
+from seedwork.leaving import leave
 
 
 def serve(create_app: Callable[[], FastAPI], name: str) -> None:
@@ -40,17 +39,7 @@ def serve(create_app: Callable[[], FastAPI], name: str) -> None:
         server.run(sockets=[listening])
     except SystemExit as error:  # the server hands on the signal that stopped it
         code = error.code
-    _end(code if server.started else 1)
-
-
-def _end(code: str | int | None) -> NoReturn:
-    """Everything is closed by now. Threads of Pulsar's client would abort an interpreter that goes down (ADR 12)."""
-    if "_pulsar" in sys.modules:
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else 0)
-    sys.exit(code)
+    leave(code if server.started else 1)
 
 
 def _leave(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -6,6 +6,7 @@ about one process on this machine is not run: the summary says how many tests, a
 
 import contextlib
 import os
+import signal
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -24,6 +25,11 @@ SETTING = os.environ.get("E2E_SETTING", "laptop")
 CLUSTER_PORTS = 30_700
 """Ports of the node in deploy/k8s/overlays/dev."""
 _WHY_NOT = pytest.StashKey[Counter[str]]()
+
+
+def pytest_configure() -> None:
+    """A shell starts what is in its background deaf to Ctrl-C, and what the scenarios start would be so, too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -53,10 +59,11 @@ def knarr(request: pytest.FixtureRequest) -> Iterator[Knarr]:
     if SETTING == "laptop":
         yield from _laptop(request.getfixturevalue("launcher"), start=True)
     else:
-        platform: Knarr = request.getfixturevalue("installed")
+        platform: InContainers = request.getfixturevalue("installed")
         platform.stop()
         platform.settings.clear()
         yield platform.start()
+        platform.remove_apps()
 
 
 @pytest.fixture

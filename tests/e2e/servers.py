@@ -56,8 +56,8 @@ class InContainers(Knarr):
         """What runs a command where this service, `images` or `repositories` is."""
 
     @abstractmethod
-    def versions(self) -> str:
-        """What it runs on, for people: each server with the version that it says it has."""
+    def where(self) -> str:
+        """What runs the containers, with its version."""
 
     @abstractmethod
     def write_logs(self, file: Path) -> None:
@@ -67,9 +67,24 @@ class InContainers(Knarr):
     def close(self) -> None:
         """Take everything away."""
 
+    def versions(self) -> str:
+        """What it runs on, for people: each server with the version that it says it has."""
+        mysql = run(*self.inside("mysql"), "mysqld", "--version").split()
+        pulsar = run(*self.inside("pulsar"), "curl", "-s", "http://127.0.0.1:8080/admin/v2/brokers/version")
+        registry = run(*self.inside("images"), "registry", "--version").split()
+        version = mysql[mysql.index("Ver") + 1]
+        return f"{self.where()}, MySQL {version}, Pulsar {pulsar.strip()}, registry {registry[-1]}"
+
     def stop(self) -> None:
         """Nothing: `start` replaces what has other settings, one service after the other."""
         self.forget()
+
+    def remove_apps(self) -> None:
+        """All of them: each has a network or a namespace, and an engine has some thirty networks to give."""
+        apps = self.api.pages("webhook", "/apps", limit=1000)
+        removals = [self.api.delete("webhook", f"/apps/{each['name']}")["saga_id"] for each in apps]
+        for saga_id in removals:
+            self.ended(saga_id)
 
     def url_of(self, repository: str) -> str:
         """On the platform's shelf."""
@@ -158,16 +173,9 @@ class InCompose(InContainers):
         """What all of it has said."""
         file.write_text(self._run("docker", "compose", "logs", "--no-color", "--timestamps"))
 
-    def versions(self) -> str:
-        """As each says it."""
-        mysql = run(*self.inside("mysql"), "mysqld", "--version").split()
-        pulsar = run(*self.inside("pulsar"), "curl", "-s", "http://127.0.0.1:8080/admin/v2/brokers/version")
-        registry = run(*self.inside("images"), "registry", "--version").split()
-        engine = run("docker", "version", "--format", "{{.Server.Version}}").strip()
-        return (
-            f"Docker {engine}, MySQL {mysql[mysql.index('Ver') + 1]}, Pulsar {pulsar.strip(chr(34) + chr(10))}, "
-            f"registry {registry[-1]}"
-        )
+    def where(self) -> str:
+        """The engine."""
+        return f"Docker {run('docker', 'version', '--format', '{{.Server.Version}}').strip()}"
 
     def inside(self, system: str) -> Sequence[str]:
         """By the engine: `compose exec` takes its time."""
@@ -243,16 +251,9 @@ class InCluster(InContainers):
         """What the services have said."""
         file.write_text("".join(self._kubectl("logs", f"deployment/{each}", "--timestamps") for each in services()))
 
-    def versions(self) -> str:
-        """As each says it."""
-        cluster = json.loads(run("kubectl", "get", "--raw", "/version"))["gitVersion"]
-        mysql = run(*self.inside("mysql"), "mysqld", "--version").split()
-        pulsar = run(*self.inside("pulsar"), "curl", "-s", "http://127.0.0.1:8080/admin/v2/brokers/version")
-        registry = run(*self.inside("images"), "registry", "--version").split()
-        return (
-            f"Kubernetes {cluster}, MySQL {mysql[mysql.index('Ver') + 1]}, Pulsar {pulsar.strip(chr(34) + chr(10))}, "
-            f"registry {registry[-1]}"
-        )
+    def where(self) -> str:
+        """The cluster."""
+        return f"Kubernetes {json.loads(run('kubectl', 'get', '--raw', '/version'))['gitVersion']}"
 
     def inside(self, system: str) -> Sequence[str]:
         """`kubectl exec`."""

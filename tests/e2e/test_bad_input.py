@@ -195,6 +195,7 @@ def test_a_runtime_that_nobody_knows_is_named(strict: Knarr) -> None:
 # --- apps ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.laptop("which ports an app has is seen where it is a process of this machine")
 def test_an_app_on_the_wrong_port_is_told_before_its_time_is_over(strict: Knarr) -> None:
     """Which port it listens on, and that PORT names another."""
     error = refused(strict, "elsewhere", {**web_app("one"), "app.py": WRONG_PORT}, at="deploy")["error"]

@@ -74,7 +74,7 @@ def test_a_wait_that_is_too_long_ends_with_seven_and_the_deployment_goes_on(knar
 
 def test_ctrl_c_detaches(knarr: Knarr) -> None:
     """130; the deployment goes on, and the text says how to look again and how to cancel."""
-    slow = {**web_app("x"), "Procfile": "release: sleep 8\nweb: python app.py\n"}
+    slow = {**web_app("x"), "Procfile": "release: sleep 3\nweb: python app.py\n"}
     with subprocess.Popen(
         [sys.executable, "-m", "knarr", "deploy", str(folder(knarr, "detached", slow))],
         env=knarr.environment(KNARR_HOME=str(knarr.home)),

@@ -13,6 +13,7 @@ import platform
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -40,11 +41,15 @@ def run(name: str) -> list[Figure]:
     """
     figures = []
     with subprocess.Popen([sys.executable, "-m", f"bench.{name}"], stdout=subprocess.PIPE) as process:
+        limit = threading.Timer(LIMIT_S, process.kill)
+        limit.start()
         for line in process.stdout or ():
             figures.append(Figure(**orjson.loads(line)))
             last = figures[-1]
             show(f"  {last.group}: {last.name}: {last.shown} {last.unit} {last.verdict}")
-        if code := process.wait(LIMIT_S):
+        code = process.wait()
+        limit.cancel()
+        if code:
             sys.exit(f"bench.{name} ended with {code}")
     return figures
 

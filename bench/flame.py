@@ -51,8 +51,8 @@ def tree(lines: Iterable[str]) -> Node:
         samples, node = int(count), root
         node.samples += samples
         for frame in map(_short, stack.split(";")):
-            if frame == node.name:
-                continue  # a function that calls itself
+            if frame == node.name or frame.startswith("process "):
+                continue  # a function that calls itself; a command line, which names folders
             node = node.callee(frame)
             node.samples += samples
     return root

@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-EAGER = ("knarr.cli", "knarr.up", "alembic.command", "uvicorn.lifespan.on", "uvicorn.protocols.http.h11_impl")
+EAGER = ("knarr.cli", "knarr.up", "alembic.command", "uvicorn.lifespan.on", "uvicorn.protocols.http.httptools_impl")
 _LOOK_S = 0.02
 
 

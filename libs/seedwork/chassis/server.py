@@ -35,6 +35,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http="httptools",
                 log_config=None,  # ours stays
                 access_log=False,
                 lifespan="on",

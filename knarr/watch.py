@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, Literal, Self
 
 import httpx2
@@ -238,6 +239,10 @@ class _View(AbstractContextManager["_View"]):
     _shown: dict[str, str] = field(default_factory=dict)
     _answers: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     _failed: set[str] = field(default_factory=set)
+    _succeeded: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What steps answered before any undo began."""
+    _ticked: set[str] = field(default_factory=set)
+    _undo_begun: bool = False
     _status: Status | None = None
 
     def __enter__(self) -> Self:
@@ -253,20 +258,26 @@ class _View(AbstractContextManager["_View"]):
     def remember(self, entry: Mapping[str, Any]) -> None:
         """Keep a step's last answer for its line; a command that follows makes it old."""
         step = entry.get("step")
+        self._undo_begun = self._undo_begun or entry.get("state") == "COMPENSATING"
         if step and entry.get("direction") == "in":
             payload = entry.get("payload") or {}
-            self._answers[step] = payload.get("data", payload)
+            answer = self._answers[step] = payload.get("data", payload)
+            if "retryable" not in answer and not self._undo_begun:
+                self._succeeded[step] = answer
         elif step and entry.get("direction") == "out":
             self._answers.pop(step, None)
 
     def show(self, saga: Saga, feed: _Feed) -> None:
         """Say what is new."""
-        for step in _in_order(saga["steps"]):
+        for step in saga["steps"]:
             if step["name"] == "build" and step["state"] != "PENDING" and saga["saga"] == "deploy":
                 feed.follow_build()
+            if step["state"] in _FAILED and not step.get("error"):
+                self._show_success_before_undo(step, feed)
+        for step in _in_order(saga["steps"]):
             if step["state"] == self._shown.get(step["name"]):
                 continue
-            self._catch_up(step, feed)
+            self._catch_up(feed, partial(self._is_behind, step, feed))
             self._shown[step["name"]] = step["state"]
             self._show_failure(step)
             self._show_state(step)
@@ -283,10 +294,24 @@ class _View(AbstractContextManager["_View"]):
         for line in error.get("log_tail") or ():
             self.terminal.output(str(line))
 
-    def _catch_up(self, step: Mapping[str, Any], feed: _Feed) -> None:
+    def _show_success_before_undo(self, step: Mapping[str, Any], feed: _Feed) -> None:
+        """A quick step may be undone before anybody looked: that it was done is shown all the same, in its turn."""
+        name = step["name"]
+        if name in self._ticked or self._shown.get(name) in _FAILED:
+            return
+        self._catch_up(feed, lambda: feed.saga_open and not self._undo_begun and name not in self._succeeded)
+        if name in self._succeeded:
+            self._catch_up(feed, partial(self._log_is_behind, step, feed))
+            self._tick(name, escape(_gist(name, self._succeeded[name])))
+
+    def _tick(self, name: str, text: str) -> None:
+        self._ticked.add(name)
+        self.terminal.step("✓", "good", name, text)
+
+    def _catch_up(self, feed: _Feed, is_behind: Callable[[], bool]) -> None:
         """The streams may be a little behind the state: a step's answer, and the build's last lines, come first."""
         until = time.monotonic() + _CATCH_UP_S
-        while self._is_behind(step, feed) and time.monotonic() < until:
+        while is_behind() and time.monotonic() < until:
             item = feed.next(_TICK_S)
             if item is not None and item.kind == "line":
                 self.terminal.output(item.value)
@@ -312,7 +337,7 @@ class _View(AbstractContextManager["_View"]):
         answer = self._answers.get(name, {})
         match step["state"]:
             case "DONE":
-                self.terminal.step("✓", "good", name, f"{escape(_gist(name, answer))}  [quiet]{_took(step)}[/]")
+                self._tick(name, f"{escape(_gist(name, answer))}  [quiet]{_took(step)}[/]")
             case "UNKNOWN":
                 self.terminal.step("?", "bad", name, escape(_why(step)))
             case "UNDONE":

@@ -125,6 +125,16 @@ def test_a_failure_shows_its_reason_and_each_undo() -> None:
     assert text.count("↶") == 3
 
 
+def test_what_was_undone_before_anybody_looked_was_done_first() -> None:
+    """Quick steps: the success of each is in the stream, and shown before the failure and the undo."""
+    failed = saga("COMPENSATED", "UNDONE", "UNDONE", "PENDING", "PENDING")
+    failed["steps"][1]["error"] = {"message": "It cannot be built.", "code": "failed"}
+    _, text = watched(Coordinator(failed))
+    assert "✓ build" not in text
+    places = [text.index(each) for each in ("✓ source", "✗ build", "↶ build", "↶ source")]
+    assert places == sorted(places)
+
+
 def test_a_saga_that_needs_a_person_ends_the_watch() -> None:
     """It would wait for ever."""
     held = saga("PAUSED", "DONE", "UNKNOWN", "PENDING", "PENDING", needs_attention=True)

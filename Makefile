@@ -7,7 +7,7 @@ BIN := .venv/bin
 UV_VERSION := 0.13.8
 PYTHONS := libs services knarr tests bench
 
-.PHONY: help install install-dev run up stack-up stack-down demo-stack test test-stack scenarios crash-test lint format requirements schemas docs bench
+.PHONY: help install install-dev run up stack-up stack-down demo-stack test test-stack scenarios crash-test simulate lint format requirements schemas docs bench
 
 help: ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ scenarios: install-dev ## Runs the scenarios in the settings SETTINGS="laptop co
 
 crash-test: install-dev ## Kills the platform at every crash point of every step and undo, twice each (some ten minutes).
 	$(BIN)/pytest -n 2 --dist loadgroup -m crash_points tests/crash
+
+simulate: install-dev ## Runs sagas on virtual time with everything that goes wrong: SEEDS=1000, or SEEDS=4711:5000.
+	$(BIN)/python -m tests.simulation.many $(SEEDS)
 
 lint: install-dev ## Checks format, lint rules, types and import rules.
 	$(BIN)/ruff format --check .

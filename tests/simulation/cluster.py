@@ -237,7 +237,7 @@ class Cluster:
 
     def calm(self) -> None:
         """No more faults; everybody is there."""
-        self.world.faults.world = 0.0
+        self.world.faults.world, self.world.faults.all_slow = 0.0, False
         self.broker.refuses = False
         for file in self.files.values():
             file.faults = type(file.faults)()

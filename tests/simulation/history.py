@@ -404,12 +404,14 @@ class History:
             self.loop.call_later(jump.lasting_s, self.cluster.jump, -jump.hours, name)
 
     def _outage(self, outage: Outage) -> None:
-        self.count(f"outage of the {outage.what}")
-        self.world.say(f"the {outage.what} does not answer for {outage.seconds} s")
+        self.count(f"outage: {outage.what}")
+        self.world.say(f"{outage.seconds} s of outage: {outage.what}")
         if outage.what == "broker":
             self.cluster.broker.refuses = True
         elif outage.what == "world":
             self.world.faults.world = 1.0
+        elif outage.what == "slow":
+            self.world.faults.all_slow = True
         else:
             for file in self.cluster.files.values():
                 file.faults.refused = 1.0
@@ -420,6 +422,8 @@ class History:
             self.cluster.broker.refuses = False
         elif outage.what == "world":
             self.world.faults.world = self.plan.weather.world / 100
+        elif outage.what == "slow":
+            self.world.faults.all_slow = False
         else:
             for file in self.cluster.files.values():
                 file.faults.refused = self.plan.weather.database / 100

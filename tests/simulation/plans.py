@@ -14,7 +14,7 @@ from tests.simulation.world import Fate, Step
 
 T = TypeVar("T")
 Wish = Literal["rollback", "config", "scale", "restart"]
-Out = Literal["broker", "databases", "world"]
+Out = Literal["broker", "databases", "world", "slow"]
 
 APPS = 6
 """App `n` and app `n + 3` have one repository."""
@@ -91,7 +91,7 @@ class Jump:
 
 @dataclass(frozen=True)
 class Outage:
-    """The broker, or another system, does not answer for a while."""
+    """The broker, or other systems, do not answer for a while; `slow`: these take long."""
 
     what: Out
     seconds: float
@@ -199,7 +199,7 @@ def _fates(chance: random.Random, often: float) -> tuple[Fate, ...]:
 KINDS = ("push", "storm", "press", "ask", "crash", "pause", "jump", "outage", "remove")
 WEIGHTS = (30, 4, 20, 14, 14, 8, 4, 5, 2)
 ASKED: tuple[Wish, ...] = ("rollback", "config", "scale", "restart")
-OUTAGES: tuple[Out, ...] = ("broker", "databases", "world")
+OUTAGES: tuple[Out, ...] = ("broker", "databases", "world", "slow")
 JUMPS = ((1.0, 0.0), (1.0, 60.0), (-1.0, 60.0), (-1.0, 60.0), (0.02, 0.0), (-0.02, 0.0), (-1.0, 0.0))
 
 

@@ -33,6 +33,8 @@ from services.source.handlers import _refuse_superseded
 from services.source.ports import Brought
 
 T = TypeVar("T")
+SLOW_S = 20.0
+"""What a slow call takes at most."""
 Step = Literal["source", "build", "publish", "deploy"]
 What = Literal["refuse", "flaky", "fault", "slow"]
 
@@ -56,6 +58,9 @@ class Faults:
 
     counted: dict[str, int] = field(default_factory=dict)
     world: float = 0.0
+    """From 0 to 1; half as often they take long."""
+    all_slow: bool = False
+    """They all take long."""
 
     def count(self, kind: str) -> None:
         """One more."""
@@ -89,6 +94,9 @@ class World:
 
     async def call(self, longest_s: float = 0.05) -> None:
         """Another system is asked: it takes a while, and may not answer."""
+        if self.faults.all_slow or (self.faults.world and self.loop.chance.random() < self.faults.world / 2):
+            self.faults.count("another system is slow")
+            longest_s = SLOW_S
         await asyncio.sleep(self.loop.chance.random() * longest_s)
         if self.faults.world and self.loop.chance.random() < self.faults.world:
             self.faults.count("another system does not answer")

@@ -1,0 +1,187 @@
+"""Bugs, each behind a patch that only tests apply: what a tired programmer might have written.
+
+Nothing in the simulation or the exploration knows of them; the invariants that hold for everything have to notice.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+from sqlalchemy import ColumnElement, and_, bindparam, update
+
+from seedwork.decide import _Turn
+from seedwork.jobs import Job
+from seedwork.messages import Envelope
+from seedwork.saga import Answered, SagaState, StepState, TimerFired
+from services.registry import references
+from services.registry.models import image_references
+from services.saga_coordinator import store
+from services.saga_coordinator.engine import Engine
+from services.saga_coordinator.models import lanes, sagas
+from tests.simulation.plans import Plan, Press, Storm, Weather, plan_of
+
+
+@contextmanager
+def version_check_dropped() -> Iterator[None]:
+    """Whoever writes last wins."""
+
+    def unchecked(known: Any, table: Any, key: str) -> Any:
+        columns: dict[str, Any] = {
+            each.name: bindparam(each.name) for each in table.columns if each.name not in store._NEVER_CHANGE
+        }
+        return type(known)(update(table).where(table.c[key] == bindparam("key_id")).values(columns))
+
+    with (
+        patch.object(store, "_UPDATE_SAGA", unchecked(store._UPDATE_SAGA, sagas, "id")),
+        patch.object(store, "_UPDATE_LANE", unchecked(store._UPDATE_LANE, lanes, "app_id")),
+    ):
+        yield
+
+
+@contextmanager
+def acknowledged_before_commit() -> Iterator[None]:
+    """The broker forgets what the coordinator has only begun to decide."""
+    decide = Engine.handle
+    under_way: set[asyncio.Task[None]] = set()
+
+    async def handle(engine: Engine, envelopes: Sequence[Envelope]) -> None:
+        task = asyncio.ensure_future(decide(engine, envelopes))
+        under_way.add(task)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    with patch.object(Engine, "handle", handle):
+        yield
+    under_way.clear()
+
+
+@contextmanager
+def undo_in_the_wrong_order() -> Iterator[None]:
+    """First in, first out."""
+
+    def current(saga: SagaState) -> StepState | None:
+        if saga.direction == "forward":
+            return next((step for step in saga.steps if step.state not in ("DONE", "SKIPPED")), None)
+        return next((step for step in saga.steps if step.attempt and step.state not in ("UNDONE", "SKIPPED")), None)
+
+    with patch.object(SagaState, "current", property(current)):
+        yield
+
+
+@contextmanager
+def an_undo_skipped() -> Iterator[None]:
+    """A step that has failed is taken for one that has done nothing."""
+    begin_undo = _Turn.begin_undo
+
+    def begin(turn: _Turn, *args: Any, **options: Any) -> None:
+        for each in turn.saga.steps:
+            if each.state == "FAILED":
+                turn.set_step(each.name, state="UNDONE")
+        begin_undo(turn, *args, **options)
+
+    with patch.object(_Turn, "begin_undo", begin):
+        yield
+
+
+@contextmanager
+def an_undo_that_overtakes_its_work() -> Iterator[None]:
+    """It does not wait until the worker has let go."""
+    free = Job.free
+
+    with patch.object(Job, "free", lambda job, now_ms: job.undoing or free(job, now_ms)):
+        yield
+
+
+@contextmanager
+def a_lane_left_without_waking_the_next() -> Iterator[None]:
+    """It has the lane, and nobody tells it."""
+
+    def leave(turn: _Turn) -> None:
+        turn.lane, _ = turn.lane.left_by(turn.saga.id)
+
+    with patch.object(_Turn, "leave_lane", leave):
+        yield
+
+
+@contextmanager
+def a_late_success_taken_during_the_undo() -> Iterator[None]:
+    """The step is done after all, so it goes on."""
+    answered = _Turn.answered
+
+    def take(turn: _Turn, given: Answered) -> None:
+        meaning, current = turn.meaning_of(given)
+        undoing = turn.saga.direction == "undo" and not turn.saga.ended
+        if meaning == "ok" and undoing and current is not None and current.state == "UNDOING":
+            turn.log("in", given.type, payload=given.data, step=current.name, attempt=given.attempt)
+            turn.done(current, given.data)
+        else:
+            answered(turn, given)
+
+    with patch.object(_Turn, "answered", take):
+        yield
+
+
+@contextmanager
+def an_epoch_ignored() -> Iterator[None]:
+    """A timer that is out of date counts."""
+    fired = _Turn.timer_fired
+
+    def take(turn: _Turn, given: TimerFired) -> None:
+        fired(turn, replace(given, epoch=turn.saga.epoch))
+
+    with patch.object(_Turn, "timer_fired", take):
+        yield
+
+
+@contextmanager
+def a_reference_dropped_twice() -> Iterator[None]:
+    """Once for the one that lets go, and once for another one that holds the same bytes."""
+
+    def is_it(reference: references.Reference) -> ColumnElement[bool]:
+        columns = image_references.c
+        return and_(columns.app_id == reference.app_id, columns.digest == reference.digest)
+
+    with patch.object(references, "_is", is_it):
+        yield
+
+
+def _some(plan: Plan) -> tuple[Plan, ...]:
+    return tuple(replace(plan, seed=seed) for seed in range(20))
+
+
+def _seeds(*known: int) -> tuple[Plan, ...]:
+    """First those in which it was seen, then others: a change elsewhere makes other histories of the same seeds."""
+    return tuple(plan_of(seed) for seed in dict.fromkeys((*known, *range(40))))
+
+
+@dataclass(frozen=True)
+class Bug:
+    """One of them, and histories in which it may show; none: it shows in the exploration of `decide`."""
+
+    plant: Callable[[], AbstractContextManager[None]]
+    plans: tuple[Plan, ...] = _seeds()
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        return self.plant.__name__.replace("_", " ")
+
+
+CANCELS = tuple(Press("cancel", 4 * back + 1, gap_s=0.3) for back in range(6))
+CANCELLED = Plan((Storm(12), replace(CANCELS[0], gap_s=1.0), *CANCELS), Weather(messages=20))
+"""Sagas that are cancelled while answers are late."""
+
+
+BUGS = (
+    Bug(version_check_dropped, _seeds(1)),
+    Bug(acknowledged_before_commit),
+    Bug(undo_in_the_wrong_order),
+    Bug(an_undo_skipped),
+    Bug(an_undo_that_overtakes_its_work, _seeds(18, 33)),
+    Bug(a_lane_left_without_waking_the_next),
+    Bug(a_late_success_taken_during_the_undo, _some(CANCELLED)),
+    Bug(an_epoch_ignored, plans=()),
+    Bug(a_reference_dropped_twice, _seeds(2, 3)),
+)

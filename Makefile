@@ -7,7 +7,7 @@ BIN := .venv/bin
 UV_VERSION := 0.13.8
 PYTHONS := libs services knarr tests bench
 
-.PHONY: help install install-dev run up stack-up stack-down demo-stack test test-stack scenarios crash-test simulate lint format requirements schemas docs bench
+.PHONY: help install install-dev run run-tests up stack-up stack-down demo-stack test test-stack scenarios crash-test simulate lint format requirements schemas docs bench
 
 help: ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,7 +34,10 @@ stack-down: ## Stops that platform and the apps that it runs; what it keeps stay
 demo-stack: install stack-up ## Starts it and shows a push going through it, and one that is undone.
 	@$(BIN)/python -m knarr.demo_stack
 
-test: install-dev lint ## Runs everything that needs no Docker: lint, types, import rules, tests.
+test: install-dev ## Runs everything that needs no Docker: lint, types, import rules, tests.
+	@$(MAKE) --no-print-directory --jobs 2 lint run-tests
+
+run-tests: install-dev ## Runs the tests without the lint.
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 # What a test needs and is neither named (PULSAR_URL, MYSQL_URL, REGISTRY, DOCKER_HOST, KUBECONFIG) nor can be started

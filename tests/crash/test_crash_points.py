@@ -26,7 +26,7 @@ from tests.e2e.warm import Launcher
 
 MOMENTS = 30
 """Kills at moments that nobody chose, in `make crash-test`."""
-SAMPLE = 4
+SAMPLE = 3
 """Cases in `make test`, two crashes each."""
 
 

@@ -67,7 +67,8 @@ def test_json_is_one_document_for_programs(knarr: Knarr) -> None:
 
 def test_a_wait_that_is_too_long_ends_with_seven_and_the_deployment_goes_on(knarr: Knarr) -> None:
     """It says how to look again."""
-    done = typed(knarr, "deploy", "--timeout", "0.1", str(folder(knarr, "hurry", web_app("x"))), check=7)
+    slow = {**web_app("x"), "Procfile": "release: sleep 3\nweb: python app.py\n"}
+    done = typed(knarr, "deploy", "--timeout", "0.1", str(folder(knarr, "hurry", slow)), check=7)
     assert "knarr deployments" in done.stderr
     eventually("it is deployed all the same", lambda: knarr.app("hurry")["release"] == 1)
 

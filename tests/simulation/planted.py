@@ -177,11 +177,11 @@ CANCELLED = Plan((Storm(12), replace(CANCELS[0], gap_s=1.0), *CANCELS), Weather(
 BUGS = (
     Bug(version_check_dropped, _seeds(1)),
     Bug(acknowledged_before_commit),
-    Bug(undo_in_the_wrong_order),
-    Bug(an_undo_skipped),
+    Bug(undo_in_the_wrong_order, _seeds(1)),
+    Bug(an_undo_skipped, _seeds(1)),
     Bug(an_undo_that_overtakes_its_work, _seeds(18, 33)),
     Bug(a_lane_left_without_waking_the_next),
     Bug(a_late_success_taken_during_the_undo, _some(CANCELLED)),
     Bug(an_epoch_ignored, plans=()),
-    Bug(a_reference_dropped_twice, _seeds(2, 3)),
+    Bug(a_reference_dropped_twice, _seeds(3, 2)),
 )

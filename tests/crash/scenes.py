@@ -301,7 +301,10 @@ class PolledPushScene(PushScene):
     """A push whose webhook never comes: the repository is asked."""
 
     def prepare(self) -> AbstractContextManager[object]:
-        """From now on knarr asks every second."""
+        """What earlier scenes only uploaded is pushed, so nothing else is new; from now on knarr asks every second."""
+        self.knarr.deploy(self.app.repository)
+        self.app.live = self.knarr.ask(self.app.name)
+        self.before = World.of(self.knarr, self.app.name)
         self.version = self.app.next_version()
         self.knarr.settings["KNARR_POLL_S"] = "1"
         self.knarr.kill()

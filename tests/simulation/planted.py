@@ -11,32 +11,37 @@ from typing import Any
 from unittest.mock import patch
 
 from sqlalchemy import ColumnElement, and_, bindparam, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from seedwork.decide import _Turn
 from seedwork.jobs import Job
 from seedwork.messages import Envelope
 from seedwork.saga import Answered, SagaState, StepState, TimerFired
+from seedwork.unit_of_work import database_now_ms
+from services.deployer import releases
+from services.deployer.adapters.memory import MemoryRuntime
+from services.deployer.models import routes
 from services.registry import references
 from services.registry.models import image_references
 from services.saga_coordinator import store
 from services.saga_coordinator.engine import Engine
 from services.saga_coordinator.models import lanes, sagas
-from tests.simulation.plans import Plan, Press, Storm, Weather, plan_of
+from tests.simulation.plans import Outage, PauseProcess, Plan, Press, Push, Storm, Weather, plan_of
 
 
 @contextmanager
 def version_check_dropped() -> Iterator[None]:
     """Whoever writes last wins."""
 
-    def unchecked(known: Any, table: Any, key: str) -> Any:
+    def unchecked(table: Any, key: str) -> store.Many:
         columns: dict[str, Any] = {
             each.name: bindparam(each.name) for each in table.columns if each.name not in store._NEVER_CHANGE
         }
-        return type(known)(update(table).where(table.c[key] == bindparam("key_id")).values(columns))
+        return store.Many(update(table).where(table.c[key] == bindparam("key_id")).values(columns))
 
     with (
-        patch.object(store, "_UPDATE_SAGA", unchecked(store._UPDATE_SAGA, sagas, "id")),
-        patch.object(store, "_UPDATE_LANE", unchecked(store._UPDATE_LANE, lanes, "app_id")),
+        patch.object(store, "_UPDATE_SAGA", unchecked(sagas, "id")),
+        patch.object(store, "_UPDATE_LANE", unchecked(lanes, "app_id")),
     ):
         yield
 
@@ -147,8 +152,25 @@ def a_reference_dropped_twice() -> Iterator[None]:
         yield
 
 
-def _some(plan: Plan) -> tuple[Plan, ...]:
-    return tuple(replace(plan, seed=seed) for seed in range(20))
+@contextmanager
+def an_old_fence_accepted() -> Iterator[None]:
+    """Traffic goes to whoever asks last, in the row and in what runs."""
+
+    async def write_route(conn: AsyncConnection, app_id: str, saga_id: str | None, *, fence: int) -> None:
+        moved = {"fence": fence, "saga_id": saga_id, "moved_ms": await database_now_ms(conn)}
+        await conn.execute(update(routes).where(routes.c.app_id == app_id).values(moved))
+
+    async def switch(runtime: MemoryRuntime, app_id: str, saga_id: str | None, *, fence: int) -> None:
+        runtime._fences[app_id] = 0
+        await compared(runtime, app_id, saga_id, fence=fence)
+
+    compared = MemoryRuntime.switch
+    with patch.object(releases, "_write_route", write_route), patch.object(MemoryRuntime, "switch", switch):
+        yield
+
+
+def _some(plan: Plan, *known: int) -> tuple[Plan, ...]:
+    return tuple(replace(plan, seed=seed) for seed in dict.fromkeys((*known, *range(60))))
 
 
 def _seeds(*known: int) -> tuple[Plan, ...]:
@@ -174,6 +196,18 @@ CANCELLED = Plan((Storm(12), replace(CANCELS[0], gap_s=1.0), *CANCELS), Weather(
 """Sagas that are cancelled while answers are late."""
 
 
+STANDS_STILL = Plan(
+    (
+        Storm(6),
+        Outage("slow", 60.0, gap_s=2.0),
+        PauseProcess(5, 300.0, gap_s=15.0),
+        Storm(6, gap_s=1.0),
+        Push(0, gap_s=240.0),
+    )
+)
+"""A deployer stands still for minutes after it has moved traffic in the row, and before it does in what runs."""
+
+
 BUGS = (
     Bug(version_check_dropped, _seeds(1)),
     Bug(acknowledged_before_commit),
@@ -184,4 +218,5 @@ BUGS = (
     Bug(a_late_success_taken_during_the_undo, _some(CANCELLED)),
     Bug(an_epoch_ignored, plans=()),
     Bug(a_reference_dropped_twice, _seeds(3, 2)),
+    Bug(an_old_fence_accepted, _some(STANDS_STILL, 2, 19)),
 )

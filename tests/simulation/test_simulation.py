@@ -16,7 +16,8 @@ import pytest
 
 from tests.simulation.history import run
 from tests.simulation.many import explained, until
-from tests.simulation.plans import plan_of
+from tests.simulation.plans import Jump, Plan, Press, Storm, plan_of
+from tests.simulation.world import Fate
 
 SAGAS = 2_000
 PARTS = 4
@@ -33,6 +34,20 @@ def test_whatever_happens_every_saga_ends_as_it_should(
     report = until(SAGAS // PARTS, first_seed=first_seed)
     record_property("summary", f"simulation, seeds from {first_seed}: {report}")
     assert not report.failed, explained(report.failed[0])
+
+
+@pytest.mark.parametrize("only", [None, 8], ids=["everybody", "one-coordinator"])
+@pytest.mark.parametrize("lasting_s", [0.0, 60.0], ids=["for-ever", "for-a-minute"])
+@pytest.mark.parametrize("hours", [1.0, -1.0])
+def test_a_clock_that_jumps_by_an_hour_breaks_nothing(hours: float, lasting_s: float, only: int | None) -> None:
+    """In the middle of leases, waits and undos, with steps that are tried again and slow ones."""
+    fates = (Fate("deploy", "flaky", 9), Fate("publish", "slow", 40))
+    jump = Jump(hours, lasting_s, only, gap_s=8.0)
+    plan = Plan((Storm(12, fates=fates), jump, Storm(6, gap_s=4.0), Press("cancel", 1, gap_s=1.0)), hold_s=60)
+    outcome = run(plan)
+    assert outcome.violations == []
+    assert outcome.faults["clocks jump"] == 1
+    assert sum(outcome.ends.values()) == outcome.sagas >= 18
 
 
 def test_a_seed_gives_the_same_history_in_every_process() -> None:

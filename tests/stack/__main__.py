@@ -9,7 +9,7 @@ import contextlib
 import subprocess
 import sys
 
-from tests.stack.servers import SERVERS, find_docker, started
+from tests.stack.servers import SERVERS, STARTED, find_docker, started
 
 HANGS_S = 1800
 """A test that takes longer is shown with its stack, and ended with its worker: it counts as failed."""
@@ -18,7 +18,7 @@ HANGS_S = 1800
 def main(arguments: list[str]) -> int:
     """Run the tests; how pytest ended."""
     can_start = find_docker()
-    missing = [server.name for server in SERVERS[:3] if not server.is_named]
+    missing = [server.name for server in SERVERS[: len(STARTED)] if not server.is_named]
     if missing:
         sys.stderr.write(f"{'starting' if can_start else 'there is no Docker engine to start'} {', '.join(missing)}\n")
     bound = ["-o", f"faulthandler_timeout={HANGS_S}", "-o", "faulthandler_exit_on_timeout=true"]

@@ -1,6 +1,7 @@
 """The servers of the production stack: those that the environment names, and those that are started for one run.
 
-In: `PULSAR_URL`, `MYSQL_URL`, `REGISTRY`, `DOCKER_HOST`, `KUBECONFIG` and their companions, as `testbed env` has them.
+In: `PULSAR_URL`, `MYSQL_URL`, `REGISTRY`, `BUILDKIT_HOST`, `DOCKER_HOST`, `KUBECONFIG` and their companions, as
+`testbed env` has them.
 Out: the same names for what was missing, as far as a Docker engine can start it; and what each server says of itself.
 A Kubernetes cluster is never started: its tests run where there is one.
 """
@@ -10,6 +11,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from testcontainers.core.container import DockerContainer
 
 from seedwork.testing.servers import MYSQL_IMAGE, PULSAR_COMMAND, PULSAR_IMAGE, answers, free_port, pulsar_settings
+from tests.stack import buildkit
 
 SOCKET = Path("/var/run/docker.sock")
 """Where an engine listens if nobody says otherwise."""
@@ -84,6 +87,11 @@ async def registry_version() -> str:
         return f"API {answer.raise_for_status().headers['Docker-Distribution-Api-Version']}"
 
 
+async def buildkit_version() -> str:
+    """As the builder says it, asked by buildx."""
+    return await asyncio.to_thread(buildkit.version, os.environ["BUILDKIT_HOST"])
+
+
 async def docker_version() -> str:
     """The engine's, and that of the builder that its client has."""
     engine = await _say("docker", "version", "--format", "{{.Server.Version}} (API {{.Server.APIVersion}})")
@@ -109,6 +117,7 @@ SERVERS = (
     Server("MySQL", ("MYSQL_URL", "MYSQL_ROOT_URL"), mysql_version),
     Server("Apache Pulsar", ("PULSAR_URL", "PULSAR_ADMIN_URL"), pulsar_version),
     Server("registry", ("REGISTRY",), registry_version),
+    Server("BuildKit", ("BUILDKIT_HOST",), buildkit_version),
     Server("Docker", ("DOCKER_HOST",), docker_version),
     Server("Kubernetes", ("KUBECONFIG",), kubernetes_version),
 )
@@ -131,10 +140,15 @@ def find_docker() -> bool:
 def started() -> Iterator[None]:
     """Servers of this run's own in place of those that the environment does not name; gone afterwards."""
     with contextlib.ExitStack() as stack:
-        for server, start in zip(SERVERS, (_mysql, _pulsar, _registry), strict=False):
-            if not server.is_named:
+        for server, start in zip(SERVERS, STARTED, strict=False):
+            if server.is_named:
+                continue
+            try:
                 stack.enter_context(start())
-                asyncio.run(answers(server.version))
+            except buildkit.NoBuildKit as error:
+                sys.stderr.write(f"{server.name} is not started: {error}\n")
+                continue
+            asyncio.run(answers(server.version))
         yield
 
 
@@ -164,6 +178,16 @@ def _registry() -> Iterator[None]:
         _named(REGISTRY=f"localhost:{container.get_exposed_port(5000)}"),  # the engine trusts this name without TLS
     ):
         yield
+
+
+@contextlib.contextmanager
+def _buildkit() -> Iterator[None]:
+    with buildkit.own_buildkit() as own, _named(BUILDKIT_HOST=own.host):
+        yield
+
+
+STARTED = (_mysql, _pulsar, _registry, _buildkit)
+"""What a Docker engine can start, in the order of `SERVERS`."""
 
 
 @contextlib.contextmanager

@@ -211,8 +211,10 @@ class Engine:
         path.touch(mode=0o600)
         path.write_bytes(orjson.dumps(self._docker_config(platform)))
         known_builders = self._buildx_home if not self._options.builder else platform / "buildx"
+        ours = self._sandbox.environment(saga_id, scratch)
+        del ours["SOURCE_DATE_EPOCH"]  # buildx passes it on, and then no step says when it ran: see `built_layers`
         return {
-            **self._sandbox.environment(saga_id, scratch),
+            **ours,
             **{name: environ[name] for name in _PASSED if name in environ},
             "DOCKER_CONFIG": str(config),
             "BUILDX_CONFIG": str(known_builders),

@@ -67,7 +67,8 @@ def create_app(settings: BuilderSettings | None = None, *, bus: Bus | None = Non
         limit_s=settings.build_timeout_s + _AFTER_LIMIT_S,
     )
     service.participant.on(DeploymentSucceeded, staging.release)
-    service.on_start(partial(clear_up, builder, folders))
+    if service.db.sole_process:  # elsewhere what lies there may be a living replica's work
+        service.on_start(partial(clear_up, builder, folders))
     service.on_stop(images.close)
     service.background("collect", staging.run)
     service.background("sweep-logs", partial(sweep_logs, logs, service, settings.build_log_keep_days))

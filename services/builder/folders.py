@@ -1,6 +1,11 @@
-"""Work folders: a private one for each build, gone when the build ends, however it ends."""
+"""Work folders: a private one for each attempt at a build, gone when the attempt ends, however it ends.
+
+Several replicas may share the home, and one that stood still beyond its lease may wake up in an attempt which another
+one has taken up: so each attempt has a folder of its own, and takes away no other but those before it.
+"""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import stat
@@ -11,13 +16,14 @@ from typing import Any
 from uuid import UUID
 
 from seedwork.archives import disk_errors
+from seedwork.messages import new_id
 
 
 class WorkFolders:
     """The work folders of one service.
 
     Args:
-        root: Holds one folder a build, by saga.
+        root: Holds one folder a build, by saga; in it one for each attempt.
     """
 
     def __init__(self, root: Path) -> None:
@@ -25,21 +31,26 @@ class WorkFolders:
 
     @asynccontextmanager
     async def of(self, saga_id: str) -> AsyncIterator[Path]:
-        """An empty folder, removed afterwards; one that an earlier attempt left is removed before."""
-        path = self._path(saga_id)
-        await asyncio.to_thread(_remove, path)
-        await asyncio.to_thread(_make, path)
+        """An empty folder, removed afterwards; those that earlier attempts left are removed before."""
+        build = self._path(saga_id)
+        await asyncio.to_thread(_remove, build)
+        attempt = build / new_id()
+        await asyncio.to_thread(_make, attempt)
         try:
-            yield path
+            yield attempt
         finally:
-            await _finished(asyncio.to_thread(_remove, path))
+            await _finished(asyncio.to_thread(_leave, attempt))
+
+    async def has(self, saga_id: str) -> bool:
+        """Whether an attempt at that build has a folder."""
+        return await asyncio.to_thread(self._path(saga_id).exists)
 
     async def remove(self, saga_id: str) -> bool:
         """Remove what is left of that build; whether there was anything."""
         return await asyncio.to_thread(_remove, self._path(saga_id))
 
     async def sweep(self) -> int:
-        """Remove all: nothing is being built yet; how many there were."""
+        """Remove all: nobody is building; how many there were."""
         return await asyncio.to_thread(self._sweep)
 
     def _sweep(self) -> int:
@@ -60,6 +71,12 @@ def _remove(path: Path) -> bool:
         return False
     shutil.rmtree(path, onerror=_again_with_rights)
     return True
+
+
+def _leave(attempt: Path) -> None:
+    _remove(attempt)
+    with contextlib.suppress(OSError):  # others are in it, or have taken it away
+        attempt.parent.rmdir()
 
 
 def _again_with_rights(remove: Callable[..., Any], name: str, _why: Any) -> None:

@@ -39,6 +39,8 @@ async def build_image(
         await staging.hold(work.app_id, digest, work.saga_id)
 
     await builds.begin(command, work)
+    if await folders.has(work.saga_id):  # of an attempt whose replica was killed, or stands still
+        await builder.stop(work.saga_id)
     async with _logged(logs, builds, work) as log, _limited(timeout_s), folders.of(work.saga_id) as folder:
         with disk_errors():
             work.note("fetching the source")

@@ -1,5 +1,6 @@
 """The layer cache, the choice of an interpreter, work folders: what holds when disks and tools misbehave."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -149,6 +150,23 @@ async def test_a_work_folder_goes_however_the_build_ends(tmp_path: Path) -> None
 
     assert list((tmp_path / "work").iterdir()) == []
     assert await folders.remove(saga) is False
+
+
+async def test_who_comes_late_out_of_a_build_leaves_the_next_attempt_its_folder(tmp_path: Path) -> None:
+    """A replica that stood still is still in the build when another one takes it up, in the same home."""
+    sleeper, waker, saga = WorkFolders(tmp_path / "work"), WorkFolders(tmp_path / "work"), new_id()
+
+    async with contextlib.AsyncExitStack() as asleep:
+        old = await asleep.enter_async_context(sleeper.of(saga))
+        assert await waker.has(saga)
+        async with waker.of(saga) as new:
+            assert not old.exists()
+            (new / "file").write_text("x")
+            await asleep.aclose()
+            assert (new / "file").read_text() == "x"
+
+    assert list((tmp_path / "work").iterdir()) == []
+    assert not await waker.has(saga)
 
 
 async def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:

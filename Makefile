@@ -7,7 +7,7 @@ BIN := .venv/bin
 UV_VERSION := 0.13.8
 PYTHONS := libs services knarr tests bench
 
-.PHONY: help install install-dev run run-tests up stack-up stack-down demo-stack test test-stack scenarios crash-test simulate lint format requirements schemas docs bench
+.PHONY: help install install-dev run run-tests up stack-up stack-down demo-stack test test-stack chaos-stack scenarios crash-test simulate lint format requirements schemas docs bench
 
 help: ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,10 @@ run-tests: install-dev ## Runs the tests without the lint.
 # in Docker is "not run". ARGS goes to pytest: make test-stack ARGS='-k pulsar'
 test-stack: install-dev ## Runs the tests of the real stack, on the servers of the environment or started in Docker.
 	$(BIN)/python -m tests.stack -n 2 --dist loadgroup $(ARGS)
+
+# ARGS='--seed 4711' runs the same acts again, ARGS='--only kills,mysql' some of them; docs/operate.md says more.
+chaos-stack: install-dev ## Breaks two of every service and their servers under a stream of pushes (KUBECONFIG, Docker).
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 SETTINGS ?= laptop compose cluster
 scenarios: install-dev ## Runs the scenarios in the settings SETTINGS="laptop compose cluster", and writes the README's table.

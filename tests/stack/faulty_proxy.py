@@ -94,13 +94,13 @@ class FaultyProxy:
         first, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
         method, path, _ = first.split(" ", 2)
         self.requests.append((method, path))
-        size = next((int(line.split(":")[1]) for line in lines if line.lower().startswith("content-length:")), 0)
+        body = _body(reader, [line.lower() for line in lines])
         fault = next((each for each in self.faults if each.takes(method, path)), None)
         if fault and fault.how == "refuse":
             writer.transport.abort()
             return
         if fault and fault.how == "answer":
-            await self._pass(reader, None, size)
+            await self._pass(body, None)
             answer = [f"HTTP/1.1 {fault.status} Fault", *fault.headers, "Content-Length: 0", "Connection: close"]
             writer.write("\r\n".join([*answer, "", ""]).encode())
             await writer.drain()
@@ -112,26 +112,56 @@ class FaultyProxy:
             asked = "\r\n".join([f"{method} {self.rewrite(path)} HTTP/1.1", *kept, "Connection: close", "", ""])
             server.write(asked.encode("latin-1"))
             if fault and fault.how == "cut-request":
-                await self._pass(reader, server, min(size, fault.after_bytes))
+                await self._pass(body, server, at_most=fault.after_bytes)
                 writer.transport.abort()
                 return
-            await self._pass(reader, server, size)
+            await self._pass(body, server)
             await _answer(server_reader, writer, fault.after_bytes if fault else None)
         finally:
             server.close()
             with contextlib.suppress(ConnectionError):
                 await server.wait_closed()
 
-    async def _pass(self, reader: asyncio.StreamReader, server: asyncio.StreamWriter | None, size: int) -> None:
-        while size:
-            piece = await reader.read(min(size, PIECE_BYTES))
-            if not piece:
-                raise ConnectionResetError
-            size -= len(piece)
-            self.bytes_up += len(piece)
+    async def _pass(
+        self, body: AsyncIterator[bytes], server: asyncio.StreamWriter | None, *, at_most: int | None = None
+    ) -> None:
+        """To its end, or until so many bytes have gone; `server` none: to nobody."""
+        left = at_most
+        async for piece in body:
+            sent = piece[:left]
+            self.bytes_up += len(sent)
             if server is not None:
-                server.write(piece)
+                server.write(sent)
                 await server.drain()
+            if left is not None:
+                left -= len(sent)
+                if left == 0:
+                    return
+
+
+async def _body(reader: asyncio.StreamReader, headers: list[str]) -> AsyncIterator[bytes]:
+    """A request's body, piece by piece, as it is on the wire."""
+    named = {name: value.strip() for name, _, value in (line.partition(":") for line in headers)}
+    if named.get("transfer-encoding") != "chunked":
+        async for piece in _exactly(reader, int(named.get("content-length", 0))):
+            yield piece
+        return
+    size = None
+    while size != 0:
+        line = await reader.readuntil(b"\r\n")
+        size = int(line.partition(b";")[0], 16)
+        yield line
+        async for piece in _exactly(reader, size + len(b"\r\n")):
+            yield piece
+
+
+async def _exactly(reader: asyncio.StreamReader, size: int) -> AsyncIterator[bytes]:
+    while size:
+        piece = await reader.read(min(size, PIECE_BYTES))
+        if not piece:
+            raise ConnectionResetError
+        size -= len(piece)
+        yield piece
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut_after: int | None) -> None:

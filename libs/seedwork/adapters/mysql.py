@@ -32,6 +32,9 @@ IDLE_S = 60
 """The server's default is eight hours. Connections of ours that wait in the pool are renewed before."""
 _RENEW_S = IDLE_S - 15
 _CONNECT_S = 5
+_MODE = "CONCAT(@@sql_mode, ',NO_BACKSLASH_ESCAPES')"
+"""A backslash is a character like any other, so that the driver looks for quotes only: it goes through a text character
+by character for the others, 25 µs for 1 KB of JSON in place of 0.4, which was a sixth of the coordinator's time."""
 
 _DEADLOCK, _LOCK_WAIT = 1213, 1205
 _UNKNOWN_DATABASE, _NO_RIGHT_TO_DATABASE, _WRONG_PASSWORD = 1049, 1044, 1045
@@ -59,7 +62,7 @@ def mysql_engine(url: URL, *, isolation: str, size: int) -> AsyncEngine:
             pool_timeout=30,
             pool_recycle=_RENEW_S,
             hide_parameters=True,
-            connect_args={"connect_timeout": _CONNECT_S},
+            connect_args={"connect_timeout": _CONNECT_S, "sql_mode": _MODE},
         )
     except ModuleNotFoundError as error:
         raise Misconfigured(

@@ -14,8 +14,9 @@ import asyncio
 import json
 import os
 import threading
+import zlib
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,13 @@ SEND_S = 30
 """A message that is not confirmed for so long is reported as not sent; whoever sent it does it again."""
 QUEUED = 1000
 """Messages that the broker hands to one consumer ahead of time; a slow one keeps no more from its neighbours."""
+MANY = 8
+"""From so many messages on that are sent at once, those of one group are stored and acknowledged as one entry."""
+GROUPS = 16
+"""Into so many groups the keys are divided (ADR 17). A group goes to one consumer of a subscription, so more replicas
+of a service than this would have nothing to do."""
+_GATHERED_MS = 1
+"""How long a producer of many waits for more: the least that the client knows."""
 _PENDING = 10_000
 """Messages of one producer that wait for their confirmation: more than the relay has under way."""
 
@@ -61,7 +69,7 @@ class Outgoing:
     payload: bytes
     properties: Mapping[str, str]
     key: str
-    """Messages of one key go to one consumer of a subscription."""
+    """Messages of one key go to one consumer of a subscription, and so do those of its group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,20 +115,25 @@ class PulsarClient:
             NotSetUp: There is no such topic.
             Unavailable: The broker does not answer.
         """
+        first = await self._producer(topic, schema, together=False)
+        return Sender(topic, first, lambda: self._producer(topic, schema, together=True))
+
+    async def _producer(self, topic: str, schema: Any | None, *, together: bool) -> "pulsar.asyncio.Producer":
         import pulsar.asyncio
 
         try:
-            producer = await self._client.create_producer(
+            return await self._client.create_producer(
                 self.address.topic(topic),
                 schema=_schema(schema),
-                batching_enabled=False,  # it would wait, and mix sagas
+                batching_enabled=together,
+                batching_type=pulsar.BatchingType.KeyBased,  # else a batch goes where its first message does
+                batching_max_publish_delay_ms=_GATHERED_MS,
                 max_pending_messages=_PENDING,
                 send_timeout_millis=SEND_S * 1000,
                 compression_type=pulsar.CompressionType.LZ4,
             )
         except pulsar.asyncio.PulsarException as error:
             raise self._error(f"Cannot send to {topic}", topic, error) from error
-        return Sender(topic, producer)
 
     async def receiver(self, topic: str, subscription: str, schema: Any | None, *, shared: bool = True) -> "Receiver":
         """Begin to take from a subscription; the messages of one key come to one of those who share it.
@@ -223,11 +236,25 @@ class PulsarClient:
 
 
 class Sender:
-    """Sends to one topic."""
+    """Sends to one topic: a few messages at once, each as it is; many with a delay of a millisecond, in batches.
 
-    def __init__(self, topic: str, producer: "pulsar.asyncio.Producer") -> None:
+    Args:
+        topic: Its short name.
+        producer: For few.
+        for_many: Makes the one for many, when it is first needed.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        producer: "pulsar.asyncio.Producer",
+        for_many: "Callable[[], Awaitable[pulsar.asyncio.Producer]]",
+    ) -> None:
         self.topic = topic
-        self._producer = producer
+        self._for_few = producer
+        self._for_many: pulsar.asyncio.Producer | None = None
+        self._make_for_many = for_many
+        self._making = asyncio.Lock()
 
     async def send(self, messages: Sequence[Outgoing]) -> None:
         """All of them; on return the broker has them on disk.
@@ -250,20 +277,40 @@ class Sender:
             if waiting == 0:
                 _soon(loop, _settle, done, failed)
 
-        inner = self._producer._producer  # noqa: SLF001  see the module's text
+        producer = self._for_few if len(messages) < MANY else await self._batching()
+        inner = producer._producer  # noqa: SLF001  see the module's text
         for each in messages:
             builder = _pulsar.MessageBuilder()
             builder.content(each.payload)
             builder.properties(dict(each.properties))
             builder.partition_key(each.key)
+            builder.ordering_key(group_of(each.key))
             inner.send_async(builder.build(), confirmed)
         result = await done
         if result is not None:
             raise Unavailable(f"Pulsar has not confirmed messages for {self.topic}", why=result.name)
 
+    async def _batching(self) -> "pulsar.asyncio.Producer":
+        """The producer for many.
+
+        It is never told to flush: that call keeps the interpreter's lock while it waits for one of the client's, whose
+        holder may wait for the interpreter's (ADR 17).
+        """
+        async with self._making:
+            if self._for_many is None:
+                self._for_many = await self._make_for_many()
+        return self._for_many
+
     async def close(self) -> None:
         """Send no more."""
-        await _quietly(self._producer.close())
+        for each in (self._for_few, self._for_many):
+            if each is not None:
+                await _quietly(each.close())
+
+
+def group_of(key: str) -> str:
+    """To which group a key belongs: the messages of a group go to one consumer of a subscription, in their order."""
+    return str(zlib.crc32(key.encode()) % GROUPS)
 
 
 class Receiver:

@@ -98,6 +98,27 @@ class DatabaseContract:
         for each in replicas:
             assert await each.read(names) == {f"ship-{n}" for n in range(300)}
 
+    async def test_text_comes_back_as_it_was_written(self, db: Database) -> None:
+        """Quotes, backslashes and what else a driver may take for its own, by each way of writing."""
+        texts = ["it's", '"', "\\", "\\'", "\\\\0", "%s %(x)s :x ?", "\n\t\r\x1a\x00", "ß 漢 🚢", ""]
+
+        async def work(conn: AsyncConnection) -> None:
+            await ship(conn, "argo", log=texts[0])
+            await conn.execute(insert(ships), [{"name": f"ship-{n}", "log": each} for n, each in enumerate(texts)])
+            rows = [{"key_name": f"ship-{n}", "key_port": "", "log": f"{each}!"} for n, each in enumerate(texts)]
+            await update_each(conn, ships, rows)
+            for each in texts:
+                query = select(func.count()).select_from(ships).where(ships.c.log == f"{each}!")
+                assert (await conn.execute(query)).scalar_one() == 1
+
+        await db.write(work)
+
+        async def logs(conn: AsyncConnection) -> dict[str, str]:
+            return {row.name: row.log for row in await conn.execute(select(ships.c.name, ships.c.log))}
+
+        wanted = {f"ship-{n}": f"{each}!" for n, each in enumerate(texts)}
+        assert await db.read(logs) == {"argo": texts[0], **wanted}
+
     async def test_a_write_that_raises_leaves_nothing_and_takes_nobody_along(self, db: Database) -> None:
         """It shares its transaction with forty others: they are committed, its rows are not, its callback is silent."""
         called: list[str] = []

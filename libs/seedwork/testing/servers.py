@@ -22,14 +22,15 @@ from seedwork.messages import new_id
 
 
 @contextlib.asynccontextmanager
-async def mysql_schema(server: str | None = None) -> AsyncIterator[str]:
+async def mysql_schema(server: str | None = None, *, name: str | None = None) -> AsyncIterator[str]:
     """The URL of an empty schema `paas_…`.
 
     Args:
         server: An SQLAlchemy URL of a user who may make such schemas; MYSQL_URL, if not given.
+        name: Of the schema, if it matters; it must not be there yet.
     """
     url = make_url(server or os.environ["MYSQL_URL"])
-    name = f"paas_{new_id().replace('-', '')[-16:]}"
+    name = name or f"paas_{new_id().replace('-', '')[-16:]}"
     await _run(url, f"CREATE DATABASE `{name}` CHARACTER SET {CHARSET} COLLATE {COLLATION}")
     try:
         yield url.set(database=name).render_as_string(hide_password=False)
@@ -38,12 +39,12 @@ async def mysql_schema(server: str | None = None) -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def pulsar_namespace() -> AsyncIterator[PulsarAddress]:
+async def pulsar_namespace(tenant: str = "paas-tests") -> AsyncIterator[PulsarAddress]:
     """The address of an empty namespace, which `pulsar_admin.set_up` still has to fill."""
     address = PulsarAddress(
         url=os.environ["PULSAR_URL"],
         admin_url=os.environ["PULSAR_ADMIN_URL"],
-        tenant="paas-tests",
+        tenant=tenant,
         namespace=f"t{new_id().replace('-', '')[-16:]}",
     )
     try:

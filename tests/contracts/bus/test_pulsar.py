@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import httpx2
 import pytest
 from pydantic import create_model
 
@@ -86,6 +87,43 @@ async def test_replicas_share_a_subscription_and_keep_each_saga_together(broker:
     for saga, envelopes in sagas.items():
         shares = [[each.id for each in share.envelopes if each.correlationid == saga] for share in got]
         assert [each.id for each in envelopes] in shares
+
+
+async def test_a_saga_stays_together_whether_its_messages_go_alone_or_with_many(broker: Broker) -> None:
+    """They leave by two producers, one of which batches; the same replica gets them, in order."""
+    got = [Collected(), Collected()]
+    for each in got:
+        bus = await broker.bus()
+        await bus.subscribe("brewery", SUBSCRIPTIONS["brewery"], each.handle)
+        await bus.open()
+    sender = await broker.bus()
+    sagas = {saga: [brew(str(n), saga=saga) for n in range(4)] for saga in (new_id() for _ in range(40))}
+    for n in range(4):
+        together = 40 if n % 2 else 1
+        column = [envelopes[n] for envelopes in sagas.values()]
+        for start in range(0, 40, together):
+            await publish(sender, column[start : start + together])
+    wanted = {each.id for envelopes in sagas.values() for each in envelopes}
+    await until(lambda: got[0].ids | got[1].ids == wanted)
+    for saga, envelopes in sagas.items():
+        shares = [[each.id for each in share.envelopes if each.correlationid == saga] for share in got]
+        assert [each.id for each in envelopes] in shares
+
+
+async def test_many_messages_at_once_are_stored_together(broker: Broker) -> None:
+    """At most an entry for each group of sagas; a few messages are an entry each, and wait for nobody."""
+    sender = await broker.bus()
+    await publish(sender, [brew() for _ in range(3)])
+    assert await entries(broker.address, "Brew") == 3
+    await publish(sender, [brew() for _ in range(200)])
+    assert 3 < await entries(broker.address, "Brew") < 3 + 200 / 2
+
+
+async def entries(address: PulsarAddress, topic: str) -> int:
+    """What the broker has stored, by its own count."""
+    path = f"/admin/v2/persistent/{address.tenant}/{address.namespace}/{topic}-partition-0/internalStats"
+    async with httpx2.AsyncClient(base_url=address.admin_url, timeout=20, trust_env=False) as http:
+        return int((await http.get(path)).raise_for_status().json()["entriesAddedCounter"])
 
 
 async def test_what_a_replica_had_when_it_left_comes_to_another(broker: Broker) -> None:

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
-from sqlalchemy import Select, Table, bindparam, insert, select
+from sqlalchemy import Table, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from seedwork.messages import Envelope
+from seedwork.set_wise import Among, Many
 from seedwork.tables import KernelTables
 
 
@@ -19,16 +19,22 @@ async def take_new(
     Two replicas that take the same id at the same moment collide on the primary key: the second one waits for the
     first one's commit, then its transaction fails, is run again by `Database.write`, and finds the id.
     """
+    if not envelopes:
+        return []
     by_id = {each.id: each for each in envelopes}
     inbox = tables.inbox
-    known = {row[0] for row in await conn.execute(_among(inbox), {"ids": list(by_id)})}
+    known = {row[0] for row in await _among(inbox).execute(conn, by_id)}
     new = [each for message_id, each in by_id.items() if message_id not in known]
     if new:
-        await conn.execute(insert(inbox), [{"message_id": each.id, "at_ms": now_ms} for each in new])
+        await _insert(inbox).later(conn, [{"message_id": each.id, "at_ms": now_ms} for each in new])
     return new
 
 
 @lru_cache(maxsize=64)
-def _among(inbox: Table) -> Select[Any]:
-    """Built once for each service's table: putting a statement together costs more than running it."""
-    return select(inbox.c.message_id).where(inbox.c.message_id.in_(bindparam("ids", expanding=True)))
+def _insert(inbox: Table) -> Many:
+    return Many(insert(inbox))
+
+
+@lru_cache(maxsize=64)
+def _among(inbox: Table) -> Among:
+    return Among(select(inbox.c.message_id), inbox.c.message_id)

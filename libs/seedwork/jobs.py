@@ -12,15 +12,16 @@ there has lost it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
 from sqlalchemy import ColumnElement, RowMapping, and_, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from seedwork.frozen import changed
 from seedwork.messages import Envelope
-from seedwork.set_wise import update_each
+from seedwork.set_wise import Among, Many, update_each
 from seedwork.tables import KernelTables
 
 LOST_LEASES = 3
@@ -104,10 +105,15 @@ class Job:
         lost = self.lost_leases
         if self.lease_until_ms is not None and self.lease_until_ms <= now_ms and not self.undoing:
             lost += 1
-        taken = replace(
-            self, lease_owner=owner, lease_until_ms=until_ms, lease_number=self.lease_number + 1, lost_leases=lost
+        state: dict[str, JobState] = {"undo_state": "running"} if self.undoing else {"state": "running"}
+        return changed(
+            self,
+            lease_owner=owner,
+            lease_until_ms=until_ms,
+            lease_number=self.lease_number + 1,
+            lost_leases=lost,
+            **state,
         )
-        return replace(taken, undo_state="running") if self.undoing else replace(taken, state="running")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +139,11 @@ def accept_forward(job: Job | None, command: Envelope, now_ms: int, undone: Outc
         return Accepted(_new(command, command.type, now_ms, state="queued", command=command, attempt=attempt))
     if job.tombstone_ms is not None:
         return Accepted(job, undone)
-    job = replace(job, attempt=max(job.attempt, attempt))
+    job = changed(job, attempt=max(job.attempt, attempt))
     if job.state == "done" and job.outcome is not None:
         if not job.outcome.retryable:
             return Accepted(job, job.outcome)
-        return Accepted(replace(job, state="queued", command=command, outcome=None, accepted_ms=now_ms))
+        return Accepted(changed(job, state="queued", command=command, outcome=None, accepted_ms=now_ms))
     return Accepted(job)
 
 
@@ -146,12 +152,12 @@ def accept_undo(job: Job | None, command: Envelope, kind: str, now_ms: int) -> A
     attempt = command.sagaattempt or 1
     if job is None:
         job = _new(command, kind, now_ms)
-    job = replace(job, tombstone_ms=job.tombstone_ms or now_ms, undo_attempt=max(job.undo_attempt, attempt))
+    job = changed(job, tombstone_ms=job.tombstone_ms or now_ms, undo_attempt=max(job.undo_attempt, attempt))
     if job.undo_state == "done" and job.undo_outcome is not None:
         return Accepted(job, job.undo_outcome)
     if job.undo_state in _OPEN:
         return Accepted(job)
-    return Accepted(replace(job, undo_state="queued", undo_command=command, accepted_ms=now_ms))
+    return Accepted(changed(job, undo_state="queued", undo_command=command, accepted_ms=now_ms))
 
 
 def _new(message: Envelope, kind: str, now_ms: int, **fields: Any) -> Job:
@@ -170,17 +176,17 @@ class JobRows:
 
     def __init__(self, tables: KernelTables) -> None:
         self._table = tables.jobs
-        self._insert = insert(tables.jobs)
+        self._insert = Many(insert(tables.jobs))
+        self._to_read = Among(select(tables.jobs), tables.jobs.c.saga_id)
+        self._to_change = Among(select(tables.jobs).with_for_update(), tables.jobs.c.saga_id)
 
     async def load(self, conn: AsyncConnection, keys: Iterable[Key], *, to_change: bool = False) -> dict[Key, Job]:
         """Those of the keys that exist; `to_change` keeps them from changing elsewhere until the commit."""
         keys = set(keys)
         if not keys:
             return {}
-        query = select(self._table).where(self._table.c.saga_id.in_({saga for saga, _ in keys}))
-        if to_change and conn.dialect.name != "sqlite":
-            query = query.with_for_update()
-        rows = await conn.execute(query)
+        query = self._to_change if to_change else self._to_read
+        rows = await query.execute(conn, {saga for saga, _ in keys})
         jobs = (_job(row) for row in rows.mappings())
         return {job.key: job for job in jobs if job.key in keys}
 
@@ -193,7 +199,7 @@ class JobRows:
             if job.key in before and job != before[job.key]
         ]
         if new:
-            await conn.execute(self._insert, new)
+            await self._insert.later(conn, new)
         await update_each(conn, self._table, changed)
 
     async def claimable(

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 
 import structlog
-from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy import bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from seedwork import crash
@@ -19,6 +19,7 @@ from seedwork.bus import Bus
 from seedwork.clock import Clock, is_due
 from seedwork.errors import RetryableError
 from seedwork.messages import Envelope
+from seedwork.set_wise import Many
 from seedwork.tables import KernelTables
 from seedwork.unit_of_work import Database, after_commit
 
@@ -30,6 +31,8 @@ many. Killed meanwhile, it sends some of them again, and the inbox of whoever ta
 ORPHAN_S = 30.0
 """A row older than this, which this process does not hold in memory, belongs to one that died: publish it."""
 
+_WRITTEN = ("message_id", "at_ms", "envelope")
+
 log = structlog.get_logger(__name__)
 
 
@@ -37,7 +40,7 @@ class Outbox:
     """Where a transaction leaves its messages."""
 
     def __init__(self, tables: KernelTables, clock: Clock) -> None:
-        self._insert = insert(tables.outbox)
+        self._insert = Many(insert(tables.outbox).values({name: bindparam(name) for name in _WRITTEN}))
         self._clock = clock
         self._pending: deque[Envelope] = deque()
         self._committed = asyncio.Event()
@@ -49,10 +52,8 @@ class Outbox:
         if not envelopes:
             return
         now = self._clock.now_ms()
-        await conn.execute(
-            self._insert,
-            [{"message_id": each.id, "at_ms": now, "envelope": each.to_json().decode()} for each in envelopes],
-        )
+        rows = [{"message_id": each.id, "at_ms": now, "envelope": each.to_json().decode()} for each in envelopes]
+        await self._insert.later(conn, rows)
         after_commit(conn, lambda: self._hand_over(envelopes))
 
     def _hand_over(self, envelopes: Sequence[Envelope]) -> None:
@@ -96,6 +97,7 @@ class Relay:
     ) -> None:
         self._db = db
         self._table = tables.outbox
+        self._forget = Many(delete(tables.outbox).where(tables.outbox.c.message_id == bindparam("sent_id")))
         self._bus = bus
         self._clock = clock
         self._outbox = outbox
@@ -164,16 +166,22 @@ class Relay:
                 await self._clock.sleep(linger_s)
             sent = tuple(self._sent)
 
-            async def delete(conn: AsyncConnection, sent: Sequence[str] = sent) -> None:
-                await conn.execute(self._table.delete().where(self._table.c.message_id.in_(sent)))
+            async def forget(conn: AsyncConnection, sent: Sequence[str] = sent) -> None:
+                await self._forget_rows(conn, sent)
 
             try:
-                await self._db.write(delete)
+                await self._db.write(forget)
             except RetryableError as error:
                 log.warning("the outbox keeps sent messages for now", error=error.message)
                 return
             del self._sent[: len(sent)]
             self._outbox.held.difference_update(sent)
+
+    async def _forget_rows(self, conn: AsyncConnection, sent: Sequence[str]) -> None:
+        if conn.dialect.name == "sqlite":
+            await self._forget.later(conn, [{"sent_id": each} for each in sent])
+        else:
+            await conn.execute(self._table.delete().where(self._table.c.message_id.in_(sent)))
 
     async def _take_orphans_over(self) -> None:
         try:

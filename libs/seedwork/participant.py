@@ -12,6 +12,7 @@ What a handler may rely on:
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -176,6 +177,9 @@ class Participant:
         self._events: dict[str, tuple[type[Event], EventHandler]] = {}
         self._running: dict[Key, _Running] = {}
         self._reserved: dict[Key, str] = {}
+        """Slots of work that begins as soon as its lease is committed."""
+        self._used: Counter[str] = Counter()
+        """Slots that are reserved or at work, by kind."""
         self._queued: dict[Key, Job] = {}
         self._strays: dict[Key, int] = {}
         self._endings: Batched[_Ending, bool] = Batched(db, self._commit)
@@ -368,21 +372,26 @@ class Participant:
             return job
         if job.key not in self._reserved and self._room(job) <= 0:
             return job
-        self._reserved[job.key] = _slot_kind(job)
+        self._reserve(job)
         return job.leased(self._owner, now_ms + self._lease_ms, now_ms)
 
     def _room(self, job: Job) -> int:
         kind = _slot_kind(job)
         slots = self._steps[kind].slots if kind in self._steps else UNDO_SLOTS
-        return slots - self._used(kind)
+        return slots - self._used[kind]
 
-    def _used(self, kind: str) -> int:
-        running = sum(1 for each in self._running.values() if _slot_kind(each.job) == kind)
-        return running + sum(1 for key, each in self._reserved.items() if each == kind and key not in self._running)
+    def _reserve(self, job: Job) -> None:
+        self._give_up(job.key)
+        self._reserved[job.key] = kind = _slot_kind(job)
+        self._used[kind] += 1
+
+    def _give_up(self, key: Key) -> None:
+        if kind := self._reserved.pop(key, None):
+            self._used[kind] -= 1
 
     def _unreserve(self, envelopes: Iterable[Envelope]) -> None:
         for each in envelopes:
-            self._reserved.pop((each.correlationid, each.sagastep or ""), None)
+            self._give_up((each.correlationid, each.sagastep or ""))
 
     def _accepted(self, jobs: Iterable[Job]) -> None:
         """After the commit: start what was claimed, stop what was undone, remember what waits."""
@@ -400,7 +409,7 @@ class Participant:
     # ── work ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _start(self, job: Job) -> None:
-        self._reserved.pop(job.key, None)
+        self._give_up(job.key)
         self._queued.pop(job.key, None)
         command = job.undo_command if job.undoing else job.command
         if command is None:
@@ -417,6 +426,7 @@ class Participant:
         )
         running = _Running(job=job, work=work, attempt=attempt)
         self._running[job.key] = running
+        self._used[_slot_kind(job)] += 1
         running.task = asyncio.create_task(self._do(running, command), name=f"{job.kind}-{job.saga_id}")
 
     async def _do(self, running: _Running, command: Envelope) -> None:
@@ -434,6 +444,7 @@ class Participant:
                     await self._clean_up_if_undone(job)
             finally:
                 del self._running[job.key]
+                self._used[_slot_kind(job)] -= 1
                 if self._queued or not running.finished:
                     self._wake.set()
 
@@ -614,8 +625,8 @@ class Participant:
         if self._stopping:
             return 0
         now_ms = await database_now_ms(conn)
-        room = {kind: step.slots - self._used(kind) for kind, step in self._steps.items()}
-        found = await self._rows.claimable(conn, now_ms, room=room, undo_room=UNDO_SLOTS - self._used("undo"))
+        room = {kind: step.slots - self._used[kind] for kind, step in self._steps.items()}
+        found = await self._rows.claimable(conn, now_ms, room=room, undo_room=UNDO_SLOTS - self._used["undo"])
         found = [job for job in found if job.key not in self._running and job.key not in self._reserved]
         claimed = [job.leased(self._owner, now_ms + self._lease_ms, now_ms) for job in found]
         await self._rows.save(conn, {job.key: job for job in found}, claimed)

@@ -304,6 +304,8 @@ def after_commit(conn: AsyncConnection, callback: Callable[[], None]) -> None:
 
 async def database_now_ms(conn: AsyncConnection) -> int:
     """The database's clock, milliseconds since 1970."""
+    if file := sqlite.connection_of(conn):
+        return file.now_ms()
     sql = _SQLITE_NOW if conn.dialect.name == "sqlite" else _SERVER_NOW
     return int((await conn.execute(sql)).scalar_one())
 
@@ -353,7 +355,8 @@ def _sqlite_engine(url: Any, *, begin: str, size: int) -> AsyncEngine:
     )
 
     @event.listens_for(engine.sync_engine, "connect")
-    def connected(connection: Any, _record: Any) -> None:
+    def connected(connection: Any, record: Any) -> None:
+        record.info[sqlite.CONNECTION] = connection.driver_connection
         connection.isolation_level = None  # the driver begins nothing by itself; `begun` below does
         cursor = connection.cursor()
         for pragma in (

@@ -17,6 +17,7 @@ from seedwork.decide import _Turn
 from seedwork.jobs import Job
 from seedwork.messages import Envelope
 from seedwork.saga import Answered, SagaState, StepState, TimerFired
+from seedwork.set_wise import Many
 from seedwork.unit_of_work import database_now_ms
 from services.deployer import releases
 from services.deployer.adapters.memory import MemoryRuntime
@@ -33,11 +34,11 @@ from tests.simulation.plans import Outage, PauseProcess, Plan, Press, Push, Stor
 def version_check_dropped() -> Iterator[None]:
     """Whoever writes last wins."""
 
-    def unchecked(table: Any, key: str) -> store.Many:
+    def unchecked(table: Any, key: str) -> Many:
         columns: dict[str, Any] = {
             each.name: bindparam(each.name) for each in table.columns if each.name not in store._NEVER_CHANGE
         }
-        return store.Many(update(table).where(table.c[key] == bindparam("key_id")).values(columns))
+        return Many(update(table).where(table.c[key] == bindparam("key_id")).values(columns))
 
     with (
         patch.object(store, "_UPDATE_SAGA", unchecked(sagas, "id")),

@@ -2,16 +2,22 @@
 
 aiosqlite goes there four times for a SELECT (open a cursor, execute, fetch, close), and on a busy machine each visit
 costs two switches between threads: 50 to 100 µs. Here a statement is executed, fetched and closed in one visit, BEGIN
-goes along with the first one, and a connection on which nothing happened since its COMMIT is not rolled back. Rows are
-always fetched whole, which is what SQLAlchemy's aiosqlite dialect does as well; there are no streaming cursors.
+goes along with the first one, what nobody waits for (`later`) with the next one or with the COMMIT, and a connection on
+which nothing happened since its COMMIT is not rolled back. Rows are always fetched whole, which is what SQLAlchemy's
+aiosqlite dialect does as well; there are no streaming cursors.
 """
 
 import sqlite3
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import aiosqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+CONNECTION = "knarr.sqlite"
+"""Under this name a pool remembers the connection itself."""
 
 
 class OneVisitCursor:
@@ -72,6 +78,7 @@ class OneVisitConnection(aiosqlite.Connection):
     def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
         super().__init__(connector, iter_chunk_size=64)
         self._begin: str | None = None
+        self._later: list[tuple[str, Sequence[Sequence[Any]]]] = []
         self._clean = True
         """Nothing was sent to the thread since a COMMIT or ROLLBACK that was answered."""
 
@@ -83,15 +90,27 @@ class OneVisitConnection(aiosqlite.Connection):
         """Begin a transaction in these words, together with its first statement; without one, not at all."""
         self._begin = sql
 
+    def later(self, sql: str, parameters: Sequence[Sequence[Any]]) -> None:
+        """Run it for each set of parameters, before the next statement or the COMMIT; what it raises, that raises."""
+        self._later.append((sql, parameters))
+
+    def now_ms(self) -> int:
+        """The clock that `julianday('now')` reads: this machine's, without a visit."""
+        return time.time_ns() // 1_000_000
+
     async def visit(self, run: Callable[[sqlite3.Cursor], Any]) -> Any:
         """What `run` gives, in the connection's thread."""
-        begin, self._begin, self._clean = self._begin, None, False
+        begin, self._begin = self._begin, None
+        later, self._later = self._later, []
+        self._clean = False
 
         def there() -> Any:
             cursor = self._conn.cursor()
             try:
                 if begin is not None:
                     cursor.execute(begin)
+                for sql, parameters in later:
+                    cursor.executemany(sql, parameters)
                 return run(cursor)
             finally:
                 cursor.close()
@@ -100,17 +119,26 @@ class OneVisitConnection(aiosqlite.Connection):
 
     async def commit(self) -> None:
         """COMMIT, if there is something to commit."""
-        self._begin = None
-        if not self._clean:
+        if self._later:
+            await self.visit(lambda cursor: cursor.execute("COMMIT"))
+        elif not self._clean:
             await super().commit()
-            self._clean = True
+        self._begin = None
+        self._clean = True
 
     async def rollback(self) -> None:
         """ROLLBACK, if there may be something to roll back: also behind a statement of which nobody heard the end."""
         self._begin = None
+        self._later.clear()
         if not self._clean:
             await super().rollback()
             self._clean = True
+
+
+def connection_of(conn: AsyncConnection) -> OneVisitConnection | None:
+    """The connection below SQLAlchemy's; None where it is another database's."""
+    found: OneVisitConnection | None = conn.info.get(CONNECTION)
+    return found
 
 
 def connect(database: str, **options: Any) -> OneVisitConnection:

@@ -1,15 +1,17 @@
 """The loop around `decide`: once each, in one transaction, through restarts, conflicts and what cannot be decided."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from sqlalchemy import event, select, update
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from seedwork.adapters.sqlite import OneVisitConnection
 from seedwork.decide import decide
 from seedwork.errors import Misconfigured
 from seedwork.messages import envelope, new_id
@@ -69,7 +71,9 @@ async def test_a_message_that_comes_twice_is_decided_once(stage: Stage) -> None:
     assert [each["type"] for each in log].count("DeploymentRequested") == 1
 
 
-async def test_what_arrives_while_the_database_is_busy_is_decided_together(stage: Stage) -> None:
+async def test_what_arrives_while_the_database_is_busy_is_decided_together(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Fifty messages that come one by one are no fifty transactions."""
     db = stage.app.state.service.db
     busy, go_on = asyncio.Event(), asyncio.Event()
@@ -82,12 +86,14 @@ async def test_what_arrives_while_the_database_is_busy_is_decided_together(stage
     await busy.wait()
     stage.participants.answers["FetchSource"] = lambda _: None
     log_entries: list[int] = []
+    later = OneVisitConnection.later
 
-    @event.listens_for(db.engine.sync_engine, "after_cursor_execute")
-    def count(_conn: Any, cursor: Any, statement: str, *_rest: Any) -> None:
-        if statement.startswith("INSERT INTO saga_log"):
-            log_entries.append(cursor.rowcount)
+    def count(connection: OneVisitConnection, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        if sql.startswith("INSERT INTO saga_log"):
+            log_entries.append(len(rows))
+        later(connection, sql, rows)
 
+    monkeypatch.setattr(OneVisitConnection, "later", count)
     starting = [asyncio.create_task(stage.start(DEPLOY, app_id=new_id())) for _ in range(50)]
     for _ in range(10):
         await asyncio.sleep(0)  # nothing on the way to the engine waits for anything but its turn

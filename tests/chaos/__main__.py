@@ -37,8 +37,7 @@ ROOT = Path(__file__).parents[2]
 def main(arguments: Sequence[str]) -> int:
     """Run it; the exit code."""
     options = _options(arguments)
-    has_engine = find_docker()
-    if not (has_engine and os.environ.get("KUBECONFIG")):
+    if not (os.environ.get("KUBECONFIG") and find_docker()):
         say("not run: it needs a Kubernetes cluster (KUBECONFIG), and the Docker engine that the cluster runs on")
         return 2
     phases: Sequence[Phase] = options.only
@@ -60,10 +59,10 @@ def _run(knarr: Replicated, options: argparse.Namespace, phases: Sequence[Phase]
     began = time.monotonic()
     apps = [f"app-{number}" for number in range(1, options.apps + 1)]
     pusher = Pusher(knarr, apps, options.seed, options.every)
-    for app in apps:
-        first = pusher.push(app)
+    for first in [pusher.push(app) for app in apps]:
         saga = knarr.ended(first.sagas[0])
         assert saga["state"] == "SUCCEEDED", saga
+    say(f"{time.monotonic() - began:6.0f} s  {len(apps)} apps are live")
     watcher = Watcher({app: knarr.app(app)["url"] for app in apps})
     actor = Actor(knarr, pusher)
     with watcher:

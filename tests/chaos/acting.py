@@ -4,13 +4,12 @@ Each act waits for its pushes, strikes, and returns when all replicas are ready 
 """
 
 import os
-import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from seedwork.testing.servers import Container
 from tests.chaos.plans import Act
@@ -22,7 +21,7 @@ RESTART_ENGINE = "systemctl restart docker"
 """What restarts the engine, unless CHAOS_RESTART_DOCKER says something else."""
 _MANY = 10_000
 """Requests: more than there are while a fault lasts."""
-_FAULTS = {
+FAULTS = {
     "500": Fault(how="answer", status=500, times=_MANY),
     "refuse": Fault(how="refuse", times=_MANY),
     "cut-upload": Fault(how="cut-request", path="/blobs/uploads/", times=_MANY, after_bytes=1000),
@@ -105,19 +104,11 @@ class Actor:
             self.knarr.loop.run(each.restart())
 
     def _spoil(self, act: Act, done: Done) -> None:
-        template = _FAULTS[act.target]
-        fault = Fault(
-            how=template.how,
-            method=template.method,
-            path=template.path,
-            times=template.times,
-            status=template.status,
-            after_bytes=template.after_bytes,
-        )
+        fault = replace(FAULTS[act.target])
         self.knarr.registry.faults = [fault]
         time.sleep(act.lasts_s)
         self.knarr.registry.faults = []
-        done.hits = template.times - fault.times
+        done.hits = _MANY - fault.times
 
     def _close_api(self, act: Act, done: Done) -> None:
         done.hits = 1
@@ -149,8 +140,3 @@ class Actor:
         subprocess.run(["/bin/sh", "-c", command], check=True, stdout=sys.stderr)
         for each in self.knarr.servers.containers:  # those that were killed before do not come back by themselves
             self.knarr.loop.run(each.restart())
-
-
-def restart_command() -> str:
-    """What would restart the engine, for people."""
-    return shlex.quote(os.environ.get("CHAOS_RESTART_DOCKER", RESTART_ENGINE))

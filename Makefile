@@ -7,7 +7,7 @@ BIN := .venv/bin
 UV_VERSION := 0.13.8
 PYTHONS := libs services knarr tests bench
 
-.PHONY: help install install-dev run run-tests up stack-up stack-down demo-stack test test-stack chaos-stack scenarios crash-test simulate lint format requirements schemas docs bench
+.PHONY: help install install-dev run run-tests up stack-up stack-down demo-stack test test-stack chaos-stack scenarios crash-test simulate lint format requirements schemas docs bench bench-stack
 
 help: ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +82,9 @@ schemas: install-dev ## Writes an Avro schema for each message type that has cha
 
 bench: install-dev ## Measures speed, scale and memory, and prints a table; BENCH=steps,pages: only these.
 	$(BIN)/python -m bench --only "$(BENCH)"
+
+bench-stack: install-dev ## Measures speed on MySQL, Pulsar, a registry and Kubernetes; BENCH=steps,deploys: only these.
+	$(BIN)/python -m bench.stack --only "$(BENCH)"
 
 docs: install ## Writes the pages that are generated from the code.
 	$(BIN)/python -m knarr.docs

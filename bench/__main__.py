@@ -33,15 +33,19 @@ BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
 LIBRARIES = ("knarr", "SQLAlchemy", "aiosqlite", "fastapi", "uvicorn", "pydantic", "uv")
 
 
-def run(name: str) -> list[Figure]:
+def run(name: str, *, limit_s: float = LIMIT_S) -> list[Figure]:
     """One measurement; its figures are shown as they come.
+
+    Args:
+        name: The module, in this package.
+        limit_s: What takes longer has got stuck.
 
     Raises:
         SystemExit: It failed.
     """
     figures = []
     with subprocess.Popen([sys.executable, "-m", f"bench.{name}"], stdout=subprocess.PIPE) as process:
-        limit = threading.Timer(LIMIT_S, process.kill)
+        limit = threading.Timer(limit_s, process.kill)
         limit.start()
         for line in process.stdout or ():
             figures.append(Figure(**orjson.loads(line)))
@@ -71,14 +75,17 @@ def machine() -> list[str]:
     """Where this is, as lines of Markdown."""
     with folder() as home:
         fsync = fsync_ms(home)
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES)
     return [
         f"- taken {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; load average at the beginning {os.getloadavg()[0]:.1f}",
         f"- {os.cpu_count()} processors, {platform.system()}, {platform.machine()}",
         f"- fsync of 4 KB: p50 {percentile(fsync, 0.5):.2f} ms, p99 {percentile(fsync, 0.99):.2f} ms",
-        f"- Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {versions}",
-        f"- SQLite: {asyncio.run(durability())}",
     ]
+
+
+def versions(libraries: Sequence[str], *more: str) -> str:
+    """Of Python and what is installed beside it, as a line of Markdown."""
+    installed = (f"{name} {importlib.metadata.version(name)}" for name in libraries)
+    return f"- Python {platform.python_version()}, {', '.join([*more, *installed])}"
 
 
 def show(line: str) -> None:
@@ -87,23 +94,23 @@ def show(line: str) -> None:
     sys.stdout.flush()
 
 
-def write_down(text: str) -> None:
-    """The last table, in the README."""
-    before, _, rest = README.read_text().partition(BEGIN)
+def write_down(text: str, page: Path = README) -> None:
+    """The last table, on its page."""
+    before, _, rest = page.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    README.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
 
 
-def chosen(only: str) -> Sequence[str]:
+def chosen(only: str, known: Sequence[str] = BENCHES) -> Sequence[str]:
     """The measurements of that list; all, if it is empty.
 
     Raises:
         SystemExit: One is not known.
     """
     names = [each.strip() for each in only.split(",") if each.strip()]
-    if unknown := set(names) - set(BENCHES):
-        sys.exit(f"There is no measurement {', '.join(sorted(unknown))}. Known: {', '.join(BENCHES)}")
-    return [each for each in BENCHES if each in names] if names else BENCHES
+    if unknown := set(names) - set(known):
+        sys.exit(f"There is no measurement {', '.join(sorted(unknown))}. Known: {', '.join(known)}")
+    return [each for each in known if each in names] if names else known
 
 
 def main() -> None:
@@ -113,7 +120,11 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the table into bench/README.md")
     given = parser.parse_args()
     began = time.monotonic()
-    about = machine()
+    about = [
+        *machine(),
+        versions(LIBRARIES, f"SQLite {sqlite3.sqlite_version}"),
+        f"- SQLite: {asyncio.run(durability())}",
+    ]
     show("\n".join(about))
     figures = []
     for name in chosen(given.only):

@@ -87,7 +87,7 @@ async def measure(runs: int) -> None:
         await db.open()
         await db.write(lambda conn: conn.run_sync(metadata.create_all))
         saga_ids = [new_id() for _ in range(TOGETHER)]
-        await db.write(lambda conn: conn.execute(insert(sagas), [_saga(each) for each in saga_ids]))
+        await db.write(lambda conn: conn.execute(insert(sagas), [saga_of(each) for each in saga_ids]))
         seqs: dict[str, int] = {}
         for _ in range(runs):
             for together, commits in ((1, 200), (TOGETHER, 8)):
@@ -106,7 +106,8 @@ async def measure(runs: int) -> None:
         Figure(group=group, name=f"{together} a commit", values=values, unit="steps/s").tell()
 
 
-def _saga(saga_id: str) -> dict[str, Any]:
+def saga_of(saga_id: str) -> dict[str, Any]:
+    """A saga's row."""
     return {
         "id": saga_id, "version": 1, "definition": "deploy@1", "app_id": saga_id, "app": "shop", "commit_id": None,
         "state": "RUNNING", "step": "source", "needs_attention": False, "created_ms": 1, "origin": "x" * 480,

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from sqlalchemy import MetaData
 
 from seedwork.adapters.in_process import InProcessBus
+from seedwork.bus import Bus
 from seedwork.clock import SystemClock
 from seedwork.messages import Command, Envelope, Event, Message, UndoneEvent, envelope, new_id
 from seedwork.outbox import Outbox, Relay
@@ -86,7 +87,7 @@ class Instant:
         trips: Whom to tell of each command.
     """
 
-    def __init__(self, bus: InProcessBus, *, fail: bool, trips: Trips) -> None:
+    def __init__(self, bus: Bus, *, fail: bool, trips: Trips) -> None:
         self._bus = bus
         self._trips = trips
         self._answering: set[asyncio.Task[None]] = set()
@@ -144,14 +145,24 @@ class Halts:
 
 @contextlib.asynccontextmanager
 async def kernel_participant(
-    name: str, home: Path, bus: InProcessBus, *, fail: bool, trips: Trips, halts: Halts | None, slots: int
+    name: str, url: str, bus: Bus, *, fail: bool, trips: Trips, halts: Halts | None, slots: int
 ) -> AsyncIterator[None]:
-    """A step's participant with a database of its own, as in `Service`; its handler does nothing."""
+    """A step's participant with a database of its own, as in `Service`; its handler does nothing.
+
+    Args:
+        name: The step's name, under which it subscribes.
+        url: Of the database; its tables are made, if they are not there.
+        bus: Where commands come from.
+        fail: Whether the last step fails.
+        trips: Whom to tell of each command.
+        halts: Work that never ends.
+        slots: How many handlers may be at work.
+    """
     step, (forward, back) = STEPS[name], COMMANDS[name]
     metadata = MetaData()
     tables = kernel_tables(metadata)
     clock = SystemClock()
-    db = Database(f"sqlite+aiosqlite:///{home / name}.db")
+    db = Database(url)
     await db.open()
     await db.write(lambda conn: conn.run_sync(metadata.create_all))
     outbox = Outbox(tables, clock)
@@ -197,11 +208,10 @@ def _undone(kind: type[Event]) -> UndoneEvent:
     return example
 
 
-class Orchestra:
-    """A running coordinator, and everybody else."""
+class Audience:
+    """Starts deployments, and hears of their ends."""
 
-    def __init__(self, app: FastAPI, bus: InProcessBus, trips: Trips) -> None:
-        self.app = app
+    def __init__(self, bus: Bus, trips: Trips) -> None:
         self.bus = bus
         self.trips = trips
         self._ends: dict[str, asyncio.Future[str]] = {}
@@ -235,6 +245,14 @@ class Orchestra:
         await asyncio.gather(*(one_after_the_other() for _ in range(in_flight)))
 
 
+class Orchestra(Audience):
+    """A running coordinator in this process, and everybody else."""
+
+    def __init__(self, app: FastAPI, bus: Bus, trips: Trips) -> None:
+        super().__init__(bus, trips)
+        self.app = app
+
+
 def start() -> Envelope:
     """What starts a deployment of a new app."""
     return envelope(DeploymentRequested.example(), source="bench", saga_id=new_id(), app_id=new_id(), app="shop")
@@ -262,7 +280,8 @@ async def orchestra(
             await Instant(bus, fail=fail, trips=trips).join()
         else:
             for name in COMMANDS:
-                participant = kernel_participant(name, home, bus, fail=fail, trips=trips, halts=halts, slots=slots)
+                url = f"sqlite+aiosqlite:///{home / name}.db"
+                participant = kernel_participant(name, url, bus, fail=fail, trips=trips, halts=halts, slots=slots)
                 await stack.enter_async_context(participant)
         all_of_it = Orchestra(app, bus, trips)
         await all_of_it.listen()

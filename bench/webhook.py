@@ -43,17 +43,22 @@ def serve(home: Path, port_base: int) -> None:
 
 
 class Sender:
-    """Keeps a few connections open, as a proxy before the service does, and knows each answer's time."""
+    """Keeps a few connections open, as a proxy before the service does, and knows each answer's time.
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    Args:
+        ports: Where its replicas listen; each gets as many connections.
+    """
+
+    def __init__(self, *ports: int) -> None:
+        self._ports = ports
         self._free: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
         self.taken_ms: list[float] = []
 
     async def open(self) -> None:
         """Connect."""
-        for _ in range(CONNECTIONS):
-            self._free.put_nowait(await asyncio.open_connection("127.0.0.1", self._port))
+        for number in range(CONNECTIONS):
+            port = self._ports[number % len(self._ports)]
+            self._free.put_nowait(await asyncio.open_connection("127.0.0.1", port))
 
     async def close(self) -> None:
         """Disconnect."""
@@ -158,9 +163,9 @@ def is_ready(port: int) -> bool:
         return False
 
 
-def make_apps(port: int) -> None:
+def make_apps(port: int, token: str = TOKEN) -> None:
     """The apps that are pushed to."""
-    headers = {"Authorization": f"Bearer {TOKEN}"}
+    headers = {"Authorization": f"Bearer {token}"}
     with httpx2.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False) as client:
         for number in range(APPS):
             body = {"name": f"shop{number}", "repository": f"bench/shop{number}", "webhook_secret": SECRET}

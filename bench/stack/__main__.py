@@ -1,0 +1,90 @@
+"""`make bench-stack`: the measurements on MySQL, Pulsar, Docker, a registry and Kubernetes, one after the other.
+
+python -m bench.stack                      all of them
+python -m bench.stack --only steps,floor   some (`make bench-stack BENCH=steps,floor`)
+python -m bench.stack --write              and puts the table into bench/STACK.md
+
+The servers are those that the environment names (MYSQL_URL, PULSAR_URL, REGISTRY, DOCKER_HOST, KUBECONFIG); where a
+Docker engine answers, MySQL, Pulsar and the registry are started for the run if they are not named. A measurement whose
+servers are missing is not run, and the table says so.
+"""
+
+import argparse
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bench.__main__ import chosen, machine, run, show, versions, write_down
+from bench.figures import table
+from tests.stack.servers import SERVERS, find_docker, started
+
+NEEDS: Mapping[str, Sequence[str]] = {
+    "floor": ("MYSQL_URL", "PULSAR_URL"),
+    "steps": ("MYSQL_URL", "PULSAR_URL"),
+    "webhook": ("MYSQL_URL", "PULSAR_URL"),
+    "deploys": ("MYSQL_URL", "PULSAR_URL", "REGISTRY", "DOCKER_HOST", "KUBECONFIG"),
+}
+"""Modules of this package in the order of the table, and which servers they want."""
+LIMIT_S = 1800
+PAGE = Path(__file__).parent.parent / "STACK.md"
+LIBRARIES = ("knarr", "SQLAlchemy", "asyncmy", "pulsar-client", "fastavro", "fastapi", "uvicorn")
+
+
+def durability() -> str:
+    """What stands between an acknowledged message and a power cut, as far as the broker's container tells."""
+    port = os.environ.get("PULSAR_URL", "").rpartition(":")[2]
+    found = _said("docker", "ps", "--quiet", "--filter", f"publish={port}").split()
+    settings = ("journalSyncData", "managedLedgerNewEntriesCheckDelayInMillis")
+    lines = _said("docker", "exec", found[0], "cat", "conf/standalone.conf").splitlines() if found else ()
+    known = [line for line in lines if line.partition("=")[0] in settings]
+    return f"- Pulsar: {', '.join(known) or 'its settings are not known: it is in no container of this engine'}"
+
+
+def _said(*command: str) -> str:
+    with contextlib.suppress(OSError):
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return ""
+
+
+def main() -> None:
+    """From the command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.stack", description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help=f"a list of: {', '.join(NEEDS)}")
+    parser.add_argument("--write", action="store_true", help="put the table into bench/STACK.md")
+    given = parser.parse_args()
+    names = chosen(given.only, list(NEEDS))
+    with started() if find_docker() else contextlib.nullcontext():
+        measure(names, write=given.write)
+
+
+def measure(names: Sequence[str], *, write: bool) -> None:
+    """Against the servers that are there now."""
+    began = time.monotonic()
+    about = [
+        *machine(),
+        *(f"- {each.name}: {each.says()}" for each in SERVERS if each.is_named),
+        durability(),
+        versions(LIBRARIES),
+    ]
+    show("\n".join(about))
+    figures = []
+    for name in names:
+        missing = [each for each in NEEDS[name] if not os.environ.get(each)]
+        if missing:
+            about.append(f"- {name}: not run, for want of {', '.join(missing)}")
+            show(about[-1])
+            continue
+        show(f"{name} …")
+        figures += run(f"stack.{name}", limit_s=LIMIT_S)
+    minutes = (time.monotonic() - began) / 60
+    text = "\n".join([*about, f"- all of it took {minutes:.0f} minutes", "", table(figures)]) + "\n"
+    show(f"\n{text}")
+    if write:
+        write_down(text, PAGE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""A deployment to Kubernetes from push to `SUCCEEDED`, against the bare commands for the same commit in the same run.
+
+By hand: `git clone` (later `git fetch`) and a checkout, `docker build`, `docker push`, `kubectl apply` of a namespace,
+a Deployment and a Service, `kubectl rollout status`. With knarr: a signed push to six services on MySQL and Pulsar,
+which build with the same engine, push to the same registry and deploy to the same cluster; it ends when the saga says so.
+
+Both build the app's own Dockerfile. Its build argument MADE_BY keeps the engine's cache of the one from being of use to
+the other. Each pair is taken one right after the other, by turns beginning with the one and the other. A cold one is a
+new app, with dependencies that were not installed before: twelve packages of 40 modules, from wheels in the repository,
+so that no network is measured. A warm one changes one line of the app.
+"""
+
+import argparse
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+
+import httpx2
+import yaml
+from cryptography.fernet import Fernet
+
+from bench.deploys import APP, PACKAGES, Deployed, by_knarr, make_wheels
+from bench.figures import Figure
+from bench.platform import Knarr, Repository, environment, git
+from bench.stack.place import TOKEN, Place, place, running
+from knarr.home import Address
+from seedwork.chassis.settings import SERVICE_PORTS
+from seedwork.leaving import leave
+
+NODE_PORTS = 31_600
+"""Where the apps of this measurement get theirs from."""
+PORT = 8080
+DOCKERFILE = """\
+FROM python:3.11-slim
+ARG MADE_BY=knarr
+RUN echo "$MADE_BY {seed}" > /made-by
+WORKDIR /app
+COPY requirements.txt ./
+COPY wheels wheels
+RUN pip install --no-cache-dir --disable-pip-version-check --no-index --find-links wheels -r requirements.txt
+COPY app.py ./
+USER 10001
+CMD ["python", "app.py"]
+"""
+
+
+def app(version: str, seed: str) -> Mapping[str, str]:
+    """The app's files; a new version is one line, a new seed is another cache."""
+    names = [f"cargo{number}" for number in range(PACKAGES)]
+    program = APP.format(version=version, imports="\n".join(f"import {name}.part0" for name in names))
+    return {
+        "Dockerfile": DOCKERFILE.format(seed=seed),
+        "requirements.txt": "".join(f"{name}==1.0\n" for name in names),
+        "app.py": program.replace("127.0.0.1", "0.0.0.0"),  # noqa: S104  the pod's own address
+    }
+
+
+class ByHand:
+    """The bare commands.
+
+    Args:
+        home: A folder of its own.
+        repository: What is deployed.
+        name: Of namespace and image.
+    """
+
+    def __init__(self, home: Path, repository: Repository, name: str) -> None:
+        self._home = home
+        self._repository = repository
+        self._name = name
+        self._image = f"{os.environ['REGISTRY']}/{name}"
+        self._built: list[str] = []
+
+    def deploy_s(self, version: str) -> float:
+        """All of it; the first time a clone, later a fetch."""
+        began = perf_counter()
+        if self._built:
+            git(self._home / "mirror", "fetch", "--quiet", "origin", "main:main", "--force")
+        else:
+            origin = self._repository.path
+            git(origin, "clone", "--quiet", "--bare", origin.as_uri(), str(self._home / "mirror"))
+        place = self._home / version
+        place.mkdir(parents=True)
+        git(self._home / "mirror", f"--work-tree={place}", "checkout", "--force", "main", "--", ".")
+        image = f"{self._image}:{version}"
+        self._built.append(image)
+        command(
+            "docker", "build", "--quiet", "--build-arg", "MADE_BY=hand", "--tag", image, str(place), DOCKER_BUILDKIT="1"
+        )
+        command("docker", "push", "--quiet", image)
+        command("kubectl", "apply", "--filename", "-", given=manifests(self._name, image))
+        command("kubectl", "--namespace", self._name, "rollout", "status", "deployment/web", "--timeout=300s")
+        return perf_counter() - began
+
+    def remove(self) -> None:
+        """The namespace, the images on the engine, and those on the registry."""
+        command("kubectl", "delete", "namespace", self._name, "--ignore-not-found", "--wait=false")
+        for image in self._built:
+            tag = image.rpartition(":")[2]
+            with contextlib.suppress(subprocess.CalledProcessError):
+                command("docker", "image", "rm", "--force", image)
+            url = f"http://{os.environ['REGISTRY']}/v2/{self._name}/manifests"
+            kind = {"Accept": "application/vnd.docker.distribution.manifest.v2+json"}
+            with httpx2.Client(trust_env=False) as http:
+                digest = http.head(f"{url}/{tag}", headers=kind).headers.get("Docker-Content-Digest")
+                if digest:
+                    http.delete(f"{url}/{digest}")
+
+
+def command(*argv: str, given: str = "", **more: str) -> None:
+    """Run it to its end.
+
+    Raises:
+        subprocess.CalledProcessError: It failed.
+    """
+    subprocess.run(argv, input=given, env={**environment(), **more}, check=True, capture_output=True, text=True)
+
+
+def manifests(name: str, image: str) -> str:
+    """What a team would keep in a file: as knarr's pods, asked each second whether they take connections."""
+    labels = {"app": "web"}
+    container = {
+        "name": "web",
+        "image": image,
+        "env": [{"name": "PORT", "value": str(PORT)}],
+        "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
+        "readinessProbe": {"tcpSocket": {"port": "http"}, "periodSeconds": 1},
+        "resources": {"limits": {"cpu": "1", "memory": "512Mi"}, "requests": {"cpu": "50m", "memory": "64Mi"}},
+    }
+    pod = {"metadata": {"labels": labels}, "spec": {"terminationGracePeriodSeconds": 1, "containers": [container]}}
+    deployment = {"replicas": 1, "selector": {"matchLabels": labels}, "template": pod}
+    service = {"selector": labels, "ports": [{"port": 80, "targetPort": "http", "protocol": "TCP"}]}
+    return yaml.safe_dump_all(
+        [
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}},
+            _object("apps/v1", "Deployment", name, deployment),
+            _object("v1", "Service", name, service),
+        ]
+    )
+
+
+def _object(version: str, kind: str, namespace: str, spec: Mapping[str, object]) -> Mapping[str, object]:
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": "web", "namespace": namespace}, "spec": spec}
+
+
+@contextlib.contextmanager
+def platform(where: Place, replicas: int) -> Iterator[Knarr]:
+    """Six services, that many of each; at the end the apps are removed with all that was made for them."""
+    repositories = where.folder / "repositories"
+    repositories.mkdir()
+    (where.folder / "home" / "token").write_text(TOKEN)
+    settings = {
+        "KNARR_SOURCE_ALLOW": f"{repositories.as_uri()}/",
+        "KNARR_IMAGE_STORE": f"http://{os.environ['REGISTRY']}",
+        "KNARR_REGISTRY_INSECURE": "true",
+        "KNARR_BUILDER": "buildx",
+        "KNARR_RUNTIME": "kubernetes",
+        "KNARR_KUBERNETES_NODE_PORT_BASE": str(NODE_PORTS),
+        "KNARR_INSTALLATION": "knarr-bench",
+        "KNARR_SECRET_KEY": Fernet.generate_key().decode(),
+        "KNARR_CONFIG_KEY": Fernet.generate_key().decode(),
+        "KNARR_APP_STOP_GRACE_S": "1",
+    }
+    with running(where, SERVICE_PORTS, replicas=replicas, **settings) as services:
+        knarr = Knarr(where.folder, services[0], Address(host="127.0.0.1", port_base=where.port_base))
+        try:
+            yield knarr
+        finally:
+            for each in knarr.api.pages("webhook", "/apps", limit=100):
+                knarr.ended(knarr.api.delete("webhook", f"/apps/{each['name']}")["saga_id"])
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """What was measured, in the order of time."""
+
+    cold: list[Deployed]
+    warm: list[Deployed]
+
+
+def measure(where: Place, knarr: Knarr, runs: int, warm_runs: int) -> Pairs:
+    """New apps, and some redeployments of each."""
+    pairs = Pairs([], [])
+    wheels = where.folder / "wheels"
+    make_wheels(wheels)
+    for run in range(runs):
+        name = f"knarr-bench-{where.pulsar.namespace[-8:]}-{run}"
+        repository = knarr.app(name)
+        shutil.copytree(wheels, repository.path / "wheels")
+        by_hand = ByHand(where.folder / f"hand-{run}", repository, f"{name}-hand")
+        try:
+            repository.commit(app("v0", name))
+            pairs.cold.append(_pair(knarr, repository, by_hand, "v0", "", hand_first=run % 2 == 0))
+            url = knarr.api.get("deployer", f"/apps/{name}")["url"]
+            for change in range(1, warm_runs + 1):
+                version = f"v{change}"
+                repository.commit(app(version, name))
+                pairs.warm.append(_pair(knarr, repository, by_hand, version, url, hand_first=change % 2 == 0))
+        finally:
+            by_hand.remove()
+    return pairs
+
+
+def _pair(
+    knarr: Knarr, repository: Repository, by_hand: ByHand, version: str, url: str, *, hand_first: bool
+) -> Deployed:
+    hand_s = by_hand.deploy_s(version) if hand_first else 0.0
+    deployed = by_knarr(knarr, repository, version, hand_s, url)
+    return deployed if hand_first else replace(deployed, hand_s=by_hand.deploy_s(version))
+
+
+def tell(what: str, deployed: Sequence[Deployed], *, live: bool) -> None:
+    """By hand, with knarr, what its steps took, and what is left beyond 5 %: of the same by hand, and of its steps."""
+    bare = "git, build, push, apply and rollout by hand"
+    Figure(group=what, name=bare, values=[each.hand_s for each in deployed], unit="s").tell()
+    Figure(group=what, name="push to SUCCEEDED", values=[each.ended_s for each in deployed], unit="s").tell()
+    if live:
+        Figure(group=what, name="push to answer", values=[each.live_s for each in deployed], unit="s").tell()
+    for step in deployed[0].steps_s:
+        Figure(group=what, name=f"of which {step}", values=[each.steps_s[step] for each in deployed], unit="s").tell()
+    ratio = [each.ended_s / each.hand_s for each in deployed]
+    Figure(group=what, name="push to SUCCEEDED / by hand", values=ratio, unit="").tell()
+    more = [(each.ended_s - 1.05 * each.hand_s) * 1000 for each in deployed]
+    Figure(group=what, name="more than by hand and 5 %", values=more, unit="ms", target="<= 100").tell()
+    own = [(each.ended_s - sum(each.steps_s.values())) * 1000 for each in deployed]
+    Figure(group=what, name="beside the steps' own time", values=own, unit="ms").tell()
+
+
+def main() -> None:
+    """From the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=2)
+    parser.add_argument("--warm-runs", type=int, default=5)
+    parser.add_argument("--replicas", nargs="*", type=int, default=(1, 2))
+    given = parser.parse_args()
+    for replicas in given.replicas:
+        many = "" if replicas == 1 else f", {replicas} replicas of everything"
+        with place(SERVICE_PORTS) as where, platform(where, replicas) as knarr:
+            pairs = measure(where, knarr, given.runs, given.warm_runs)
+        tell(f"Kubernetes, a new app with 12 packages{many}", pairs.cold, live=False)
+        tell(f"Kubernetes, one line changed{many}", pairs.warm, live=True)
+    leave(0)
+
+
+if __name__ == "__main__":
+    main()

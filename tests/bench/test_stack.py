@@ -1,0 +1,67 @@
+"""The measurements on the real stack, small: what takes long in `make bench-stack` must not be found broken there."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from bench import figures
+from bench.__main__ import chosen
+from bench.orchestra import Kind
+from bench.stack import steps, webhook
+from bench.stack.__main__ import NEEDS, PAGE
+from bench.stack.place import Processors, place, running
+
+REAL = pytest.mark.stack("MYSQL_URL", "PULSAR_URL", "PULSAR_ADMIN_URL")
+
+
+@pytest.fixture(autouse=True)
+def _folder_of_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "WORK", tmp_path)
+
+
+def test_a_measurement_is_chosen_by_name_and_an_unknown_one_refused() -> None:
+    """In the order of the table; nothing chosen is everything."""
+    assert chosen("steps, floor", list(NEEDS)) == ["floor", "steps"]
+    assert list(chosen("", list(NEEDS))) == list(NEEDS)
+    with pytest.raises(SystemExit, match=r"no measurement typo\. Known: floor"):
+        chosen("typo", list(NEEDS))
+
+
+def test_every_measurement_is_a_module_and_stands_on_its_page() -> None:
+    """A name that leads nowhere would be found after half an hour."""
+    for name in NEEDS:
+        assert (PAGE.parent / "stack" / f"{name}.py").is_file()
+        assert f"`{name}`" in PAGE.read_text()
+
+
+@REAL
+@pytest.mark.parametrize(("kind", "replicas"), [("instant", 2), ("kernel", 1)])
+def test_throughput_is_measured_with_replicas_and_with_participants(kind: Kind, replicas: int) -> None:
+    """Eight deployments by real processes; the rate, and who spent how much on a step."""
+
+    async def measure() -> dict[str, float]:
+        with steps.cast(where, kind, replicas) as given:
+            found = await steps.throughput(where, given, in_flight=500, runs=1, sagas=8, group="g")
+        return {each.name: each.values[0] for each in found}
+
+    with place(["saga_coordinator", *steps.SCHEMAS[kind]], subscriptions=steps.subscriptions(kind)) as where:
+        told = asyncio.run(measure())
+    assert told["500 in flight"] > 0
+    assert told["500 in flight: CPU of coordinator"] >= 0
+    assert ("500 in flight: CPU of participants" in told) == (kind == "kernel")
+
+
+@REAL
+def test_webhooks_are_measured_on_every_replica() -> None:
+    """One second of traffic; each push is stored, whichever of the two takes it."""
+    with place(["webhook"]) as where, running(where, ["webhook"], replicas=2) as services:
+        found = asyncio.run(webhook.measure(where, services, 1, 1))
+    told = {each.name: each.values[0] for each in found}
+    assert told["p99"] >= told["p50"] > 0
+
+
+def test_processor_time_is_told_by_who_spent_it() -> None:
+    """Of processes that have ended since, what they spent is not known, and counts as nothing negative."""
+    ours = Processors({})
+    assert all(spent_s >= 0 for spent_s in ours.spent_s().values())

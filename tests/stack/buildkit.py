@@ -34,7 +34,7 @@ _RIGHTS = (
     "--cgroupns=host", "--volume=/sys/fs/cgroup:/sys/fs/cgroup",
 )  # fmt: skip
 """What it takes to run containers in a container: less than `--privileged`, which not every machine's root may give."""
-_START_S = 60.0
+_START_S = 240.0
 _MAKE_S = 1800.0
 
 
@@ -110,7 +110,7 @@ def version(host: str) -> str:
 
 def _buildx(*argv: str, environment: dict[str, str]) -> str:
     command = ["docker", "buildx", *argv]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
     if done.returncode:
         raise OSError(done.stderr.strip() or f"docker buildx {argv[0]} ended with {done.returncode}")
     return done.stdout

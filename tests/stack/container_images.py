@@ -46,14 +46,14 @@ def _push_base() -> str:
         if not _base_digest:
             name = f"{registry()}/{PREFIX}/python"
             for command in (["tag", BASE, f"{name}:3.11"], ["push", "--quiet", f"{name}:3.11"]):
-                subprocess.run(["docker", *command], check=True, capture_output=True, timeout=300)
+                subprocess.run(["docker", *command], check=True, capture_output=True, timeout=900)
             form = "{{range .RepoDigests}}{{println .}}{{end}}"
             told = subprocess.run(
                 ["docker", "image", "inspect", "--format", form, f"{name}:3.11"],
                 check=True,
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=300,
             )
             _base_digest = next(
                 line.partition("@")[2] for line in told.stdout.split() if line.startswith(f"{name}@sha256:")

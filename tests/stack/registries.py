@@ -15,13 +15,13 @@ from ocistore.testing import Damage
 from seedwork.messages import new_id
 
 IMAGE = "registry:2"
-_START_S = 30.0
+_START_S = 180.0
 _CONFIG = "/etc/docker/registry/config.yml"
 
 
 def docker(*argv: str) -> str:
     """Run the docker command line; what it printed."""
-    done = subprocess.run(["docker", *argv], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(["docker", *argv], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, f"docker {' '.join(argv)}: {done.stderr or done.stdout}"
     return done.stdout.strip()
 
@@ -116,7 +116,7 @@ def _await(url: str) -> None:
     deadline = time.monotonic() + _START_S
     while True:
         try:
-            httpx2.get(f"{url}/v2/", timeout=2.0, trust_env=False)
+            httpx2.get(f"{url}/v2/", timeout=10.0, trust_env=False)
         except httpx2.TransportError:
             assert time.monotonic() < deadline, f"{url} did not start"
             time.sleep(0.05)

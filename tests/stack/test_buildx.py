@@ -41,7 +41,7 @@ from tests.stack.registries import docker, own_registry
 pytestmark = pytest.mark.stack("DOCKER_HOST", "REGISTRY")
 
 DOCKERFILE = AppDescription(runtime=Runtime(kind="dockerfile"), dockerfile="Dockerfile")
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 SMALL = "FROM debian:bookworm-slim\n"
 
 

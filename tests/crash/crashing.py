@@ -69,6 +69,7 @@ class CrashingKnarr(Laptop):
             assert self.api.pages(service, "/dead-letters", limit=10) == []
         archives = self.home / "source" / "archives"
         eventually("sources were let go of", lambda: not [each for each in archives.rglob("*") if each.is_file()])
+        eventually("staged images were let go of", lambda: not [each for each in self.images() if "staging" in each])
 
     def _open_work(self) -> list[str]:
         lines = [

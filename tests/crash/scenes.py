@@ -31,6 +31,7 @@ class Subject:
         knarr.create_app(name, repository)
         saga = knarr.deploy(repository)
         assert saga["state"] == "SUCCEEDED", saga
+        knarr.has_nothing_left_to_do()
         return cls(name, repository, live=f"{name} 0")
 
     def next_version(self) -> str:
@@ -240,6 +241,7 @@ class TakenBackScene(Scene):
         self.app.repository.commit(web_app(self.app.next_version()))
         self.saga_id = self.knarr.deploy(self.app.repository)["id"]
         before, self.app.live = self.app.live, self.knarr.ask(self.app.name)
+        self.knarr.has_nothing_left_to_do()
         self.before = World.of(self.knarr, self.app.name)
         witness = Witness(self.knarr, self.app.name, (self.app.live, before))
         self.app.live = before
@@ -304,6 +306,7 @@ class PolledPushScene(PushScene):
         """What earlier scenes only uploaded is pushed, so nothing else is new; from now on knarr asks every second."""
         self.knarr.deploy(self.app.repository)
         self.app.live = self.knarr.ask(self.app.name)
+        self.knarr.has_nothing_left_to_do()
         self.before = World.of(self.knarr, self.app.name)
         self.version = self.app.next_version()
         self.knarr.settings["KNARR_POLL_S"] = "1"

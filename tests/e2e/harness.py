@@ -513,10 +513,11 @@ def error_of(saga: Mapping[str, Any], name: str) -> str:
 
 @dataclass
 class Client:
-    """Asks an address every 50 ms as long as it is entered, and keeps what went wrong."""
+    """Asks an address again and again as long as it is entered, and keeps what went wrong."""
 
     url: str
     expected: tuple[str, ...]
+    every_s: float = 0.05
     answers: int = 0
     faults: list[str] = field(default_factory=list)
 
@@ -534,7 +535,7 @@ class Client:
         self._thread.join(30)
 
     def _run(self) -> None:
-        while not self._left.wait(0.05):
+        while not self._left.wait(self.every_s):
             try:
                 answer = httpx2.get(self.url, timeout=10, trust_env=False)
             except httpx2.HTTPError as error:

@@ -26,8 +26,8 @@ from seedwork.unit_of_work import Database, after_commit
 BATCH = 256
 """Envelopes per publish: a few milliseconds of work for every subscriber."""
 LINGER_S = 0.05
-"""How long the rows of sent messages wait for others where one process has the database: a commit costs the same for
-many. Killed meanwhile, it sends some of them again, and the inbox of whoever takes them knows them."""
+"""How long the rows of sent messages wait for others: a commit costs the same for many. Of a process that is killed
+meanwhile some are sent again, by the next one or by another replica, and the inbox of whoever takes them knows them."""
 ORPHAN_S = 30.0
 """A row older than this, which this process does not hold in memory, belongs to one that died: publish it."""
 
@@ -113,14 +113,13 @@ class Relay:
             await self._publish(self._in_flight)
         if self._db.sole_process:
             await self._publish_orphans(older_than_s=0)
-        linger_s = LINGER_S if self._db.sole_process else 0.0
         every_ms = int(self._orphan_s * 1000 / 3)
         look_at_ms = self._clock.now_ms() + every_ms
         try:
             while True:
                 batch = await self._outbox.take(timeout_s=self._orphan_s / 3)
                 if batch:
-                    await self._publish(batch, linger_s=linger_s)
+                    await self._publish(batch, linger_s=LINGER_S)
                 now_ms = self._clock.now_ms()
                 if not self._db.sole_process and is_due(now_ms, look_at_ms, every_ms):
                     look_at_ms = now_ms + every_ms

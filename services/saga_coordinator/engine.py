@@ -124,7 +124,7 @@ class Engine:
         self._batch = batch
         self._jitter = jitter
         self._on_change = on_change
-        self._cache = Cache() if db.sole_process else None
+        self._cache = Cache(alone=db.sole_process)
         self._wake = asyncio.Event()
         self._asleep_until_ms = 0
         self._arrived: deque[tuple[Sequence[Envelope], asyncio.Future[None]]] = deque()
@@ -273,8 +273,7 @@ class Engine:
 
     def _forget(self) -> None:
         """Somebody else writes, or it is not known what was committed: read everything anew."""
-        if self._cache is not None:
-            self._cache.forget()
+        self._cache.forget()
 
     async def _one_by_one(self, works: Sequence[Work]) -> None:
         if len(works) == 1:
@@ -295,7 +294,7 @@ class Engine:
         """Decide each in its order, and write everything."""
         envelopes = [each for each in works if isinstance(each, Envelope)]
         due = [each for each in works if isinstance(each, DueTimer)]
-        sheet = await self._sheet(conn, fresh=bool(due))
+        sheet = await self._sheet(conn, fresh=bool(due) or (len(works) == 1 and not self._cache.alone))
         if envelopes:
             envelopes = await take_new(conn, kernel, envelopes, sheet.now_ms)
         saga_ids = [each.correlationid for each in envelopes] + [each.saga_id for each in due]
@@ -308,7 +307,10 @@ class Engine:
         await self._write(conn, sheet, works)
 
     async def _sheet(self, conn: AsyncConnection, *, fresh: bool) -> Sheet:
-        """`fresh` reads the rows: a timer judged to be stale writes nothing that a version check could refuse."""
+        """`fresh` reads the rows: a timer judged to be stale writes nothing that a version check could refuse.
+
+        So it is for what is decided alone where others write too: whatever was wrong with a batch is not a row's age.
+        """
         return Sheet(conn, self._outbox, await database_now_ms(conn), None if fresh else self._cache)
 
     async def _write(self, conn: AsyncConnection, sheet: Sheet, works: Sequence[Work | VerbName]) -> None:
@@ -321,8 +323,7 @@ class Engine:
         self, sheet: Sheet, touched: Sequence[str], due_ms: int | None, works: Sequence[Work | VerbName]
     ) -> None:
         crash.point("coordinator.after_commit", works)
-        if self._cache is not None:
-            sheet.committed(self._cache)
+        sheet.committed(self._cache)
         if due_ms is not None and (self._asleep_until_ms == 0 or due_ms < self._asleep_until_ms):
             self._wake.set()
         self._on_change(touched)

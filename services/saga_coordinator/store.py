@@ -64,6 +64,7 @@ _INSERT_SAGA, _UPDATE_SAGA = Many(insert(sagas)), Changes(sagas, "id")
 _INSERT_LANE, _UPDATE_LANE = Many(insert(lanes)), Changes(lanes, "app_id")
 _INSERT_LOG = Many(insert(saga_log))
 _DELETE_TIMER = Many(delete(timers).where(timers.c.id == bindparam("key_id")))
+_DELETE_TIMERS = delete(timers).where(timers.c.id.in_(_KEYS))
 _PUT_TIMER = Many(
     text(
         "REPLACE INTO timers (id, saga_id, due_ms, kind, step, attempt, epoch, by_saga) "
@@ -80,20 +81,28 @@ class Moved(RetryableError):
 
 @dataclass(slots=True)
 class _Row:
-    """A saga or a lane, the version that was read (0: there is none yet), and whether it has changed."""
+    """A saga or a lane: as it is now, and the version that was read; 0: there is none yet."""
 
     value: Any
     version: int
     changed: bool = False
+    known: bool = False
+    """Whether it was not read, but known from the cache."""
 
 
 class Cache:
     """Sagas and lanes as this process last committed them, so that they need not be read and parsed again.
 
-    Only where no other process writes: there a row is as it was left. The version check holds all the same.
+    Where no other process writes, a row is as it was left. Elsewhere another coordinator may have moved it: a decision
+    about a saga that is known from here counts only if it changes the saga, since then its version is compared; lanes,
+    which most decisions only look at, are read.
+
+    Args:
+        alone: Whether no other process writes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, alone: bool) -> None:
+        self.alone = alone
         self._rows: OrderedDict[str, tuple[Any, int]] = OrderedDict()
 
     def get(self, key: str) -> tuple[Any, int] | None:
@@ -145,7 +154,9 @@ class Sheet:
             for saga_id, version, origin, body in await self._conn.execute(_SAGAS, {"keys": list(unknown)}):
                 self._sagas[saga_id] = _Row(from_json(origin, body), version)
         apps = {each.value.origin.app_id for each in self._sagas.values()}
-        unknown = self._from_cache(self._lanes, apps.union(app_ids))
+        wanted = apps.union(app_ids)
+        alone = self._cache is None or self._cache.alone
+        unknown = self._from_cache(self._lanes, wanted) if alone else wanted - self._lanes.keys()
         if unknown:
             for app_id, version, body in await self._conn.execute(_LANES, {"keys": list(unknown)}):
                 self._lanes[app_id] = _Row(lane_from_json(body), version)
@@ -158,7 +169,7 @@ class Sheet:
         for key in tuple(unknown):
             known = self._cache.get(key)
             if known is not None:
-                rows[key] = _Row(*known)
+                rows[key] = _Row(*known, known=True)
                 unknown.discard(key)
         return unknown
 
@@ -169,7 +180,7 @@ class Sheet:
                 cache.forget([saga_id])
             elif row.changed:
                 cache.put(saga_id, row.value, row.version + 1)
-        for app_id, row in self._lanes.items():
+        for app_id, row in self._lanes.items() if cache.alone else ():
             if row.value.holder is None:
                 cache.forget([app_id])
             elif row.changed:
@@ -236,17 +247,26 @@ class Sheet:
         """All of it.
 
         Raises:
-            Moved: A row is not as it was read.
+            Moved: A row is not as it was read; or nobody can say so of a saga that was not read.
         """
+        shared = self._cache is not None and not self._cache.alone
+        if shared and any(row.known and not row.changed for row in self._sagas.values()):
+            raise Moved("A saga that stays as it was must be read", why="another coordinator may have moved it")
         await self._write(self._sagas, _INSERT_SAGA, _UPDATE_SAGA, _saga_columns)
         await self._write(self._lanes, _INSERT_LANE, _UPDATE_LANE, _lane_columns)
         if self._log:
             await _INSERT_LOG.later(self._conn, self._log)
         if self._no_timers:
-            await _DELETE_TIMER.later(self._conn, [{"key_id": each} for each in self._no_timers])
+            await self._delete_timers()
         if self._timers:
             await _PUT_TIMER.later(self._conn, list(self._timers.values()))
         await self._outbox.add(self._conn, self._messages)
+
+    async def _delete_timers(self) -> None:
+        if self._conn.dialect.name == "sqlite":
+            await _DELETE_TIMER.later(self._conn, [{"key_id": each} for each in self._no_timers])
+        else:
+            await self._conn.execute(_DELETE_TIMERS, {"keys": sorted(self._no_timers)})
 
     async def _write(
         self, rows: dict[str, _Row], insertion: Many, change: Changes, columns: Callable[[Any], dict[str, Any]]

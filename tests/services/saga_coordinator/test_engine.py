@@ -14,8 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from seedwork.adapters.sqlite import OneVisitConnection
 from seedwork.decide import decide
 from seedwork.errors import Misconfigured
+from seedwork.lanes import Lane
 from seedwork.messages import envelope, new_id
-from seedwork.saga import Definitions, Pressed, Retry, View
+from seedwork.saga import Definitions, Pressed, Retry, VerbName, View
 from seedwork.saga_records import from_json, replay
 from seedwork.testing.migrations import assert_migrations_match
 from seedwork.testing.saga import without_reports
@@ -24,7 +25,7 @@ from services.saga_coordinator import models
 from services.saga_coordinator.app import MIGRATIONS
 from services.saga_coordinator.queries import log_page
 from services.saga_coordinator.sagas import DEFINITIONS, DEPLOY
-from services.saga_coordinator.store import Moved, Sheet
+from services.saga_coordinator.store import Cache, Moved, Sheet, find
 from services.source.contract import SourceFetched, SourceFetchFailed
 from tests.seedwork.saga.trips import (
     TRIP,
@@ -237,6 +238,50 @@ async def test_a_row_that_was_moved_meanwhile_is_not_overwritten(stage: Stage) -
     with pytest.raises(Moved):
         await db.write(turn)
     assert (await stage.get(f"/sagas/{saga_id}"))["state"] == "RUNNING"
+
+
+@pytest.mark.parametrize("verb", ["pause", None])
+async def test_what_was_known_of_a_saga_is_not_trusted_where_others_write(stage: Stage, verb: VerbName | None) -> None:
+    """Another coordinator has moved it since: a change meets the version, and where nothing changes it must be read."""
+    stage.participants.answers["BuildImage"] = lambda _: None
+    saga_id = await stage.start(DEPLOY)
+    await stage.until(saga_id, "RUNNING")
+    service = stage.app.state.service
+    cache = Cache(alone=False)
+    known = await service.db.read(lambda conn: find(conn, [saga_id]))
+    cache.put(saga_id, known[saga_id], 1)
+
+    async def turn(conn: AsyncConnection) -> None:
+        sheet = Sheet(conn, service.outbox, 0, cache)
+        await sheet.load([saga_id])
+        saga = sheet.saga(saga_id)
+        assert saga is known[saga_id]
+        if verb is not None:
+            sheet.decided(decide(DEPLOY, saga, sheet.lane(APP_ID), Pressed(at_ms=1, verb=verb, who="x")), None)
+        await sheet.write()
+
+    with pytest.raises(Moved):
+        await service.db.write(turn)
+    assert (await stage.get(f"/sagas/{saga_id}"))["state"] == "RUNNING"
+
+
+async def test_lanes_are_not_remembered_where_others_write(stage: Stage) -> None:
+    """Most decisions only look at the lane, so that no version would tell that it is an old one."""
+    stage.participants.answers["BuildImage"] = lambda _: None
+    saga_id = await stage.start(DEPLOY)
+    await stage.until(saga_id, "RUNNING")
+    service = stage.app.state.service
+    cache = Cache(alone=False)
+    cache.put(APP_ID, Lane(app_id=APP_ID), 1)
+
+    async def turn(conn: AsyncConnection) -> None:
+        sheet = Sheet(conn, service.outbox, 0, cache)
+        await sheet.load([saga_id])
+        assert sheet.lane(APP_ID).holder == saga_id
+        sheet.committed(cache)
+
+    await service.db.write(turn)
+    assert cache.get(APP_ID) == (Lane(app_id=APP_ID), 1)
 
 
 async def test_two_coordinators_on_one_database_decide_each_input_once(stage_at: Staging) -> None:

@@ -259,6 +259,11 @@ def test_an_upgrade_loses_no_push_and_no_saga_and_apps_serve_on(
         installed.platform.post("saga_coordinator", f"/sagas/{underway.paused}/resume", {"reason": "it is over"})
         sagas = {saga_id: installed.ended(saga_id) for saga_id in [*underway.all, *(each for _, each in pushed)]}
 
+    record_property(
+        "summary",
+        f"upgrade with two replicas each: {seconds:.0f} s, {len(pushed)} pushes meanwhile; an app of before answered "
+        f"{client.answers} times, {len(client.faults)} errors",
+    )
     running = {
         pod["spec"]["containers"][0]["image"] for pod in objects("pods", "-l", "app.kubernetes.io/component=service")
     }

@@ -143,10 +143,14 @@ class ByHand:
             process.wait()
 
 
+_CLIENT = httpx2.Client(timeout=5, trust_env=False)
+"""One for all: to make one takes longer than a small app's start."""
+
+
 def answers(url: str, version: str) -> bool:
     """Whether that version answers there now."""
     try:
-        return httpx2.get(url, timeout=5, trust_env=False).text == version
+        return _CLIENT.get(url, headers={"Connection": "close"}).text == version
     except httpx2.HTTPError:
         return False
 

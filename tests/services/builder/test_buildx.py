@@ -238,6 +238,15 @@ NETWORK = 'failed to do request: Head "https://registry-1.docker.io/v2/library/x
             Unavailable,
         ),
         (
+            [
+                vertex("pushing r:1 with docker", started=STARTED, completed=STARTED),
+                "ERROR: Error response from daemon: received unexpected HTTP status: 500 Internal Server Error",
+            ],
+            Unavailable,
+        ),
+        (['ERROR: Error response from daemon: Get "http://localhost:5000/v2/": EOF'], Unavailable),
+        (["ERROR: Error response from daemon: No such image: r:1"], BuildFailed),
+        (
             [vertex("pushing r:1 with docker", started=STARTED, error="unauthorized: authentication required")],
             NotAllowed,
         ),

@@ -66,6 +66,12 @@ _BEFORE_STEPS: tuple[Rule, ...] = (
     ),
 )
 _AFTER_STEPS: tuple[Rule, ...] = (
+    (  # some pushes that fail are ended as if they had not
+        re.compile(rf"Error response from daemon: .*({_NETWORK.pattern})", re.IGNORECASE),
+        Unavailable,
+        "The engine could not push the image",
+        "The registry must be reachable from the engine, under the name in KNARR_BUILDX_REGISTRY.",
+    ),
     (
         _ENGINE_AWAY,
         Unavailable,

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from seedwork.testing.ports import block_of_ports
+from tests import groups
 from tests.e2e.warm import Launcher
 
 _NOT_RUN = pytest.StashKey[Counter[str]]()
@@ -97,6 +98,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_FromWorkers(config))
+    config.pluginmanager.register(groups)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 TESTS = """\
 import os
 import pathlib
@@ -25,7 +25,7 @@ def test_tests_of_a_group_run_in_one_worker(tmp_path: Path) -> None:
     """They share a namespace, a compose project and ports: two at a time would be each other's end."""
     (tmp_path / "test_some.py").write_text(TESTS)
     workers = tmp_path / "workers"
-    argv = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", str(tmp_path), "-p", "tests.stack.groups"]
+    argv = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", str(tmp_path), "-p", "tests.groups"]
     environment = {**os.environ, "WORKERS": str(workers), "PYTHONPATH": str(ROOT)}
     grouped = ["-n", "2", "--dist", "loadgroup"]
     subprocess.run([*argv, *grouped], cwd=tmp_path, env=environment, check=True, capture_output=True)

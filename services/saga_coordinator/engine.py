@@ -258,7 +258,7 @@ class Engine:
             if len(works) == 1:
                 await self._until_unmoved(lambda conn: self._turn(conn, works))
             else:
-                await self._db.write(lambda conn: self._turn(conn, works))
+                await self._together(works)
         except (Moved, IntegrityError):
             self._forget()
             await self._one_by_one(works)
@@ -270,6 +270,16 @@ class Engine:
                 await self._one_by_one(works)
                 return
             await self._bury(works[0], error)
+
+    async def _together(self, works: Sequence[Work]) -> None:
+        """In one transaction; where others write, once more on rows that are read if what was known is not so."""
+        try:
+            await self._db.write(lambda conn: self._turn(conn, works))
+        except Moved:
+            if self._cache.alone:
+                raise
+            self._cache.forget(each.correlationid if isinstance(each, Envelope) else each.saga_id for each in works)
+            await self._db.write(lambda conn: self._turn(conn, works))
 
     def _forget(self) -> None:
         """Somebody else writes, or it is not known what was committed: read everything anew."""

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import SecretStr
 
 from seedwork.errors import InvalidInput, KnarrError, Misconfigured, Unavailable
+from seedwork.messages import new_id
 
 if TYPE_CHECKING:
     import pulsar.asyncio
@@ -102,6 +103,8 @@ class PulsarClient:
     def __init__(self, address: PulsarAddress) -> None:
         self.address = address
         self._made: pulsar.asyncio.Client | None = None
+        self._name = new_id()
+        """Of our consumers. The broker divides the keys by it: of all topics of a subscription we get the same ones."""
 
     async def sender(self, topic: str, schema: Any | None) -> "Sender":
         """Begin to send to a topic, and register the schema.
@@ -156,6 +159,7 @@ class PulsarClient:
             consumer = await self._client.subscribe(
                 self.address.topic(topic),
                 subscription,
+                consumer_name=self._name,
                 consumer_type=kind,
                 schema=_schema(schema),
                 receiver_queue_size=QUEUED,

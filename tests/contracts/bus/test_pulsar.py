@@ -17,12 +17,13 @@ from seedwork.adapters.pulsar_admin import Letter, Letters, Plan, set_up
 from seedwork.adapters.pulsar_client import NotSetUp, Outgoing, PulsarAddress, PulsarClient, SchemaRefused
 from seedwork.bus import Bus
 from seedwork.errors import Conflict, NotFound, RetryableError
-from seedwork.messages import Envelope, new_id
+from seedwork.messages import Envelope, envelope, new_id
 from seedwork.testing.bus_contract import (
     SOON_S,
     SUBSCRIPTIONS,
     TYPES,
     Brew,
+    Brewed,
     BusContract,
     Collected,
     Place,
@@ -108,6 +109,24 @@ async def test_a_saga_stays_together_whether_its_messages_go_alone_or_with_many(
     for saga, envelopes in sagas.items():
         shares = [[each.id for each in share.envelopes if each.correlationid == saga] for share in got]
         assert [each.id for each in envelopes] in shares
+
+
+async def test_a_replica_gets_all_types_of_messages_of_its_sagas(broker: Broker) -> None:
+    """Each type is a topic of its own; what a coordinator remembers of a saga is of use for its next answer only so."""
+    got = [Collected(), Collected()]
+    for each in got:
+        bus = await broker.bus()
+        await bus.subscribe("archive", SUBSCRIPTIONS["archive"], each.handle)
+        await bus.open()
+    sender = await broker.bus()
+    sagas = [new_id() for _ in range(60)]
+    commands = [brew(saga=saga) for saga in sagas]
+    answers = [envelope(Brewed(beer="ale"), source="test", saga_id=saga, app_id="app") for saga in sagas]
+    await publish(sender, [*commands, *answers])
+    await until(lambda: len(got[0].ids | got[1].ids) == 120)
+    of_each = [{each.correlationid for each in share.envelopes} for share in got]
+    assert all(of_each)
+    assert of_each[0].isdisjoint(of_each[1])
 
 
 async def test_many_messages_at_once_are_stored_together(broker: Broker) -> None:

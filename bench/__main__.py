@@ -33,18 +33,19 @@ BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
 LIBRARIES = ("knarr", "SQLAlchemy", "aiosqlite", "fastapi", "uvicorn", "pydantic", "uv")
 
 
-def run(name: str, *, limit_s: float = LIMIT_S) -> list[Figure]:
+def run(name: str, *arguments: str, limit_s: float = LIMIT_S) -> list[Figure]:
     """One measurement; its figures are shown as they come.
 
     Args:
         name: The module, in this package.
+        arguments: For it.
         limit_s: What takes longer has got stuck.
 
     Raises:
         SystemExit: It failed.
     """
     figures = []
-    with subprocess.Popen([sys.executable, "-m", f"bench.{name}"], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen([sys.executable, "-m", f"bench.{name}", *arguments], stdout=subprocess.PIPE) as process:
         limit = threading.Timer(limit_s, process.kill)
         limit.start()
         for line in process.stdout or ():

@@ -3,6 +3,7 @@
 python -m bench.stack                      all of them
 python -m bench.stack --only steps,floor   some (`make bench-stack BENCH=steps,floor`)
 python -m bench.stack --write              and puts the table into bench/STACK.md
+python -m bench.stack --quick              each with one small run, to see that all of it works
 
 The servers are those that the environment names (MYSQL_URL, PULSAR_URL, REGISTRY, DOCKER_HOST, KUBECONFIG); where a
 Docker engine answers, MySQL, Pulsar and the registry are started for the run if they are not named. A measurement whose
@@ -28,6 +29,13 @@ NEEDS: Mapping[str, Sequence[str]] = {
     "deploys": ("MYSQL_URL", "PULSAR_URL", "REGISTRY", "DOCKER_HOST", "KUBECONFIG"),
 }
 """Modules of this package in the order of the table, and which servers they want."""
+QUICK: Mapping[str, Sequence[str]] = {
+    "floor": ("--runs=1", "--rounds=48"),
+    "steps": ("--runs=1", "--scale=0.2"),
+    "webhook": ("--runs=1", "--seconds=2"),
+    "deploys": ("--runs=1", "--warm-runs=2"),
+}
+"""With how little each of them can do."""
 LIMIT_S = 1800
 PAGE = Path(__file__).parent.parent / "STACK.md"
 LIBRARIES = ("knarr", "SQLAlchemy", "asyncmy", "pulsar-client", "fastavro", "fastapi", "uvicorn")
@@ -54,13 +62,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.stack", description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help=f"a list of: {', '.join(NEEDS)}")
     parser.add_argument("--write", action="store_true", help="put the table into bench/STACK.md")
+    parser.add_argument("--quick", action="store_true", help="one small run of each")
     given = parser.parse_args()
     names = chosen(given.only, list(NEEDS))
     with started() if find_docker() else contextlib.nullcontext():
-        measure(names, write=given.write)
+        measure(names, write=given.write, quick=given.quick)
 
 
-def measure(names: Sequence[str], *, write: bool) -> None:
+def measure(names: Sequence[str], *, write: bool, quick: bool) -> None:
     """Against the servers that are there now."""
     began = time.monotonic()
     about = [
@@ -78,9 +87,10 @@ def measure(names: Sequence[str], *, write: bool) -> None:
             show(about[-1])
             continue
         show(f"{name} …")
-        figures += run(f"stack.{name}", limit_s=LIMIT_S)
+        figures += run(f"stack.{name}", *(QUICK[name] if quick else ()), limit_s=LIMIT_S)
     minutes = (time.monotonic() - began) / 60
-    text = "\n".join([*about, f"- all of it took {minutes:.0f} minutes", "", table(figures)]) + "\n"
+    how = "one small run of each" if quick else "all of it"
+    text = "\n".join([*about, f"- {how} took {minutes:.0f} minutes", "", table(figures)]) + "\n"
     show(f"\n{text}")
     if write:
         write_down(text, PAGE)

@@ -8,6 +8,7 @@ services as processes of their own: `python -m services.<name>`, as in productio
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -164,37 +165,46 @@ class Processors:
         ours: Processes of knarr and of the measurement, by what they are called in the table.
     """
 
-    SERVERS: Mapping[str, str] = {"MySQL": "mysqld", "Pulsar": "PulsarStandalone"}
-    """What the servers' command lines contain; of several the busiest is meant."""
+    SERVERS: Mapping[str, str] = {"MySQL": "MYSQL_URL", "Pulsar": "PULSAR_URL"}
+    """What says where the servers are; they are counted if they are containers of this machine's engine."""
 
     def __init__(self, ours: Mapping[str, Sequence[psutil.Process]]) -> None:
         self._groups: dict[str, list[psutil.Process]] = {name: list(each) for name, each in ours.items()}
-        self._candidates = {name: list(_with(text)) for name, text in self.SERVERS.items()}
+        for name, variable in self.SERVERS.items():
+            if found := _in_container(os.environ.get(variable, "")):
+                self._groups[name] = found
         self._before: dict[int, float] = {}
         self.begin()
 
     def begin(self) -> None:
         """Count from now on."""
-        everybody = [*self._groups.values(), *self._candidates.values()]
-        self._before = {each.pid: _spent_s(each) for group in everybody for each in group}
+        self._before = {each.pid: _spent_s(each) for group in self._groups.values() for each in group}
 
     def spent_s(self) -> dict[str, float]:
         """Seconds since then, by who; a server that is not on this machine is left out."""
-        found = {name: sum(map(self._since, group)) for name, group in self._groups.items()}
-        for name, group in self._candidates.items():
-            if group:
-                found[name] = max(map(self._since, group))
-        return found
+        return {name: sum(map(self._since, group)) for name, group in self._groups.items()}
 
     def _since(self, process: psutil.Process) -> float:
         return _spent_s(process) - self._before[process.pid]
 
 
-def _with(text: str) -> Iterator[psutil.Process]:
-    for each in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if each.name() in {"mysqld", "java"} and any(text in part for part in each.cmdline()):
-                yield each
+def _in_container(url: str) -> list[psutil.Process]:
+    """The processes of the container that publishes the port of this URL; none, if there is no such container."""
+    port = re.search(r":(\d+)(?:/|$)", url)
+    if port is None:
+        return []
+    ids = _docker("ps", "--quiet", "--filter", f"publish={port[1]}").split()
+    pid = _docker("inspect", "--format", "{{.State.Pid}}", ids[0]) if ids else ""
+    if not pid.isdecimal() or not psutil.pid_exists(int(pid)):
+        return []
+    first = psutil.Process(int(pid))
+    return [first, *first.children(recursive=True)]
+
+
+def _docker(*arguments: str) -> str:
+    with contextlib.suppress(OSError):
+        return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False).stdout.strip()
+    return ""
 
 
 def _spent_s(process: psutil.Process) -> float:

@@ -150,19 +150,25 @@ def test_services_need_a_token_and_the_databases_are_not_reachable(stack: Runnin
         assert not _of(_containers(), system)["HostConfig"]["PortBindings"]
 
 
-def test_a_push_becomes_an_app(stack: Running) -> None:
-    """From `git push` to an answer; what runs is the image with the digest that the platform names."""
+@pytest.fixture(scope="module")
+def shop(stack: Running) -> str:
+    """An app that was pushed once; that push's saga."""
     stack.create("shop", WEB.format(version="one"))
     saga_id = stack.push("shop")
-    saga = stack.ended(saga_id)
-    assert saga["state"] == "SUCCEEDED", stack.log_of(saga_id)
+    assert stack.ended(saga_id)["state"] == "SUCCEEDED", stack.log_of(saga_id)
+    return saga_id
+
+
+def test_a_push_becomes_an_app(stack: Running, shop: str) -> None:
+    """From `git push` to an answer; what runs is the image with the digest that the platform names."""
     app = stack.platform.get("deployer", "/apps/shop")
     assert eventually("the app's answer", lambda: answers(app["url"], "one"))
-    containers = run("docker", "ps", "--quiet", "--filter", f"label=io.knarr.saga={saga_id}").split()
+    containers = run("docker", "ps", "--quiet", "--filter", f"label=io.knarr.saga={shop}").split()
     (container,) = json.loads(run("docker", "inspect", *containers))
     assert container["Config"]["Image"].endswith(f"@{app['digest']}")
 
 
+@pytest.mark.usefixtures("shop")
 def test_a_push_that_cannot_work_is_undone(stack: Running) -> None:
     """The version that ran before goes on, and nothing carries the id of the one that failed."""
     before = stack.platform.get("deployer", "/apps/shop")
@@ -205,6 +211,7 @@ def test_an_addon_outlives_the_release_that_asked_for_it(stack: Running) -> None
         assert not run("docker", *things, "--quiet", "--filter", f"label=io.knarr.app-id={app['id']}")
 
 
+@pytest.mark.usefixtures("shop")
 def test_what_the_stack_keeps_outlives_its_containers(stack: Running) -> None:
     """`down` and `up` again, as an upgrade does: the same token, the same sagas, the same app."""
     sagas = [each["id"] for each in stack.platform.pages("saga_coordinator", "/sagas", limit=10)]
@@ -227,6 +234,7 @@ def test_a_database_password_is_changed(stack: Running) -> None:
     assert changed == {"KNARR_DATABASE_URL"}
 
 
+@pytest.mark.usefixtures("shop")
 def test_a_key_of_what_is_encrypted_is_changed(stack: Running) -> None:
     """The new one stands before the old one until all is sealed anew; config vars are read with the new one alone."""
     changed = stack.platform.patch("deployer", "/apps/shop/config", {"GREETING": "Hei"})
@@ -251,6 +259,7 @@ def _change_key(stack: Running, command: str) -> None:
     assert eventually("the deployer is ready again", lambda: stack.platform.answers("deployer"))
 
 
+@pytest.mark.usefixtures("shop")
 def test_a_backup_is_restored_onto_an_empty_broker(stack: Running) -> None:
     """The commands of docs/operate.md; the sagas are there, the app serves on, and its next push is deployed."""
     databases = " ".join(f"knarr_{service}" for service in SERVICE_PORTS)

@@ -97,7 +97,10 @@ def place(
             upgrade(made, [each for each in services if each in SERVICE_PORTS])
             yield made
         finally:
-            runner.run(stack.aclose())
+            try:
+                runner.run(stack.aclose())
+            except httpx2.HTTPError as error:  # the broker was seen to fail over topics of its own; nothing is lost
+                sys.stderr.write(f"something is left of {tag} in Pulsar's tenant {TENANT}: {error}\n")
 
 
 def upgrade(where: Place, services: Sequence[str]) -> None:

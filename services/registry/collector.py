@@ -1,12 +1,13 @@
 """Makes what is stored agree with what is held: images without a reference go, tags follow, missing ones are reported.
 
-Runs at the start, from time to time, and when a release was retired. It touches only repositories of our own, each
-under its lock, and an image that is just being published is held already.
+Runs at the start, from time to time, and when a release was retired; what could not be removed then, or was let go of
+by a replica that died over it, is found a minute later. It touches only repositories of our own, each under its lock,
+and an image that is just being published is held already.
 """
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -16,6 +17,8 @@ from seedwork.errors import NotFound, RetryableError
 from seedwork.unit_of_work import after_commit
 from services.registry.ports import ImageStore
 from services.registry.references import Reference, References, tags_of
+
+LOOK_S = 60.0
 
 log = structlog.get_logger(__name__)
 
@@ -60,15 +63,23 @@ class Collector:
         images: The image store.
         references: Who holds what.
         every_s: Seconds between two looks at everything.
+        look_s: Seconds between two looks for images that nobody holds any more.
         figures: Where its figures are counted.
     """
 
     def __init__(
-        self, *, images: ImageStore, references: References, every_s: float, figures: CollectorRegistry
+        self,
+        *,
+        images: ImageStore,
+        references: References,
+        every_s: float,
+        look_s: float = LOOK_S,
+        figures: CollectorRegistry,
     ) -> None:
         self._images = images
         self._references = references
         self._every_s = every_s
+        self._look_s = look_s
         self._wake = asyncio.Event()
         self._collected = Counter(
             "knarr_registry_images_collected", "Images removed that nobody held.", registry=figures
@@ -80,7 +91,7 @@ class Collector:
         after_commit(conn, self._wake.set)
 
     async def run(self) -> None:
-        """Compare everything, then do so every hour; in between remove what lost its last reference."""
+        """Compare everything, then do so every hour; in between, woken or not, remove what lost its last reference."""
         loop = asyncio.get_running_loop()
         everything_at = loop.time()
         while True:
@@ -89,11 +100,9 @@ class Collector:
                 everything_at = loop.time() + self._every_s
             else:
                 await self.unheld()
-            try:
-                async with asyncio.timeout_at(everything_at):
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(min(everything_at, loop.time() + self._look_s)):
                     await self._wake.wait()
-            except TimeoutError:
-                continue
             self._wake.clear()
 
     async def everything(self) -> None:

@@ -7,6 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from ocistore.testing import put_image
+from seedwork.errors import Unavailable
 from seedwork.messages import Envelope, Event, envelope, new_id
 from seedwork.unit_of_work import Database
 from services.deployer.contract import ReleaseDeployed, ReleaseRetired
@@ -61,6 +62,30 @@ async def test_a_retired_release_lets_its_image_go(world: World, collector: Coll
 
     assert await world.published() == [("shop", new.digest)]
     assert await world.references.published_in("shop") == {new.digest}
+
+
+async def test_an_image_that_could_not_be_removed_goes_at_the_next_look(
+    world: World, figures: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The registry does not answer when the release is retired, and nobody retires another one."""
+    old = await world.staged("old")
+    await world.publish(old.digest, saga_id="s1")
+    collector = Collector(images=world.images, references=world.references, every_s=3600, look_s=0.02, figures=figures)
+    remove, refused = world.images.remove, asyncio.Event()
+
+    async def refuse_once(repository: str, digest: str) -> bool:
+        if refused.is_set():
+            return await remove(repository, digest)
+        refused.set()
+        raise Unavailable("The registry does not answer", why="the test wants it so")
+
+    monkeypatch.setattr(world.images, "remove", refuse_once)
+    task = asyncio.create_task(collector.run())
+    await _retire(world, collector, old.digest, "s1")
+    await _until_gone(world, old.digest)
+    task.cancel()
+    await asyncio.wait([task])
+    assert refused.is_set()
 
 
 async def test_a_retired_release_whose_image_another_one_holds_changes_only_the_reference(

@@ -215,7 +215,8 @@ class References:
         held = exists().where(
             image_references.c.repository == images.c.repository, image_references.c.digest == images.c.digest
         )
-        return await self._column(select(images.c.repository).where(~held).distinct())
+        # No DISTINCT: MySQL 9.7 then looks at the first image of each repository only ("skip scan for deduplication").
+        return sorted(set(await self._column(select(images.c.repository).where(~held))))
 
     async def _column(self, query: Any) -> Sequence[str]:
         async def work(conn: AsyncConnection) -> list[str]:

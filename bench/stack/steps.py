@@ -100,6 +100,7 @@ def _participants(where: Place) -> Iterator[psutil.Popen]:
         yield process
     finally:
         end([process])
+        process.stdout.close()
 
 
 @contextlib.asynccontextmanager

@@ -28,7 +28,7 @@ async def measure(where: Place, services: Sequence[psutil.Popen], runs: int, sec
     halves, tails = [], []
     costs: dict[str, list[float]] = {}
     processors = Processors({"the service": services})
-    await traffic(sender, [push(number, ports[0]) for number in range(1, 2 * RATE)])
+    await traffic(sender, [push(number, ports[0]) for number in range(1, RATE)])
     for run in range(1, runs + 1):
         requests = [push(number, ports[0]) for number in range(run * count, (run + 1) * count)]
         sender.taken_ms.clear()

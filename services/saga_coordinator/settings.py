@@ -16,7 +16,7 @@ class CoordinatorSettings(ServiceSettings):
     saga_batch: int = Field(default=256, ge=1, le=256)
     """Inputs (messages, timers) that are decided in one transaction; 256 is a whole batch of the bus. Fewer cost more
     commits and round trips to the database (32: about half as much again per step); more than one coordinator on one
-    database may be better off with 32, since a conflict makes a batch be decided again one by one."""
+    database may be better off with 32, since a conflict makes a batch be decided again."""
 
     saga_keep_days: float = Field(default=365.0, ge=0)
     """Days for which an ended saga is kept with its log; 0: for ever. Those whose release an app can still go back to

@@ -43,15 +43,20 @@ def may(verb: str, what: str, *, namespace: str = "somewhere") -> bool:
     return done.stdout.strip() == "yes"
 
 
-def _clear() -> None:
-    """Nothing of an earlier run, nor of this one. Where the cluster has a knarr that is not of tests, they fail."""
-    platform = [each for each in objects("namespaces") if each["metadata"]["name"] == NAMESPACE]
-    apps = [each["metadata"]["name"] for each in objects("namespaces", "-l", "knarr.io/installation=knarr")]
-    ours = any(OF_TESTS in each["metadata"].get("labels", {}) for each in platform)
-    assert ours or not platform + apps, f"somebody's knarr is in this cluster: {[NAMESPACE, *apps]}"
+def _clear(*, wait: bool) -> None:
+    """Nothing of an earlier run, nor of this one. Where the cluster has a knarr that is not of tests, they fail.
+
+    Args:
+        wait: Until it is gone; else until the cluster has been told, and takes it away by itself.
+    """
+    platform = [each["metadata"] for each in objects("namespaces") if each["metadata"]["name"] == NAMESPACE]
+    apps = [each["metadata"] for each in objects("namespaces", "-l", "knarr.io/installation=knarr")]
+    ours = any(OF_TESTS in each.get("labels", {}) for each in platform)
+    somebodys = [each["name"] for each in platform + apps if "deletionTimestamp" not in each]
+    assert ours or not somebodys, f"somebody's knarr is in this cluster: {somebodys}"
     if apps:
-        kubectl("delete", "namespace", *apps)
-    kubectl("delete", "namespace", "--ignore-not-found", NAMESPACE)  # the label goes last
+        kubectl("delete", "namespace", f"--wait={wait}", *(each["name"] for each in apps))
+    kubectl("delete", "namespace", f"--wait={wait}", "--ignore-not-found", NAMESPACE)  # the label goes last
     for kind in ("clusterrole", "clusterrolebinding"):
         kubectl("delete", kind, "--ignore-not-found", "knarr-deployer")
 
@@ -59,13 +64,13 @@ def _clear() -> None:
 @pytest.fixture(scope="module")
 def namespace() -> Iterator[str]:
     """The platform's, empty: a dry run of what goes into it needs it."""
-    _clear()
+    _clear(wait=True)
     kubectl("create", "namespace", NAMESPACE)
     kubectl("label", "namespace", NAMESPACE, f"{OF_TESTS}=")
     try:
         yield NAMESPACE
     finally:
-        _clear()
+        _clear(wait=False)
 
 
 @pytest.mark.parametrize("overlay", ["production", "dev"])
@@ -96,19 +101,39 @@ def _token() -> str:
     return base64.b64decode(kept).decode()
 
 
-def test_a_push_deploys_an_app_into_the_same_cluster(cluster: Running) -> None:
-    """From `git push` to an answer of pods in a namespace of the app's own, with the digest that the platform names."""
+@pytest.fixture(scope="module")
+def shop(cluster: Running) -> str:
+    """An app that was pushed once; that push's saga."""
     cluster.create("shop", WEB.format(version="one"))
-    saga_id = cluster.push("shop")
-    saga = cluster.ended(saga_id)
-    assert saga["state"] == "SUCCEEDED", cluster.log_of(saga_id)
+    return _deployed(cluster, "shop")
+
+
+@pytest.fixture(scope="module")
+def guestbook(cluster: Running) -> str:
+    """An app with an add-on, pushed once; its id."""
+    cluster.create("guestbook", KEEPS)
+    cluster.commit("guestbook", WITH_REDIS)
+    _deployed(cluster, "guestbook")
+    return str(cluster.platform.get("deployer", "/apps/guestbook")["id"])
+
+
+def _deployed(cluster: Running, name: str) -> str:
+    """Push; the saga, which has succeeded."""
+    saga_id = cluster.push(name)
+    assert cluster.ended(saga_id)["state"] == "SUCCEEDED", cluster.log_of(saga_id)
+    return saga_id
+
+
+def test_a_push_deploys_an_app_into_the_same_cluster(cluster: Running, shop: str) -> None:
+    """From `git push` to an answer of pods in a namespace of the app's own, with the digest that the platform names."""
     app = cluster.platform.get("deployer", "/apps/shop")
     assert eventually("the app's answer", lambda: answers(app["url"], "one"))
-    (pod,) = objects("pods", "--all-namespaces", "-l", f"knarr.io/saga={saga_id}")
+    (pod,) = objects("pods", "--all-namespaces", "-l", f"knarr.io/saga={shop}")
     assert pod["metadata"]["namespace"] != NAMESPACE
     assert pod["spec"]["containers"][0]["image"].endswith(f"@{app['digest']}")
 
 
+@pytest.mark.usefixtures("shop")
 def test_a_push_that_cannot_work_is_undone(cluster: Running) -> None:
     """The pods of before serve on, and nothing in the cluster carries the id of the one that failed."""
     before = cluster.platform.get("deployer", "/apps/shop")
@@ -121,6 +146,7 @@ def test_a_push_that_cannot_work_is_undone(cluster: Running) -> None:
     assert not [each["metadata"]["name"] for each in left if "deletionTimestamp" not in each["metadata"]]
 
 
+@pytest.mark.usefixtures("shop")
 def test_a_service_restarted_in_the_middle_of_a_push_loses_nothing(cluster: Running) -> None:
     """Coordinator and builder are replaced while a deployment is under way; it ends, and the new version answers."""
     cluster.commit("shop", {"app.py": WEB.format(version="two")})
@@ -133,6 +159,7 @@ def test_a_service_restarted_in_the_middle_of_a_push_loses_nothing(cluster: Runn
     assert eventually("the new version", lambda: answers(url, "two"))
 
 
+@pytest.mark.usefixtures("shop")
 def test_everything_is_replaced_by_two_replicas_while_pushes_come(cluster: Running) -> None:
     """As an upgrade does: every push ends well, in its order, and the last one is what answers."""
     deployments = [f"deployment/{service.replace('_', '-')}" for service in SERVICE_PORTS]
@@ -161,18 +188,13 @@ def addon_objects(app_id: str) -> set[str]:
     }
 
 
-def test_an_addon_keeps_its_data_until_somebody_confirms_that_it_goes(cluster: Running) -> None:
+def test_an_addon_keeps_its_data_until_somebody_confirms_that_it_goes(cluster: Running, guestbook: str) -> None:
     """Made with the first release by the deployer itself, kept by the next, gone when its name is said twice."""
-    cluster.create("guestbook", KEEPS)
-    cluster.commit("guestbook", WITH_REDIS)
-    first = cluster.push("guestbook")
-    assert cluster.ended(first)["state"] == "SUCCEEDED", cluster.log_of(first)
     app = cluster.platform.get("deployer", "/apps/guestbook")
     assert eventually("the word is written", lambda: answers(f"{app['url']}keep", "+OK"))
 
     cluster.commit("guestbook", {"app.py": KEEPS + "# changed\n"})
-    second = cluster.push("guestbook")
-    assert cluster.ended(second)["state"] == "SUCCEEDED", cluster.log_of(second)
+    _deployed(cluster, "guestbook")
     assert eventually("the word is still there", lambda: answers(app["url"], ":1"))
 
     with pytest.raises(InvalidInput, match="its data would be lost"):
@@ -180,7 +202,7 @@ def test_an_addon_keeps_its_data_until_somebody_confirms_that_it_goes(cluster: R
     assert answers(app["url"], ":1")
     cluster.platform.delete("deployer", "/apps/guestbook/addons/redis", confirm="redis")
     assert cluster.platform.get("deployer", "/apps/guestbook/addons")["items"] == []
-    assert addon_objects(app["id"]) == set()
+    assert addon_objects(guestbook) == set()
 
 
 def test_an_addon_of_a_first_deployment_that_fails_is_undone(cluster: Running) -> None:
@@ -194,12 +216,11 @@ def test_an_addon_of_a_first_deployment_that_fails_is_undone(cluster: Running) -
     assert addon_objects(saga["app_id"]) == set()
 
 
-def test_an_app_that_is_removed_leaves_no_namespace(cluster: Running) -> None:
+def test_an_app_that_is_removed_leaves_no_namespace(cluster: Running, guestbook: str) -> None:
     """Its pods, Secrets and volumes go with the namespace that they were in."""
-    app = cluster.platform.get("deployer", "/apps/guestbook")
     saga_id = cluster.platform.delete("webhook", "/apps/guestbook")["saga_id"]
     assert cluster.ended(saga_id)["state"] == "SUCCEEDED", cluster.log_of(saga_id)
-    assert objects("namespaces", "-l", f"knarr.io/app-id={app['id']}") == []
+    assert objects("namespaces", "-l", f"knarr.io/app-id={guestbook}") == []
 
 
 def test_only_the_deployer_has_a_token_of_the_cluster(cluster: Running) -> None:

@@ -9,6 +9,7 @@ a server is missing. The seed fixes what is hit, in which order and after how ma
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -43,6 +44,8 @@ def main(arguments: Sequence[str]) -> int:
     phases: Sequence[Phase] = options.only
     again = f"--seed {options.seed} --only {','.join(phases)} --apps {options.apps}"
     say(f"seed {options.seed}; to run it again: make chaos-stack ARGS='{again}'")
+    for number in (signal.SIGINT, signal.SIGTERM):  # also in a shell's background: what was started has to go
+        signal.signal(number, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="knarr-chaos-"))
     try:
         with replicated(folder, lease_s=options.lease) as knarr:
@@ -74,6 +77,8 @@ def _run(knarr: Replicated, options: argparse.Namespace, phases: Sequence[Phase]
         held = _settle(knarr)
         facts, violations = _judged(knarr, pusher, watcher)
     violations += pusher.faults + actor.faults
+    if "docker" not in phases:  # else the engine may have taken the pods with it
+        violations += [f"{app} did not answer {each.failed} times" for app, each in watcher.apps.items() if each.failed]
     say("")
     for line in table(knarr, facts, actor, pusher, watcher, held=held, seconds=time.monotonic() - began):
         say(line)

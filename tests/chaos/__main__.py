@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run it; the exit code."""
     options = _options(arguments)
     if not (os.environ.get("KUBECONFIG") and find_docker()):
-        say("not run: it needs a Kubernetes cluster (KUBECONFIG), and the Docker engine that the cluster runs on")
+        say("not run: it needs a Kubernetes cluster on this machine (KUBECONFIG), and a Docker engine (DOCKER_HOST)")
         return 2
     phases: Sequence[Phase] = options.only
     again = f"--seed {options.seed} --only {','.join(phases)} --apps {options.apps}"

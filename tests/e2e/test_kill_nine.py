@@ -11,7 +11,7 @@ from seedwork.errors import Unavailable
 from tests.e2e.harness import CRASHES, NEVER_LISTENS, Laptop, Repository, eventually, web_app
 
 pytestmark = pytest.mark.laptop(
-    "one process is killed at points that a file names; `make chaos-stack` kills containers"
+    "one process is killed at points that a file names; `make chaos-stack` kills replicas on servers"
 )
 
 STEPS = ("FetchSource", "BuildImage", "PublishImage", "DeployRelease")

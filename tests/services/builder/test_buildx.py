@@ -223,6 +223,15 @@ NETWORK = 'failed to do request: Head "https://registry-1.docker.io/v2/library/x
             ],
             RegistryUnavailable,
         ),
+        (
+            [  # the first build of an app: its cache is not there yet
+                vertex("importing cache manifest from r/cache/app", started=STARTED, error="r/cache/app: not found"),
+                vertex(RUN, started=STARTED),
+                output_of(RUN, "MemoryError\n"),
+                vertex(RUN, started=STARTED, error='process "x" did not complete successfully: exit code: 1'),
+            ],
+            OutOfMemory,
+        ),
         ([vertex("[internal] load metadata for docker.io/library/x:1", error=NETWORK)], RegistryUnavailable),
         ([vertex("[internal] load metadata for docker.io/library/x:1", error="pull access denied")], CannotBuild),
         ([vertex("resolve image config for docker.io/docker/dockerfile:1", error=NETWORK)], RegistryUnavailable),

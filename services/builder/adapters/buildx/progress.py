@@ -24,6 +24,8 @@ _RECORD_BYTES = 4 * 1024 * 1024
 """A larger record is no progress any more; it is shown as text."""
 _PARTIAL_BYTES = 64 * 1024
 _WORTH_SHOWING = re.compile(r"pushing|extracting|exporting layers|writing image|sha256:")
+_CACHE = re.compile(r"importing cache|exporting cache")
+"""Without its cache in the registry a build takes longer, and goes on: the first one of an app finds none."""
 _STEP = re.compile(r"^\[(?:[^\]]* )?\d+/\d+\] ")
 
 
@@ -45,6 +47,11 @@ class Step:
     def internal(self) -> bool:
         """BuildKit's own."""
         return self.name.startswith("[internal]")
+
+    @property
+    def optional(self) -> bool:
+        """A build does not fail with it."""
+        return bool(_CACHE.match(self.name))
 
 
 class Progress:
@@ -69,8 +76,9 @@ class Progress:
 
     @property
     def failed(self) -> Step | None:
-        """The step that failed first."""
-        return next((step for step in self.steps.values() if step.error and "context canceled" not in step.error), None)
+        """The step that failed first, of those with which the build fails."""
+        failed = (step for step in self.steps.values() if step.error and not step.optional)
+        return next((step for step in failed if "context canceled" not in step.error), None)
 
     # --- BuildOutput --------------------------------------------------------------------------------------------------
 
@@ -154,7 +162,8 @@ class Progress:
             self._output.say(f"#{step.number} {step.name}")
         if vertex.get("error") and not step.error:
             step.error = str(vertex["error"])
-            self._output.say(f"#{step.number} {step.name if step.internal else ''} FAILED: {step.error}")
+            what = "goes on without" if step.optional else "FAILED"
+            self._output.say(f"#{step.number} {step.name if step.internal else ''} {what}: {step.error}")
         elif vertex.get("completed") and step.started and not step.ended:
             step.ended = True
             self._output.say(f"#{step.number} {'from the cache' if step.cached else 'done'}")

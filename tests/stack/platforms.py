@@ -119,7 +119,7 @@ class Running:
             "ref": "refs/heads/main",
             "webhook_secret": SECRET,
         }
-        self.platform.post("webhook", "/apps", body)
+        eventually(f"the app {name}", lambda: self.platform.post("webhook", "/apps", body))
 
     def commit(self, name: str, files: Mapping[str, str]) -> str:
         """Commit these; the commit."""

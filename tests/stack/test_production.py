@@ -44,14 +44,18 @@ def deployments() -> list[str]:
     return [service.replace("_", "-") for service in SERVICE_PORTS]
 
 
-def _clear() -> None:
-    """Everything of these tests in the cluster."""
+def _clear(*, wait: bool) -> None:
+    """Nothing of these tests stays in the cluster.
+
+    Args:
+        wait: Until it is gone; else until the cluster has been told, and takes it away by itself.
+    """
     apps = run("kubectl", "get", "namespaces", "-l", "knarr.io/installation=production", "--output=name").split()
-    run("kubectl", "delete", "--ignore-not-found", f"namespace/{NAMESPACE}", *apps)
+    run("kubectl", "delete", f"--wait={wait}", "--ignore-not-found", f"namespace/{NAMESPACE}", *apps)
     for kind in ("clusterrole", "clusterrolebinding"):
         run("kubectl", "delete", kind, "--ignore-not-found", f"{NAMESPACE}-deployer")
     volumes = [f"{NAMESPACE}-{name}" for name in ("source", "builder")]
-    run("kubectl", "delete", "persistentvolume", "--ignore-not-found", *volumes)
+    run("kubectl", "delete", "persistentvolume", f"--wait={wait}", "--ignore-not-found", *volumes)
 
 
 @dataclass
@@ -94,10 +98,10 @@ class Installed(Running):
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
     """As the manual says it, from nothing to six ready services."""
     folder = tmp_path_factory.mktemp("production")
-    _clear()
+    _clear(wait=True)
     run("docker", "build", "--tag", THIS, ".")
     with outside(tmp_path_factory.mktemp("registry")) as servers, contextlib.ExitStack() as stack:
-        stack.callback(_clear)
+        stack.callback(_clear, wait=False)
         servers.push("python:3.11-slim", "python:3.11-slim")
         image = servers.push(THIS, "platform/knarr:this")
         installation = Installation(folder=folder, servers=servers, git=image)
@@ -256,7 +260,10 @@ def test_an_upgrade_loses_no_push_and_no_saga_and_apps_serve_on(
         pushed = pushes_until(installed, upgrading)
         upgrading.result()
         seconds = time.monotonic() - began
-        installed.platform.post("saga_coordinator", f"/sagas/{underway.paused}/resume", {"reason": "it is over"})
+        resume = f"/sagas/{underway.paused}/resume"
+        eventually(
+            "it is resumed", lambda: installed.platform.post("saga_coordinator", resume, {"reason": "all is new"})
+        )
         sagas = {saga_id: installed.ended(saga_id) for saga_id in [*underway.all, *(each for _, each in pushed)]}
 
     record_property(

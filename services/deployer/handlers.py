@@ -187,6 +187,8 @@ async def _reserved(command: DeployRelease, app: App, work: Work, deployer: Depl
         async def reserve(conn: AsyncConnection) -> KnownRelease | None:
             if await releases.is_undone(conn, work.saga_id):
                 return None
+            if made := await releases.of_saga(conn, work.saga_id):
+                return made  # by a worker that stood still meanwhile
             await releases.know_app(conn, app)
             made = await _new_release(conn, command, work, target=target, facts=facts, vault=deployer.vault)
             await releases.add(conn, made)

@@ -301,8 +301,9 @@ class History:
             self._deliveries.append(self.loop.create_task(self._pressed(saga_id, press)))
 
     async def _pressed(self, saga_id: str, press: Press) -> None:
-        if press.verb in {"retry", "compensate"} and self._app_of(saga_id) in self.removed:
-            return  # what belongs to a removed app is not deployed again
+        again = press.verb in {"retry", "compensate"} and self.cluster.watch.sagas[saga_id].state != "STUCK"
+        if again and self._app_of(saga_id) in self.removed:
+            return  # what belongs to a removed app is not deployed again; an undo of it goes on
         running = self._some(lambda each: each.engine is not None)
         if running is None or running.engine is None:
             return

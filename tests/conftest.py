@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from seedwork.testing.ports import block_of_ports
-from tests import groups
 from tests.e2e.warm import Launcher
 
 _NOT_RUN = pytest.StashKey[Counter[str]]()
@@ -98,7 +97,6 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_FromWorkers(config))
-    config.pluginmanager.register(groups)
 
 
 @pytest.hookimpl(wrapper=True)

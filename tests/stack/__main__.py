@@ -22,7 +22,8 @@ def main(arguments: list[str]) -> int:
     if missing:
         sys.stderr.write(f"{'starting' if can_start else 'there is no Docker engine to start'} {', '.join(missing)}\n")
     bound = ["-o", f"faulthandler_timeout={HANGS_S}", "-o", "faulthandler_exit_on_timeout=true"]
-    pytest = [sys.executable, "-m", "pytest", "-p", "tests.stack.what_ran", *bound, "-m", "stack", *arguments]
+    plugins = ["-p", "tests.stack.what_ran", "-p", "tests.groups"]
+    pytest = [sys.executable, "-m", "pytest", *plugins, *bound, "-m", "stack", *arguments]
     with started() if can_start else contextlib.nullcontext():
         return subprocess.run(pytest, check=False).returncode
 

@@ -120,6 +120,8 @@ class Relay:
                 batch = await self._outbox.take(timeout_s=self._orphan_s / 3)
                 if batch:
                     await self._publish(batch, linger_s=LINGER_S)
+                elif self._sent:
+                    self._forget_soon(linger_s=LINGER_S)  # the database did not do it the last time
                 now_ms = self._clock.now_ms()
                 if not self._db.sole_process and is_due(now_ms, look_at_ms, every_ms):
                     look_at_ms = now_ms + every_ms
@@ -155,6 +157,9 @@ class Relay:
         crash.point("outbox.after_publish", batch)
         self._in_flight = ()
         self._sent.extend(each.id for each in batch)
+        self._forget_soon(linger_s=linger_s)
+
+    def _forget_soon(self, *, linger_s: float) -> None:
         if self._deleting is None or self._deleting.done():
             self._deleting = asyncio.create_task(self._delete_sent(linger_s=linger_s), name="outbox-delete")
 

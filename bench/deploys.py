@@ -49,8 +49,14 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+ThreadingHTTPServer(("{host}", int(os.environ["PORT"])), Handler).serve_forever()
 """
+
+
+def program(version: str, *, host: str) -> str:
+    """The app, which imports from every package and answers with its version."""
+    imports = "\n".join(f"import cargo{number}.part0" for number in range(PACKAGES))
+    return APP.format(version=version, imports=imports, host=host)
 
 
 def app(version: str) -> Mapping[str, str]:
@@ -59,7 +65,7 @@ def app(version: str) -> Mapping[str, str]:
     return {
         "Procfile": "web: python app.py\n",
         "requirements.txt": "".join(f"{name}==1.0\n" for name in names),
-        "app.py": APP.format(version=version, imports="\n".join(f"import {name}.part0" for name in names)),
+        "app.py": program(version, host="127.0.0.1"),
     }
 
 

@@ -28,7 +28,7 @@ import httpx2
 import yaml
 from cryptography.fernet import Fernet
 
-from bench.deploys import APP, PACKAGES, Deployed, by_knarr, make_wheels
+from bench.deploys import PACKAGES, Deployed, by_knarr, make_wheels, program
 from bench.figures import Figure
 from bench.platform import Knarr, Repository, environment, git
 from bench.stack.place import TOKEN, Place, place, running
@@ -56,11 +56,10 @@ CMD ["python", "app.py"]
 def app(version: str, seed: str) -> Mapping[str, str]:
     """The app's files; a new version is one line, a new seed is another cache."""
     names = [f"cargo{number}" for number in range(PACKAGES)]
-    program = APP.format(version=version, imports="\n".join(f"import {name}.part0" for name in names))
     return {
         "Dockerfile": DOCKERFILE.format(seed=seed),
         "requirements.txt": "".join(f"{name}==1.0\n" for name in names),
-        "app.py": program.replace("127.0.0.1", "0.0.0.0"),  # noqa: S104  the pod's own address
+        "app.py": program(version, host="0.0.0.0"),  # noqa: S104  whoever asks comes by the pod's address
     }
 
 

@@ -5,7 +5,6 @@ the cluster's API through a port that can be closed, each service through a `Doo
 Apps run in the cluster of KUBECONFIG, images are built by the engine of DOCKER_HOST. Everything goes at the end.
 """
 
-import asyncio
 import base64
 import contextlib
 import json
@@ -16,10 +15,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 from urllib.parse import urlsplit
 
+import httpx2
 import yaml
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -160,8 +161,11 @@ class Servers:
         """Wait until all of them do."""
         await answers(self._ask_mysql)
         await answers(lambda: healthy(self.pulsar_address))
-        while not await says_200("127.0.0.1", self.registry_port, "/v2/"):  # noqa: ASYNC110  another process
-            await asyncio.sleep(0.2)
+        await answers(self._ask_registry)
+
+    async def _ask_registry(self) -> None:
+        async with httpx2.AsyncClient(timeout=20, trust_env=False) as http:
+            (await http.get(f"http://127.0.0.1:{self.registry_port}/v2/")).raise_for_status()
 
     async def _ask_mysql(self) -> None:
         engine = create_async_engine(self.mysql_url())
@@ -236,7 +240,7 @@ class Replicated(Knarr):
             return self.loop.run(each.is_ready())
 
         for each in replicas:
-            eventually(f"{each.name} is ready", lambda each=each: ready(each), patience_s=180)  # type: ignore[misc]
+            eventually(f"{each.name} is ready", partial(ready, each), patience_s=180)
 
     def url_of(self, repository: str) -> str:
         """Its folder."""

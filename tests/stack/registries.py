@@ -4,15 +4,17 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
 
+from ocistore.distribution import DistributionStore
 from ocistore.testing import Damage
 from seedwork.messages import new_id
+from services.builder.settings import BuilderSettings
 
 IMAGE = "registry:2"
 _START_S = 180.0
@@ -101,6 +103,17 @@ def own_registry(
         yield OwnRegistry(container=container, host=f"127.0.0.1:{port}", disk=disk)
     finally:
         docker("rm", "--force", container)
+
+
+@asynccontextmanager
+async def images_of(settings: BuilderSettings) -> AsyncIterator[DistributionStore]:
+    """The builder's store in the registry of the environment; what is in it at the end goes."""
+    store = settings.open_image_store()
+    assert isinstance(store, DistributionStore)
+    yield store
+    for repository, digest in await store.images():
+        await store.remove(repository, digest)
+    await store.close()
 
 
 def _free_port() -> int:

@@ -19,7 +19,7 @@ from services.builder.errors import OutOfMemory
 from services.builder.settings import BuilderSettings
 from tests.services.builder.support import PYTHON, make_bench, make_limits
 from tests.stack.buildkit import BuildKit, own_buildkit
-from tests.stack.registries import docker
+from tests.stack.registries import docker, images_of
 from tests.stack.test_buildx import DOCKERFILE, Yard, failure, make_settings, sleeping, until
 
 pytestmark = pytest.mark.stack("BUILDKIT_HOST", "REGISTRY", "DOCKER_HOST")
@@ -51,12 +51,8 @@ def settings(tmp_path: Path, buildkit: BuildKit, bases: Mapping[str, str]) -> Bu
 
 @pytest.fixture
 async def images(settings: BuilderSettings) -> AsyncIterator[DistributionStore]:
-    store = settings.open_image_store()
-    assert isinstance(store, DistributionStore)
-    yield store
-    for repository, digest in await store.images():
-        await store.remove(repository, digest)
-    await store.close()
+    async with images_of(settings) as store:
+        yield store
 
 
 @pytest.fixture

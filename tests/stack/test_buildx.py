@@ -36,7 +36,7 @@ from tests.services.builder.support import (
 )
 from tests.services.builder.test_image_builder import ImageBuilderContract
 from tests.stack.faulty_proxy import Fault, faulty_proxy
-from tests.stack.registries import docker, own_registry
+from tests.stack.registries import docker, images_of, own_registry
 
 pytestmark = pytest.mark.stack("DOCKER_HOST", "REGISTRY")
 
@@ -107,12 +107,8 @@ def settings(tmp_path: Path) -> BuilderSettings:
 
 @pytest.fixture
 async def images(settings: BuilderSettings) -> AsyncIterator[DistributionStore]:
-    store = settings.open_image_store()
-    assert isinstance(store, DistributionStore)
-    yield store
-    for repository, digest in await store.images():
-        await store.remove(repository, digest)
-    await store.close()
+    async with images_of(settings) as store:
+        yield store
 
 
 @pytest.fixture

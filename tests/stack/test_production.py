@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -137,8 +138,7 @@ def _proxy() -> Iterator[str]:
 def test_two_of_each_service_are_ready_and_the_manifests_are_in_force(installed: Installed) -> None:
     """Also what the autoscaler asks for; each service has its own user in MySQL; the Ingress has its certificate."""
     for name in deployments():
-        ready = eventually(f"two of {name}", lambda name=name: _ready(name) == 2)  # type: ignore[misc]
-        assert ready
+        eventually(f"two of {name}", partial(_two_are_ready, name))
     users = set(installed.servers.asked("SELECT user FROM mysql.user"))
     assert {f"knarr_{service}" for service in SERVICE_PORTS} <= users
     (ingress,) = objects("ingresses")
@@ -149,9 +149,9 @@ def test_two_of_each_service_are_ready_and_the_manifests_are_in_force(installed:
     assert {each["metadata"]["name"] for each in objects("poddisruptionbudgets")} == set(deployments())
 
 
-def _ready(name: str) -> int:
+def _two_are_ready(name: str) -> bool:
     (status,) = [each["status"] for each in objects("deployments") if each["metadata"]["name"] == name]
-    return int(status.get("readyReplicas", 0))
+    return bool(status.get("readyReplicas") == 2)
 
 
 def test_a_push_deploys_an_app_with_an_ingress_of_its_own(installed: Installed) -> None:

@@ -20,6 +20,9 @@ from seedwork.adapters.mysql import CHARSET, COLLATION
 from seedwork.adapters.pulsar_client import PulsarAddress
 from seedwork.messages import new_id
 
+_DELETIONS = 20
+"""How often a namespace's deletion is asked for, half a second apart."""
+
 
 @contextlib.asynccontextmanager
 async def mysql_schema(server: str | None = None, *, name: str | None = None) -> AsyncIterator[str]:
@@ -61,7 +64,17 @@ async def _remove(address: PulsarAddress) -> None:
             path = topic.replace("://", "/", 1)
             (await http.delete(f"{path}/partitions", params={"force": "true"})).raise_for_status()
         if topics.status_code == 200:
-            (await http.delete(f"namespaces/{space}")).raise_for_status()
+            await _delete_namespace(http, space)
+
+
+async def _delete_namespace(http: httpx2.AsyncClient, space: str) -> None:
+    """The broker refuses with 409 or 422 while it is not yet done with the topics."""
+    for left in reversed(range(_DELETIONS)):
+        answer = await http.delete(f"namespaces/{space}")
+        if answer.status_code not in (409, 422) or not left:
+            break
+        await asyncio.sleep(0.5)
+    answer.raise_for_status()
 
 
 async def _run(url: URL, statement: str) -> None:

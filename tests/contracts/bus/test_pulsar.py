@@ -3,7 +3,7 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,33 +70,40 @@ class TestPulsarBus(BusContract):
         return broker
 
 
-async def test_replicas_share_a_subscription_and_keep_each_saga_together(broker: Broker) -> None:
-    """Two replicas, forty sagas: each message comes to one of them, each saga's messages to the same one, in order."""
+async def two_replicas(broker: Broker, subscription: str) -> list[Collected]:
+    """What each of them gets from now on."""
     got = [Collected(), Collected()]
     for each in got:
         bus = await broker.bus()
-        await bus.subscribe("brewery", SUBSCRIPTIONS["brewery"], each.handle)
+        await bus.subscribe(subscription, SUBSCRIPTIONS[subscription], each.handle)
         await bus.open()
-    sender = await broker.bus()
-    sagas = {saga: [brew(str(n), saga=saga) for n in range(5)] for saga in (new_id() for _ in range(40))}
-    for n in range(5):
-        await publish(sender, [envelopes[n] for envelopes in sagas.values()])
+    return got
+
+
+async def assert_kept_together(got: Sequence[Collected], sagas: Mapping[str, Sequence[Envelope]]) -> None:
+    """All messages come; those of a saga to one replica, in order."""
     wanted = {each.id for envelopes in sagas.values() for each in envelopes}
     await until(lambda: got[0].ids | got[1].ids == wanted)
-    assert got[0].ids.isdisjoint(got[1].ids)
-    assert all(each.ids for each in got)
     for saga, envelopes in sagas.items():
         shares = [[each.id for each in share.envelopes if each.correlationid == saga] for share in got]
         assert [each.id for each in envelopes] in shares
 
 
+async def test_replicas_share_a_subscription_and_keep_each_saga_together(broker: Broker) -> None:
+    """Two replicas, forty sagas: each message comes to one of them, each saga's messages to the same one, in order."""
+    got = await two_replicas(broker, "brewery")
+    sender = await broker.bus()
+    sagas = {saga: [brew(str(n), saga=saga) for n in range(5)] for saga in (new_id() for _ in range(40))}
+    for n in range(5):
+        await publish(sender, [envelopes[n] for envelopes in sagas.values()])
+    await assert_kept_together(got, sagas)
+    assert got[0].ids.isdisjoint(got[1].ids)
+    assert all(each.ids for each in got)
+
+
 async def test_a_saga_stays_together_whether_its_messages_go_alone_or_with_many(broker: Broker) -> None:
     """They leave by two producers, one of which batches; the same replica gets them, in order."""
-    got = [Collected(), Collected()]
-    for each in got:
-        bus = await broker.bus()
-        await bus.subscribe("brewery", SUBSCRIPTIONS["brewery"], each.handle)
-        await bus.open()
+    got = await two_replicas(broker, "brewery")
     sender = await broker.bus()
     sagas = {saga: [brew(str(n), saga=saga) for n in range(4)] for saga in (new_id() for _ in range(40))}
     for n in range(4):
@@ -104,20 +111,12 @@ async def test_a_saga_stays_together_whether_its_messages_go_alone_or_with_many(
         column = [envelopes[n] for envelopes in sagas.values()]
         for start in range(0, 40, together):
             await publish(sender, column[start : start + together])
-    wanted = {each.id for envelopes in sagas.values() for each in envelopes}
-    await until(lambda: got[0].ids | got[1].ids == wanted)
-    for saga, envelopes in sagas.items():
-        shares = [[each.id for each in share.envelopes if each.correlationid == saga] for share in got]
-        assert [each.id for each in envelopes] in shares
+    await assert_kept_together(got, sagas)
 
 
 async def test_a_replica_gets_all_types_of_messages_of_its_sagas(broker: Broker) -> None:
     """Each type is a topic of its own; what a coordinator remembers of a saga is of use for its next answer only so."""
-    got = [Collected(), Collected()]
-    for each in got:
-        bus = await broker.bus()
-        await bus.subscribe("archive", SUBSCRIPTIONS["archive"], each.handle)
-        await bus.open()
+    got = await two_replicas(broker, "archive")
     sender = await broker.bus()
     sagas = [new_id() for _ in range(60)]
     commands = [brew(saga=saga) for saga in sagas]

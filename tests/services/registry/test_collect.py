@@ -1,6 +1,8 @@
 """What nobody holds goes; what somebody holds and is not there is told."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
@@ -41,6 +43,14 @@ async def _on_retired(event: ReleaseRetired, told: Envelope, collector: Collecto
     await handlers.on_release_retired(event, told, conn, collector=collector)  # type: ignore[arg-type]
 
 
+@asynccontextmanager
+async def _at_work(collector: Collector) -> AsyncIterator[None]:
+    task = asyncio.create_task(collector.run())
+    yield
+    task.cancel()
+    await asyncio.wait([task])
+
+
 async def _until_gone(world: World, digest: str) -> None:
     async with asyncio.timeout(20):
         while ("shop", digest) in await world.published():  # noqa: ASYNC110  a file system tells nobody
@@ -52,12 +62,10 @@ async def test_a_retired_release_lets_its_image_go(world: World, collector: Coll
     old, new = await world.staged("old"), await world.staged("new")
     await world.publish(old.digest, saga_id="s1")
     await world.publish(new.digest, saga_id="s2", commit=None)
-    task = asyncio.create_task(collector.run())
 
-    await _retire(world, collector, old.digest, "s1")
-    await _until_gone(world, old.digest)
-    task.cancel()
-    await asyncio.wait([task])
+    async with _at_work(collector):
+        await _retire(world, collector, old.digest, "s1")
+        await _until_gone(world, old.digest)
     await collector.unheld()
 
     assert await world.published() == [("shop", new.digest)]
@@ -80,11 +88,9 @@ async def test_an_image_that_could_not_be_removed_goes_at_the_next_look(
         raise Unavailable("The registry does not answer", why="the test wants it so")
 
     monkeypatch.setattr(world.images, "remove", refuse_once)
-    task = asyncio.create_task(collector.run())
-    await _retire(world, collector, old.digest, "s1")
-    await _until_gone(world, old.digest)
-    task.cancel()
-    await asyncio.wait([task])
+    async with _at_work(collector):
+        await _retire(world, collector, old.digest, "s1")
+        await _until_gone(world, old.digest)
     assert refused.is_set()
 
 

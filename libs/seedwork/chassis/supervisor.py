@@ -1,7 +1,8 @@
 """Keeps tasks that run for ever running: a crash is logged, counted, shown, and followed by a restart after a wait.
 
-The wait doubles from 1 s to 30 s and begins anew once a task has held out for a minute. A task that returns has done
-what it had to. Stopping cancels and waits.
+The wait doubles from 1 s to 30 s and begins anew once a task has held out for a minute. A system that is away (a
+`RetryableError`) is no crash: one line without a traceback, and never more than 5 s until the task looks again. A task
+that returns has done what it had to. Stopping cancels and waits.
 """
 
 import asyncio
@@ -12,10 +13,12 @@ import structlog
 
 from seedwork.chassis.metrics import Metrics
 from seedwork.clock import Clock
-from seedwork.errors import KnarrError
+from seedwork.errors import KnarrError, RetryableError
 
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 30.0
+LONGEST_AWAY_S = 5.0
+"""Until a task looks again whether what it needs is back."""
 STEADY_MS = 60_000
 """A task that ran this long was not in a crash loop."""
 
@@ -75,12 +78,20 @@ class Supervisor:
             except Exception as error:  # noqa: BLE001  logged with its traceback, counted and shown
                 if self._clock.now_ms() - began_ms >= STEADY_MS:
                     wait_s = FIRST_WAIT_S
-                self._crashed(name, error, wait_s)
+                if isinstance(error, RetryableError):
+                    wait_s = min(wait_s, LONGEST_AWAY_S)
+                    self._waits(name, error, wait_s)
+                else:
+                    self._crashed(name, error, wait_s)
             else:
                 return
             await self._clock.sleep(wait_s)
             wait_s = min(wait_s * 2, LONGEST_WAIT_S)
             self._tasks[name].down = None
+
+    def _waits(self, name: str, error: RetryableError, wait_s: float) -> None:
+        self._tasks[name].down = error.message
+        log.warning("a background task waits", task=name, again_in_s=wait_s, error=error.message)
 
     def _crashed(self, name: str, error: Exception, wait_s: float) -> None:
         supervised = self._tasks[name]

@@ -1,6 +1,7 @@
 import asyncio
 
 import pytest
+import structlog
 
 from seedwork.chassis.metrics import Metrics
 from seedwork.chassis.supervisor import Supervisor
@@ -64,6 +65,26 @@ async def test_our_own_errors_tell_why_a_task_is_down(clock: VirtualClock) -> No
     supervisor.start("fail", fail)
     await _settle()
     assert dict(supervisor.down()) == {"fail": "The store is away. Look at it."}
+    await supervisor.stop("fail")
+
+
+async def test_what_is_away_is_no_crash_and_is_looked_for_every_five_seconds(clock: VirtualClock) -> None:
+    """An outage of a minute is no reason for tracebacks, nor for half a minute more of standing still."""
+    supervisor = Supervisor(clock, Metrics())
+
+    async def fail() -> None:
+        raise Unavailable("The database is away")
+
+    with structlog.testing.capture_logs() as lines:
+        supervisor.start("fail", fail)
+        for _ in range(6):
+            await _settle()
+            clock.advance(60)
+    assert clock.slept == [1, 2, 4, 5, 5, 5]
+    assert not any(supervisor.crashes().values())
+    assert {(line["log_level"], line["error"], "exc_info" in line) for line in lines} == {
+        ("warning", "The database is away.", False)
+    }
     await supervisor.stop("fail")
 
 

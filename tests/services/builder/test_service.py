@@ -18,11 +18,14 @@ from pydantic import SecretStr
 
 from ocistore.layout import OciLayout
 from seedwork.adapters.in_process import InProcessBus
+from seedwork.chassis.migrate import upgrade
 from seedwork.chassis.service import Service
 from seedwork.errors import Misconfigured
 from seedwork.messages import Command, Envelope, Event, envelope, new_id
 from seedwork.testing.http import running
 from seedwork.testing.migrations import assert_migrations_match
+from seedwork.testing.servers import mysql_schema
+from seedwork.unit_of_work import Database
 from services.builder.app import MIGRATIONS, create_app
 from services.builder.contract import BuildDiscarded, BuildImage, DiscardBuild, ImageBuildFailed, ImageBuilt
 from services.builder.models import metadata
@@ -354,6 +357,30 @@ async def test_a_start_clears_up_after_a_process_that_was_killed(
     async with started(tmp_path) as service:
         assert service.work_left() == []
         assert await asyncio.wait_for(left.wait(), BOUND_S) < 0
+
+
+@pytest.mark.stack("MYSQL_URL")
+async def test_a_replica_that_starts_leaves_the_build_of_another_one_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where replicas share a database they may share a home, and what lies there is a living one's work."""
+    alone(tmp_path, monkeypatch)
+    saga, mark = new_id(), tmp_path / "mark"
+    async with mysql_schema() as url:
+        db = Database(url)
+        await db.open()
+        await upgrade(db, MIGRATIONS)
+        await db.close()
+        async with started(tmp_path, database_url=url) as first:
+            await first.tell(first.command(*slow_app(mark)), saga)
+            await until(mark.exists)
+            at_work, folders = processes_of(saga), first.work_left()
+            async with started(tmp_path, database_url=url):
+                assert processes_of(saga) == at_work
+                assert first.work_left() == folders
+            await first.tell(DiscardBuild(), saga)
+            assert (await first.answer(saga)).type == "BuildDiscarded"
+            assert (processes_of(saga), first.work_left()) == ([], [])
 
 
 async def test_a_log_is_read_by_offset(service: Running) -> None:

@@ -214,4 +214,6 @@ async def _surely(work: Awaitable[None]) -> None:
         await asyncio.shield(running)
     except asyncio.CancelledError:
         await asyncio.wait([running])
+        if not running.cancelled() and (error := running.exception()) is not None:
+            log.exception("a cancelled build was not tidied up", exc_info=error)
         raise

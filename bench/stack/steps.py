@@ -66,9 +66,24 @@ def told() -> list[type[Message]]:
 class Stage(Audience):
     """Running coordinators, somebody who answers, and who spends how much processor time."""
 
-    def __init__(self, bus: PulsarBus, trips: Trips, processors: Processors) -> None:
+    def __init__(self, bus: PulsarBus, trips: Trips, processors: Processors, others: "Cast") -> None:
         super().__init__(bus, trips)
         self.processors = processors
+        self._others = others
+
+    async def sagas(self, count: int, in_flight: int) -> None:
+        """See `Audience.sagas`.
+
+        Raises:
+            RuntimeError: A process without which no saga ends has ended.
+        """
+        going = asyncio.create_task(super().sagas(count, in_flight))
+        try:
+            while not (await asyncio.wait([going], timeout=1.0))[0]:
+                self._others.must_run()
+            await going
+        finally:
+            going.cancel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +92,12 @@ class Cast:
 
     coordinators: Sequence[psutil.Popen]
     participants: Sequence[psutil.Popen]
+
+    def must_run(self) -> None:
+        """Raises RuntimeError where one of them does not."""
+        for each in (*self.coordinators, *self.participants):
+            if each.poll() is not None:
+                raise RuntimeError(f"{' '.join(each.args)} has ended with {each.returncode}")
 
 
 @contextlib.contextmanager
@@ -109,7 +130,7 @@ async def stage(where: Place, given: Cast, *, fail: bool = False, watch: bool = 
     bus, trips = PulsarBus(where.pulsar, types=told), Trips()
     ours = {"coordinator": given.coordinators, "participants": given.participants, "this process": [psutil.Process()]}
     processors = Processors({name: group for name, group in ours.items() if group})
-    made = Stage(bus, trips, processors)
+    made = Stage(bus, trips, processors, given)
     if not given.participants:
         await Instant(bus, fail=fail, trips=trips).join()
     elif watch:

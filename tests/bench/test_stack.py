@@ -53,6 +53,21 @@ def test_throughput_is_measured_with_replicas_and_with_participants(kind: Kind, 
 
 
 @REAL
+def test_a_measurement_ends_when_somebody_without_whom_no_saga_ends_has_died() -> None:
+    """It was seen to wait for ever."""
+
+    async def measure() -> None:
+        with steps.cast(where, "kernel", 1) as given:
+            given.participants[0].kill()
+            await steps.throughput(where, given, in_flight=500, runs=1, sagas=8, group="g")
+
+    ended = pytest.raises(RuntimeError, match=r"bench\.stack\.participants has ended with -9")
+    schemas, listeners = ["saga_coordinator", *steps.SCHEMAS["kernel"]], steps.subscriptions("kernel")
+    with place(schemas, subscriptions=listeners) as where, ended:
+        asyncio.run(measure())
+
+
+@REAL
 def test_webhooks_are_measured_on_every_replica() -> None:
     """One second of traffic; each push is stored, whichever of the two takes it."""
     with place(["webhook"]) as where, running(where, ["webhook"], replicas=2) as services:

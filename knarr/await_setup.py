@@ -56,7 +56,7 @@ async def lacking(service: str, settings: ServiceSettings, types: Sequence[type[
 
 
 async def _look_at_database(service: str, settings: ServiceSettings) -> None:
-    db = Database(settings.database_url_of(service))
+    db = Database(settings.database_url_of(service), tls_ca=settings.database_tls_ca)
     if db.sole_process:
         return  # a file, which the service makes itself
     await db.open()

@@ -9,10 +9,11 @@ from sqlalchemy.exc import DBAPIError
 
 from knarr.home import Home
 from knarr.up import settings_class
-from seedwork.adapters.mysql import make_schema
+from seedwork import tls
+from seedwork.adapters.mysql import TLS_SETTING, make_schema, why_untrusted
 from seedwork.chassis.migrate import revisions, upgrade
 from seedwork.chassis.settings import SERVICE_PORTS
-from seedwork.errors import InvalidInput, Unavailable
+from seedwork.errors import InvalidInput, Misconfigured, Unavailable
 from seedwork.unit_of_work import Database
 
 
@@ -21,7 +22,7 @@ async def upgrade_all(home: Home, services: Sequence[str]) -> Mapping[str, str]:
 
     Raises:
         InvalidInput: There is no such service.
-        Misconfigured: A database is newer than this version of knarr.
+        Misconfigured: A database is newer than this version of knarr, or its server is not trusted.
         Unavailable: A database does not answer.
     """
     done = {}
@@ -32,11 +33,11 @@ async def upgrade_all(home: Home, services: Sequence[str]) -> Mapping[str, str]:
             )
         settings = settings_class(name)(home=home.path)
         migrations = migrations_of(name)
-        db = Database(settings.database_url_of(name))
+        db = Database(settings.database_url_of(name), tls_ca=settings.database_tls_ca)
         if db.is_sqlite:
             settings.home_of(name).mkdir(mode=0o700, parents=True, exist_ok=True)
         elif settings.database_admin_url is not None:
-            await _make_schema(db.url, make_url(settings.database_admin_url.get_secret_value()))
+            await _make_schema(db, make_url(settings.database_admin_url.get_secret_value()))
         await db.open()
         try:
             await upgrade(db, migrations)
@@ -46,12 +47,15 @@ async def upgrade_all(home: Home, services: Sequence[str]) -> Mapping[str, str]:
     return done
 
 
-async def _make_schema(url: URL, admin: URL) -> None:
+async def _make_schema(db: Database, admin: URL) -> None:
+    what = f"The schema {db.url.database!r} could not be made"
     try:
-        await make_schema(url, admin)
+        await make_schema(db.url, admin, tls_ca=db.tls_ca)
     except DBAPIError as error:
+        if why := why_untrusted(error):
+            raise Misconfigured(what, why=why, todo=tls.what_to_do(TLS_SETTING)) from error
         raise Unavailable(
-            f"The schema {url.database!r} could not be made",
+            what,
             why=str(error.orig),
             todo="Look at KNARR_DATABASE_ADMIN_URL, and whether the server answers.",
         ) from error

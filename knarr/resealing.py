@@ -38,7 +38,7 @@ async def reseal_all(home: Home, services: Sequence[str]) -> Mapping[str, int]:
 
 async def _reseal(service: str, home: Home) -> int:
     settings, box, columns = _sealed(service, home)
-    db = Database(settings.database_url_of(service))
+    db = Database(settings.database_url_of(service), tls_ca=settings.database_tls_ca)
     await db.open()
     try:
         return sum([await _renew(db, column, box) for column in columns])

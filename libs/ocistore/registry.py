@@ -22,6 +22,7 @@ import httpx2
 import stamina
 from pydantic import SecretStr
 
+from seedwork import tls
 from seedwork.errors import (
     FinalError,
     InvalidInput,
@@ -36,6 +37,8 @@ from seedwork.errors import (
 )
 
 T = TypeVar("T")
+
+TLS_SETTING = "KNARR_REGISTRY_TLS_CA"
 
 Content = bytes | Callable[[], AsyncIterator[bytes]] | None
 """A body: bytes, or a function that gives its pieces from the beginning each time."""
@@ -359,7 +362,10 @@ class Registry:
 
 
 class _Translated:
-    """Faults of the connection become `Busy`, whichever client found them."""
+    """Faults of the connection become `Busy`, whichever client found them.
+
+    A server that is not trusted waits for a person: it is not asked again at once.
+    """
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -367,6 +373,8 @@ class _Translated:
     def __enter__(self) -> None: ...
 
     def __exit__(self, _type: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, httpx2.TransportError | Unavailable) and (why := tls.why_untrusted(error)):
+            raise Unavailable(self._what, why=why, todo=tls.what_to_do(TLS_SETTING)) from error
         if isinstance(error, httpx2.TransportError):
             cause = f"{type(error).__name__}: {error}".removesuffix(": ")
             raise Busy(self._what, why=cause, todo="Is the registry running, and reachable from here?") from error

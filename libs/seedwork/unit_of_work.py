@@ -30,6 +30,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, InternalE
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from seedwork import tls
 from seedwork.adapters import mysql, sqlite
 from seedwork.adapters.mysql import mysql_engine
 from seedwork.errors import RetryableError, StorageFull, Unavailable
@@ -65,6 +66,10 @@ class DatabaseUnavailable(Unavailable):
     """The database does not answer or refused for now."""
 
 
+class DatabaseUntrusted(DatabaseUnavailable):
+    """Encryption did not come about: an authority or a name is wrong, or the server's certificate has run out."""
+
+
 class WriteConflict(RetryableError):
     """Another transaction was in the way each time; nothing was written."""
 
@@ -87,10 +92,13 @@ class Database:
     Args:
         url: An SQLAlchemy URL with an async driver: `sqlite+aiosqlite:///…` or `mysql+asyncmy://…`.
         writers: How many groups may be committed at once; SQLite has one writer by nature.
+        tls_ca: A file with the authority by which connections to a server are encrypted and checked; none: as the URL
+            says.
     """
 
-    def __init__(self, url: str, *, writers: int = 8) -> None:
+    def __init__(self, url: str, *, writers: int = 8, tls_ca: str | None = None) -> None:
         self.url = make_url(url)
+        self.tls_ca = tls_ca
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._writers = 1 if self.is_sqlite else writers
         self._queue: deque[_Waiting] = deque()
@@ -109,7 +117,7 @@ class Database:
         """Connect and start the writers; make the file's folder.
 
         Raises:
-            DatabaseUnavailable: It cannot be reached.
+            Misconfigured: The driver is not installed, or the authority's file is of no use.
         """
         if self.is_sqlite:
             if self.url.database:
@@ -117,8 +125,8 @@ class Database:
             self.engine = _sqlite_engine(self.url, begin="BEGIN IMMEDIATE", size=1)
             self._reader = _sqlite_engine(self.url, begin="BEGIN", size=3)
         else:
-            self.engine = mysql_engine(self.url, isolation="READ COMMITTED", size=self._writers)
-            self._reader = mysql_engine(self.url, isolation="REPEATABLE READ", size=_READERS)
+            self.engine = mysql_engine(self.url, isolation="READ COMMITTED", size=self._writers, tls_ca=self.tls_ca)
+            self._reader = mysql_engine(self.url, isolation="REPEATABLE READ", size=_READERS, tls_ca=self.tls_ca)
         self._closing = False
         self._tasks = [asyncio.create_task(self._write_loop(), name="database-writer") for _ in range(self._writers)]
 
@@ -332,6 +340,8 @@ def _fail(done: asyncio.Future[Any], error: BaseException) -> None:
 
 def _translated(error: DBAPIError | PoolTimeout | OSError, *, committing: bool = False) -> RetryableError:
     """A driver's error as ours; the SQL and its values stay out of the text."""
+    if why := mysql.why_untrusted(error):
+        return DatabaseUntrusted("The database is not used", why=why, todo=tls.what_to_do(mysql.TLS_SETTING))
     if not isinstance(error, DBAPIError):
         return DatabaseUnavailable("The database does not answer", why=f"{type(error).__name__}: {error}".rstrip(": "))
     cause = f"{type(error.orig).__name__}: {error.orig}"

@@ -249,6 +249,21 @@ def test_production_has_two_of_each_service() -> None:
     assert "replicas" not in of_kind("Deployment", "webhook")["spec"]
 
 
+def test_production_gives_the_authorities_to_whoever_reads_their_settings() -> None:
+    """Each container of each service and job finds the file; a job that has no settings of others gets this one."""
+    pods = [each for each in manifests(K8S / "base") if each["kind"] in {"Deployment", "Job"}]
+    overlay = (K8S / "overlays" / "production" / "authorities.yaml").read_text()
+    given = {each["metadata"]["name"]: each["spec"]["template"]["spec"] for each in yaml.safe_load_all(overlay)}
+    for name, pod in ((each["metadata"]["name"], each["spec"]["template"]["spec"]) for each in pods):
+        for kind in ("initContainers", "containers"):
+            patched = {each["name"]: each for each in given[name].get(kind, ())}
+            assert set(patched) == {each["name"] for each in pod.get(kind, ())}, name
+            assert all(each["volumeMounts"] for each in patched.values()), name
+            for container in pod.get(kind, ()):
+                reads_settings = {"configMapRef": {"name": "knarr"}} in container["envFrom"]
+                assert reads_settings or patched[container["name"]]["env"][0]["name"] == "KNARR_DATABASE_TLS_CA"
+
+
 def test_both_ways_run_the_same_versions() -> None:
     """Pulsar, MySQL and the registry of compose and of the overlay `dev`, with the same settings."""
     overlay = {each["metadata"]["name"]: each for each in manifests(K8S / "overlays" / "dev") if "Set" in each["kind"]}

@@ -17,9 +17,10 @@ from urllib.parse import quote
 import httpx2
 import orjson
 
+from seedwork import tls
 from seedwork.adapters.avro import schema_of
 from seedwork.adapters.pulsar import DEAD_LETTERS
-from seedwork.adapters.pulsar_client import Incoming, Outgoing, PulsarAddress, PulsarClient
+from seedwork.adapters.pulsar_client import TLS_SETTING, Incoming, Outgoing, PulsarAddress, PulsarClient
 from seedwork.errors import Conflict, Misconfigured, NotAllowed, NotFound, Unavailable
 from seedwork.messages import Message
 
@@ -163,6 +164,9 @@ class _Admin:
                 method, f"admin/v2/{path}", content=content, headers={"Content-Type": "application/json"}
             )
         except httpx2.HTTPError as error:
+            if why := tls.why_untrusted(error):
+                what = f"Pulsar's admin API at {self._http.base_url} is not used"
+                raise Misconfigured(what, why=why, todo=tls.what_to_do(TLS_SETTING)) from error
             raise Unavailable(
                 "Pulsar's admin API does not answer",
                 why=f"{self._http.base_url}: {type(error).__name__}",
@@ -191,7 +195,7 @@ def _reason(answer: httpx2.Response) -> str:
 @contextlib.asynccontextmanager
 async def _admin(address: PulsarAddress) -> AsyncIterator[_Admin]:
     headers = {"Authorization": f"Bearer {address.token.get_secret_value()}"} if address.token else {}
-    verify: Any = address.tls_ca or True
+    verify = address.trust() or True
     async with httpx2.AsyncClient(
         base_url=address.admin_url, timeout=_TIMEOUT_S, headers=headers, trust_env=False, verify=verify
     ) as http:

@@ -13,6 +13,7 @@ logger has led to deadlocks with the interpreter's lock), and `receive` is never
 import asyncio
 import json
 import os
+import ssl
 import threading
 import zlib
 from collections import deque
@@ -22,12 +23,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
+from seedwork import tls
 from seedwork.errors import InvalidInput, KnarrError, Misconfigured, Unavailable
 from seedwork.messages import new_id
 
 if TYPE_CHECKING:
     import pulsar.asyncio
 
+TLS_SETTING = "KNARR_PULSAR_TLS_CA"
 CONNECT_S = 10
 SEND_S = 30
 """A message that is not confirmed for so long is reported as not sent; whoever sent it does it again."""
@@ -38,6 +41,8 @@ MANY = 8
 GROUPS = 16
 """Into so many groups the keys are divided (ADR 17). A group goes to one consumer of a subscription, so more replicas
 of a service than this would have nothing to do."""
+_UNTRUSTED = "certificate verify failed"
+"""What the client says of a broker whose authority or name is not the one that it was told."""
 _GATHERED_MS = 1
 """How long a producer of many waits for more: the least that the client knows."""
 _PENDING = 10_000
@@ -54,9 +59,17 @@ class PulsarAddress:
     namespace: str = "default"
     token: SecretStr | None = None
     tls_ca: str | None = None
-    """A file with the authority's certificate, for `pulsar+ssl` and https; none: the system's."""
+    """A file with the authority's certificate, for `pulsar+ssl` and https; none: public ones are trusted."""
     client_log: str = os.devnull
     """Where the C++ client writes its own warnings."""
+
+    def trust(self) -> ssl.SSLContext | None:
+        """By what the servers are checked; None: by the authorities that the library knows.
+
+        Raises:
+            Misconfigured: The authority's file is of no use.
+        """
+        return tls.trusting(self.tls_ca, setting=TLS_SETTING) if self.tls_ca else None
 
     def topic(self, name: str) -> str:
         """The whole name of one of our topics."""
@@ -229,6 +242,8 @@ class PulsarClient:
             return self._not_set_up(what, topic)
         if result in (pulsar.Result.AuthenticationError, pulsar.Result.AuthorizationError):
             return Misconfigured(what, why=f"the broker does not let us: {error}", todo="Look at KNARR_PULSAR_TOKEN.")
+        if result == pulsar.Result.ConnectError and _UNTRUSTED in str(error):
+            return Misconfigured(what, why=f"{self.address.url}: {error}", todo=tls.what_to_do(TLS_SETTING))
         return Unavailable(what, why=f"Pulsar at {self.address.url}: {error}")
 
     def _not_set_up(self, what: str, topic: str) -> NotSetUp:
@@ -406,13 +421,14 @@ def _connect(address: PulsarAddress) -> "pulsar.asyncio.Client":
             why=str(error),
             todo="Install it with `pip install 'knarr[pulsar]'`.",
         ) from error
+    address.trust()  # a file that cannot be read has words of its own
     token = pulsar.AuthenticationToken(address.token.get_secret_value()) if address.token else None
     return pulsar.asyncio.Client(
         address.url,
         authentication=token,
         operation_timeout_seconds=CONNECT_S,
         connection_timeout_ms=CONNECT_S * 1000,
-        tls_trust_certs_file_path=address.tls_ca,
+        tls_trust_certs_file_path=address.tls_ca or None,
         tls_validate_hostname=True,
         logger=pulsar.FileLogger(pulsar.LoggerLevel.Warn, address.client_log),
     )

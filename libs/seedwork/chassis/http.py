@@ -7,6 +7,7 @@ row. It shows the service token, but only to services of this installation.
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 
 import httpx2
@@ -61,11 +62,18 @@ class HttpClients:
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         self._transport = _Guarded(transport)
+        self._trusting: list[_Guarded] = []
         self._token = service_token
         self._trusted = frozenset(_origin(httpx2.URL(url)) for url in trusted)
 
-    def client(self, base_url: str = "") -> httpx2.AsyncClient:
-        """A client; closing it closes nothing that others use."""
+    def client(self, base_url: str = "", *, trust: ssl.SSLContext | None = None) -> httpx2.AsyncClient:
+        """A client; closing it closes nothing that others use.
+
+        Args:
+            base_url: Before what is asked for.
+            trust: By which it checks servers, with connections and circuit breakers of its own; none: by the system's
+                authorities.
+        """
 
         async def authorize(request: httpx2.Request) -> None:
             if self._token and _origin(request.url) in self._trusted and "Authorization" not in request.headers:
@@ -73,7 +81,7 @@ class HttpClients:
 
         return httpx2.AsyncClient(
             base_url=base_url,
-            transport=_Shared(self._transport),
+            transport=_Shared(self._transport if trust is None else self._that_trusts(trust)),
             timeout=TIMEOUT,
             trust_env=False,
             event_hooks={"request": [authorize]},
@@ -81,7 +89,12 @@ class HttpClients:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._transport.aclose()
+        for each in (self._transport, *self._trusting):
+            await each.aclose()
+
+    def _that_trusts(self, trust: ssl.SSLContext) -> "_Guarded":
+        self._trusting.append(_Guarded(None, trust))
+        return self._trusting[-1]
 
 
 def raise_for_problem(response: httpx2.Response) -> httpx2.Response:
@@ -106,8 +119,9 @@ def raise_for_problem(response: httpx2.Response) -> httpx2.Response:
 class _Guarded(httpx2.AsyncBaseTransport):
     """Real connections, made when the first request leaves; a breaker per host; errors translated."""
 
-    def __init__(self, transport: httpx2.AsyncBaseTransport | None) -> None:
+    def __init__(self, transport: httpx2.AsyncBaseTransport | None, trust: ssl.SSLContext | None = None) -> None:
         self._inner = transport
+        self._trust = trust
         self._breakers = AsyncCircuitBreakerFactory(
             default_threshold=FAILURES_TO_OPEN, default_ttl=OPEN_S, exclude=[asyncio.CancelledError]
         )
@@ -115,7 +129,7 @@ class _Guarded(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send one request."""
         if self._inner is None:
-            self._inner = httpx2.AsyncHTTPTransport()
+            self._inner = httpx2.AsyncHTTPTransport(verify=self._trust or True)
         host = request.url.netloc.decode()
         breaker = await self._breakers.get_breaker(host)
         with span(f"{request.method} {host}", kind=SpanKind.CLIENT), _translated(request):

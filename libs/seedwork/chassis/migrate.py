@@ -24,13 +24,12 @@ from pathlib import Path
 
 import structlog
 from sqlalchemy import Connection, MetaData, inspect, select, text
-from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from seedwork.adapters import mysql
 from seedwork.chassis.kernel_schema import kernel_v1
 from seedwork.errors import Misconfigured, Unavailable
-from seedwork.unit_of_work import Database, DatabaseUnavailable
+from seedwork.unit_of_work import Database, DatabaseUnavailable, DatabaseUntrusted
 
 _LOCK_WAIT_S = 120
 """How long to wait for another replica's migrations; longer ones are run with `knarr db upgrade` before a roll-out."""
@@ -49,7 +48,8 @@ async def prepare(db: Database, migrations: Path, service: str) -> None:
     """What a service does when it starts: upgrade a file of its own, look at a schema on a server.
 
     Raises:
-        Misconfigured: The schema is not the one that this version needs, or is not there; the text says what to do.
+        Misconfigured: The schema is not the one that this version needs, or is not there, or the server is not
+            trusted; the text says what to do.
         Unavailable: The database does not answer.
     """
     if db.sole_process:
@@ -77,7 +77,7 @@ async def upgrade(db: Database, migrations: Path) -> None:
     if current == head:
         return
     log.info("upgrading the database", revision=current, to=head)
-    await asyncio.to_thread(_upgrade_in_thread, db.url, migrations)
+    await asyncio.to_thread(_upgrade_in_thread, db, migrations)
 
 
 async def _checked(db: Database, migrations: Path, service: str = "the service") -> str | None:
@@ -85,6 +85,8 @@ async def _checked(db: Database, migrations: Path, service: str = "the service")
     _, known = revisions(migrations)
     try:
         current = await db.read(_current)
+    except DatabaseUntrusted as error:
+        raise Misconfigured(f"The database of {service} is not used", why=error.why, todo=error.todo) from error
     except DatabaseUnavailable as error:
         if why := mysql.why_no_schema(error.__cause__):
             raise Misconfigured(
@@ -171,14 +173,14 @@ def _drop_what_was_begun(connection: Connection) -> None:
     tables.drop_all(connection)
 
 
-def _upgrade_in_thread(url: URL, migrations: Path) -> None:
+def _upgrade_in_thread(db: Database, migrations: Path) -> None:
     with _one_at_a_time:
-        asyncio.run(_upgrade(url, migrations))
+        asyncio.run(_upgrade(db, migrations))
 
 
-async def _upgrade(url: URL, migrations: Path) -> None:
+async def _upgrade(where: Database, migrations: Path) -> None:
     """On a connection of its own, since this thread has an event loop of its own."""
-    db = Database(url.render_as_string(hide_password=False), writers=1)
+    db = Database(where.url.render_as_string(hide_password=False), writers=1, tls_ca=where.tls_ca)
     await db.open()
     try:
         async with db.engine.connect() as conn:

@@ -9,6 +9,7 @@ the same backwards, each part with a limit on its time.
 import asyncio
 import contextlib
 import importlib.metadata
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -74,7 +75,7 @@ class Service:
         self.version = importlib.metadata.version("knarr")
         self.home = _private_folder(settings.home_of(name))
         self.clock: Clock = clock or SystemClock()
-        self.db = Database(settings.database_url_of(name))
+        self.db = Database(settings.database_url_of(name), tls_ca=settings.database_tls_ca)
         self.tables = KernelTables.of(metadata)
         self.bus: Bus = bus or bus_of(settings, self.message_types)
         self.outbox = Outbox(self.tables, self.clock)
@@ -131,9 +132,9 @@ class Service:
         """The base URL of another service."""
         return self.settings.url_of(name)
 
-    def client(self, base_url: str = "") -> httpx2.AsyncClient:
+    def client(self, base_url: str = "", *, trust: ssl.SSLContext | None = None) -> httpx2.AsyncClient:
         """An HTTP client for other systems, see `chassis.http`."""
-        return self._http.client(base_url)
+        return self._http.client(base_url, trust=trust)
 
     def takes(self, subscription: str, types: Sequence[type[Message]]) -> None:
         """Say what is subscribed to besides the participant's messages, so that `knarr bus setup` knows it."""

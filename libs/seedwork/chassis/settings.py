@@ -63,14 +63,21 @@ class ServiceSettings(BaseSettings):
     Without one, the schemas and users must be there already.
     """
 
+    database_tls_ca: str | None = None
+    """A file with the authority's certificate (PEM), for MySQL; the administrator's connection included.
+
+    With it every connection is encrypted, and the server's certificate and its name in the URL are checked by that
+    authority alone. None: they are not, since a server as it is shipped shows a certificate that nobody has signed.
+    """
+
     bus: Literal["in-process", "pulsar"] = "in-process"
     """`in-process` where all services share one process (`knarr up`); `pulsar` where each has its own."""
 
     pulsar_url: str = "pulsar://127.0.0.1:6650"
-    """The broker; `pulsar+ssl://` with TLS."""
+    """The broker; `pulsar+ssl://` with TLS: its certificate and its name are checked."""
 
     pulsar_admin_url: str = "http://127.0.0.1:8080"
-    """The broker's admin API; only `knarr bus` talks to it."""
+    """The broker's admin API, `https://` with TLS; `knarr bus` talks to it, and who waits for what that makes."""
 
     pulsar_tenant: str = Field(default="knarr", pattern=r"^[\w.-]+$")
     """The tenant whose topics are ours. `knarr bus setup` makes it, if it may."""
@@ -82,7 +89,10 @@ class ServiceSettings(BaseSettings):
     """A JSON web token for the broker and its admin API, where they ask for one."""
 
     pulsar_tls_ca: str | None = None
-    """A file with the authority's certificate, for `pulsar+ssl` and https. None: the system's."""
+    """A file with the authority's certificate (PEM), for `pulsar+ssl` and https; no other one is trusted then.
+
+    None: public authorities, by the list of the package certifi for `pulsar+ssl`, and the system's for https.
+    """
 
     pulsar_client_log: str = os.devnull
     """A file for the warnings of Pulsar's C++ client, to look into trouble; our own log says when it is away."""

@@ -9,6 +9,8 @@ import os
 import socket
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import httpx2
 from sqlalchemy import text
@@ -229,16 +231,31 @@ async def answers(look: Callable[[], Awaitable[object]], *, within_s: float = 18
                 return
 
 
+TLS_FOLDER = "/etc/knarr-test"
+"""Where a server finds its certificate and key."""
+
+
+def _mounted(tls: Path | None) -> list[str]:
+    return ["-v", f"{tls}:{TLS_FOLDER}:ro"] if tls else []
+
+
 MYSQL_IMAGE = "mysql:9"
 
 
 @contextlib.asynccontextmanager
-async def own_mysql() -> AsyncIterator[tuple[Container, str]]:
-    """A MySQL of the test's own, and the URL of an empty schema in it."""
+async def own_mysql(*, tls: Path | None = None) -> AsyncIterator[tuple[Container, str]]:
+    """A MySQL of the test's own, and the URL of an empty schema in it.
+
+    Args:
+        tls: A folder with what it shows to clients that ask for TLS, `server.pem` and `server.key`; none: what it has
+            made itself.
+    """
     port = free_port()
+    shown = [f"--ssl-cert={TLS_FOLDER}/server.pem", f"--ssl-key={TLS_FOLDER}/server.key"] if tls else []
     server = Container(
         MYSQL_IMAGE, {3306: port}, "-e", "MYSQL_ROOT_PASSWORD=root", "-e", "MYSQL_DATABASE=paas",
-        command=["--innodb-buffer-pool-size=64M", "--performance-schema=OFF"],
+        *_mounted(tls),
+        command=["--innodb-buffer-pool-size=64M", "--performance-schema=OFF", *shown],
     )  # fmt: skip
     await server.start()
     url = make_url(f"mysql+asyncmy://root:root@127.0.0.1:{port}/paas")
@@ -273,17 +290,35 @@ def pulsar_settings(port: int) -> dict[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def own_pulsar() -> AsyncIterator[tuple[Container, PulsarAddress]]:
-    """A Pulsar of the test's own, durable as the testbed's is."""
+async def own_pulsar(*, tls: Path | None = None) -> AsyncIterator[tuple[Container, PulsarAddress]]:
+    """A Pulsar of the test's own, durable as the testbed's is.
+
+    Args:
+        tls: A folder with `server.pem` and `server.key`, by which it speaks TLS, too: the address is of that then.
+    """
     broker, admin = free_port(), free_port()
-    options = [part for name, value in pulsar_settings(broker).items() for part in ("-e", f"{name}={value}")]
-    server = Container(PULSAR_IMAGE, {broker: broker, 8080: admin}, *options, command=PULSAR_COMMAND)
+    settings = pulsar_settings(broker)
+    ports = {broker: broker, 8080: admin}
+    if tls:
+        secure, secure_admin = free_port(), free_port()
+        ports |= {secure: secure, 8443: secure_admin}
+        settings |= {
+            "PULSAR_PREFIX_brokerServicePortTls": str(secure),
+            "PULSAR_PREFIX_webServicePortTls": "8443",
+            "PULSAR_PREFIX_tlsCertificateFilePath": f"{TLS_FOLDER}/server.pem",
+            "PULSAR_PREFIX_tlsKeyFilePath": f"{TLS_FOLDER}/server.key",
+        }
+    options = [part for name, value in settings.items() for part in ("-e", f"{name}={value}")]
+    server = Container(PULSAR_IMAGE, ports, *options, *_mounted(tls), command=PULSAR_COMMAND)
     await server.start()
     address = PulsarAddress(
         url=f"pulsar://127.0.0.1:{broker}", admin_url=f"http://127.0.0.1:{admin}", tenant="paas-tests", namespace="own"
     )
     try:
         await answers(lambda: healthy(address))
+        if tls:
+            encrypted = f"pulsar+ssl://127.0.0.1:{secure}"
+            address = replace(address, url=encrypted, admin_url=f"https://127.0.0.1:{secure_admin}")
         yield server, address
     finally:
         await server.remove()

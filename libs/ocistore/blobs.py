@@ -351,7 +351,7 @@ async def _pieces(file: BinaryIO, start: int, size_bytes: int) -> AsyncIterator[
     while at < end:
         piece = await asyncio.to_thread(os.pread, file.fileno(), min(PIECE_BYTES, end - at), at)
         if not piece:
-            return  # it became shorter: the registry gets too little, and the file is looked at again
+            raise InvalidInput("A layer file became shorter while it was sent")  # `_send_file` looks at it again
         at += len(piece)
         yield piece
 

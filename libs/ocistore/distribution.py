@@ -19,7 +19,8 @@ moves or goes takes two requests: killed between them, it names a manifest that 
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -93,10 +94,13 @@ class DistributionStore:
         oci.check_repository(repository)
         checked = _check_tags(tags)
         draft = oci.draft(config, layers)
+        with_files_last = sorted(draft.layers, key=lambda each: each.path is not None)
+        once = {each.descriptor.digest: each for each in with_files_last}
         for race in range(1, _RACES + 1):
-            await self._blobs.bring(repository, draft.config_digest, draft.config)
-            for layer in draft.layers:
-                await self._blobs.bring_layer(repository, layer)
+            await _side_by_side(
+                partial(self._blobs.bring, repository, draft.config_digest, draft.config),
+                *(partial(self._blobs.bring_layer, repository, each) for each in once.values()),
+            )
             try:
                 await self._name(repository, draft.manifest, [_mark(draft.manifest_digest), *checked])
                 break
@@ -114,8 +118,8 @@ class DistributionStore:
         manifest = await self._manifest(repository, digest)
         await self._image(repository, digest, manifest, verify=True)
         parsed = oci.read_manifest(manifest)
-        for blob in (parsed.config, *parsed.layers):
-            await self._blobs.copy(repository, blob, to)
+        blobs = {each.digest: each for each in (parsed.config, *parsed.layers)}
+        await _side_by_side(*(partial(self._blobs.copy, repository, each, to) for each in blobs.values()))
         await self._name(to, manifest, [_mark(digest), *checked])
         return await self.get(to, digest)
 
@@ -224,8 +228,8 @@ class DistributionStore:
             config = await self._blobs.small(repository, f"blobs/{parsed.config.digest}", "reading a config")
             if config is None or oci.digest_of(config) != parsed.config.digest:
                 raise ValueError(f"its config {parsed.config.digest} is missing or changed")  # noqa: TRY301  as below
-            for layer in parsed.layers if verify else ():
-                await self._check_layer(repository, layer)
+            if verify:
+                await _side_by_side(*(partial(self._check_layer, repository, each) for each in parsed.layers))
             return oci.image(repository, manifest, config, tags)
         except ValueError as error:
             raise damaged(f"{repository}@{digest}", error) from error
@@ -327,6 +331,23 @@ class DistributionStore:
             yield orjson.loads(answer.content)
             following = _LINK.search(answer.headers.get("Link", ""))
             path = str(answer.request.url.join(following[1])) if following else ""
+
+
+async def _side_by_side(*works: Callable[[], Awaitable[None]]) -> None:
+    """Some at a time; the first one that fails ends the others."""
+    limit = asyncio.Semaphore(_AT_A_TIME)
+
+    async def one(work: Callable[[], Awaitable[None]]) -> None:
+        async with limit:
+            await work()
+
+    tasks = [asyncio.ensure_future(one(each)) for each in works]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _mark(digest: str) -> str:

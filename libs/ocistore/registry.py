@@ -8,6 +8,7 @@ Specification".
 A request whose effect is not repeatable (a piece of an upload) is sent once; who uploads begins again.
 """
 
+import asyncio
 import ipaddress
 import re
 import time
@@ -143,6 +144,7 @@ class Registry:
         self.patience = patience or Patience()
         self._tokens: dict[str, _Token] = {}
         self._basic: str | None = None
+        self._answering = asyncio.Lock()
 
     async def close(self) -> None:
         """Give back the client."""
@@ -259,7 +261,9 @@ class Registry:
             response = await self._send(method, url, scope, content, headers)
             if response.status_code == 401 and self._ours(url):
                 await response.aclose()
-                await self._answer_challenge(response, scope, what)
+                async with self._answering:  # requests beside each other are asked the same
+                    if self._authorization(scope) in (None, response.request.headers.get("Authorization")):
+                        await self._answer_challenge(response, scope, what)
                 response = await self._send(method, url, scope, content, headers)
             try:
                 if response.status_code not in okay:

@@ -20,6 +20,7 @@ moves or goes takes two requests: killed between them, it names a manifest that 
 import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -121,14 +122,13 @@ class DistributionStore:
         blobs = {each.digest: each for each in (parsed.config, *parsed.layers)}
         await _side_by_side(*(partial(self._blobs.copy, repository, each, to) for each in blobs.values()))
         await self._name(to, manifest, [_mark(digest), *checked])
-        return await self.get(to, digest)
+        return await self.get(to, digest, verify=True)
 
     async def get(self, repository: str, digest: str, *, verify: bool = False) -> Image:
         """See `ImageStore.get`."""
         _check(repository, digest)
         manifest = await self._manifest(repository, digest)
-        tags = await self._tags_of(repository, digest)
-        return await self._image(repository, digest, manifest, verify=verify, tags=tags)
+        return await self._read(repository, digest, manifest, verify=verify)
 
     async def tag(self, repository: str, digest: str, *, tags: Sequence[str]) -> Image:
         """See `ImageStore.tag`; it also marks an image that somebody else pushed."""
@@ -138,7 +138,7 @@ class DistributionStore:
         await self._name(repository, manifest, [_mark(digest), *checked])
         for gone in set(await self._tags_of(repository, digest)) - set(checked):
             await self.untag(repository, gone)
-        return await self.get(repository, digest)
+        return await self._read(repository, digest, manifest)
 
     async def remove(self, repository: str, digest: str) -> bool:
         """See `ImageStore.remove`; afterwards the registry was seen to answer 404."""
@@ -219,10 +219,17 @@ class DistributionStore:
             raise damaged(f"{repository}@{digest}", f"its manifest hashes to {oci.digest_of(content)}")
         return content
 
-    async def _image(
-        self, repository: str, digest: str, manifest: bytes, *, verify: bool, tags: Sequence[str] = ()
-    ) -> Image:
-        """The image of a manifest, with its config read and (`verify`) its layers looked at."""
+    async def _read(self, repository: str, digest: str, manifest: bytes, *, verify: bool = False) -> Image:
+        """The image of a manifest, with its tags."""
+        image: Image
+        image, tags = await _side_by_side(
+            partial(self._image, repository, digest, manifest, verify=verify),
+            partial(self._tags_of, repository, digest),
+        )
+        return replace(image, tags=tags)
+
+    async def _image(self, repository: str, digest: str, manifest: bytes, *, verify: bool) -> Image:
+        """Without its tags; its config is read and (`verify`) its layers are looked at."""
         try:
             parsed = oci.read_manifest(manifest)
             config = await self._blobs.small(repository, f"blobs/{parsed.config.digest}", "reading a config")
@@ -230,7 +237,7 @@ class DistributionStore:
                 raise ValueError(f"its config {parsed.config.digest} is missing or changed")  # noqa: TRY301  as below
             if verify:
                 await _side_by_side(*(partial(self._check_layer, repository, each) for each in parsed.layers))
-            return oci.image(repository, manifest, config, tags)
+            return oci.image(repository, manifest, config, ())
         except ValueError as error:
             raise damaged(f"{repository}@{digest}", error) from error
 
@@ -333,17 +340,17 @@ class DistributionStore:
             path = str(answer.request.url.join(following[1])) if following else ""
 
 
-async def _side_by_side(*works: Callable[[], Awaitable[None]]) -> None:
-    """Some at a time; the first one that fails ends the others."""
+async def _side_by_side(*works: Callable[[], Awaitable[Any]]) -> list[Any]:
+    """What they give, some of them at a time; the first one that fails ends the others."""
     limit = asyncio.Semaphore(_AT_A_TIME)
 
-    async def one(work: Callable[[], Awaitable[None]]) -> None:
+    async def one(work: Callable[[], Awaitable[Any]]) -> Any:
         async with limit:
-            await work()
+            return await work()
 
     tasks = [asyncio.ensure_future(one(each)) for each in works]
     try:
-        await asyncio.gather(*tasks)
+        return await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()

@@ -67,8 +67,10 @@ class ImageStore(Protocol):
     async def copy(self, repository: str, digest: str, *, to: str, tags: Sequence[str] = ()) -> Image:
         """Give an image a second place; blobs that are there are not copied. `tags` come to those it has there.
 
+        What is given back was read there, every blob looked at as `get` does with `verify`.
+
         Raises:
-            NotFound: No such image.
+            NotFound: No such image, or a blob is missing or of the wrong size; the text names it.
         """
 
     async def get(self, repository: str, digest: str, *, verify: bool = False) -> Image:

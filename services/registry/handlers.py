@@ -122,8 +122,9 @@ async def _repository(command: PublishImage, work: Work, references: References)
 async def _bring(command: PublishImage, repository: str, images: ImageStore) -> Image:
     """Copy it, if it is staged; read it back in any case; let the commit's tag name it."""
     if command.staged is not None:
+        tags = (command.commit,) if command.commit else ()
         try:
-            await images.copy(command.staged, command.digest, to=repository)
+            return await images.copy(command.staged, command.digest, to=repository, tags=tags)
         except NotFound as error:
             raise errors.not_staged(command.staged, command.digest, error) from error
     try:

@@ -1,6 +1,7 @@
 """A staged image in; a published, verified, held image out; and the undo."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -212,10 +213,10 @@ async def test_an_undo_waits_while_another_publication_of_the_digest_is_in_its_m
     in_the_middle, go_on = asyncio.Event(), asyncio.Event()
     copy = OciLayout.copy
 
-    async def slow_copy(store: OciLayout, repository: str, digest: str, *, to: str) -> object:
+    async def slow_copy(store: OciLayout, repository: str, digest: str, **more: Any) -> object:
         in_the_middle.set()
         await go_on.wait()
-        return await copy(store, repository, digest, to=to)
+        return await copy(store, repository, digest, **more)
 
     monkeypatch.setattr(OciLayout, "copy", slow_copy)
     async with asyncio.TaskGroup() as group:

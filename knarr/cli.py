@@ -1,8 +1,10 @@
 """`knarr`: every command with its family, its help, its examples."""
 
+import sys
 from importlib.metadata import version
 from typing import Annotated
 
+import structlog
 import typer
 
 from knarr.command import command, group
@@ -50,6 +52,11 @@ command(app, "doctor", examples=["knarr doctor", "knarr doctor --json"])(running
 command(app, "demo", examples=["knarr demo", "make run"])(running.demo)
 
 
+def _on_standard_error(*_name: str) -> structlog.PrintLogger:
+    """What the libraries log while a command runs is progress, not data."""
+    return structlog.PrintLogger(sys.stderr)
+
+
 def _say_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"knarr {version('knarr')}")
@@ -62,7 +69,7 @@ def knarr(  # noqa: D103  its sentence would take the place of the help text
         bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which version this is.")
     ] = False,
 ) -> None:
-    pass
+    structlog.configure(logger_factory=_on_standard_error)
 
 
 def main() -> None:

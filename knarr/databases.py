@@ -25,12 +25,13 @@ async def upgrade_all(home: Home, services: Sequence[str]) -> Mapping[str, str]:
         Misconfigured: A database is newer than this version of knarr, or its server is not trusted.
         Unavailable: A database does not answer.
     """
+    unknown = sorted(set(services) - set(SERVICE_PORTS))
+    if unknown:
+        raise InvalidInput(
+            f"No service is called {unknown[0]!r}", todo=f"Known: {', '.join(SERVICE_PORTS)}.", code="usage"
+        )
     done = {}
     for name in services:
-        if name not in SERVICE_PORTS:
-            raise InvalidInput(
-                f"No service is called {name!r}", todo=f"Known: {', '.join(SERVICE_PORTS)}.", code="usage"
-            )
         settings = settings_class(name)(home=home.path)
         migrations = migrations_of(name)
         db = Database(settings.database_url_of(name), tls_ca=settings.database_tls_ca)

@@ -131,24 +131,28 @@ def doctor(session: Session) -> None:
 @command(db, "upgrade", examples=["knarr db upgrade", "knarr db upgrade --service builder"])
 def upgrade(
     session: Session,
-    service: Annotated[str | None, typer.Option("--service", "-s", help="Only this one.")] = None,
+    service: Annotated[
+        list[str] | None, typer.Option("--service", "-s", help="Only this one; may be repeated.")
+    ] = None,
 ) -> None:
-    """Bring each service's database to the newest schema. Services also do it when they start."""
+    """Bring each service's database to the newest schema. Services do it themselves where it is a file of theirs."""
     from knarr.databases import upgrade_all
 
-    done = asyncio.run(upgrade_all(session.home, [service] if service else list(SERVICE_PORTS)))
+    done = asyncio.run(upgrade_all(session.home, service or list(SERVICE_PORTS)))
     session.terminal.data(done, facts(done))
 
 
 @command(db, "reseal", examples=["knarr db reseal", "knarr db reseal --service deployer"])
 def reseal(
     session: Session,
-    service: Annotated[str | None, typer.Option("--service", "-s", help="Only this one.")] = None,
+    service: Annotated[
+        list[str] | None, typer.Option("--service", "-s", help="Only this one; may be repeated.")
+    ] = None,
 ) -> None:
     """After a new key was put before the old one: seal with it what the old one has sealed. Services may run."""
     from knarr.resealing import SERVICES, reseal_all
 
-    done = asyncio.run(reseal_all(session.home, [service] if service else list(SERVICES)))
+    done = asyncio.run(reseal_all(session.home, service or list(SERVICES)))
     session.terminal.data(done, facts({name: f"{count} values" for name, count in done.items()}))
 
 

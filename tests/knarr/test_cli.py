@@ -174,3 +174,15 @@ def test_doctor_says_what_is_missing_and_how_to_fix_it() -> None:
     assert findings["git"]["state"] == "ok"
     assert findings["platform"]["fix"] == "knarr up"
     assert answer.exit_code == 0
+
+
+def test_several_services_are_upgraded_and_a_typing_error_upgrades_none(tmp_path: Path) -> None:
+    """`--service` may be repeated; it took the last one without a word."""
+    wrong = runner.invoke(app, ["db", "upgrade", "--service", "source", "--service", "sauce"])
+    assert (wrong.exit_code, list(tmp_path.iterdir())) == (Exit.USAGE, [])
+    assert "'sauce'" in wrong.output
+
+    done = runner.invoke(app, ["db", "upgrade", "--json", "--service", "source", "--service", "webhook"])
+    assert done.exit_code == 0
+    assert set(json.loads(done.stdout)) == {"source", "webhook"}
+    assert {each.name for each in tmp_path.iterdir()} == {"source", "webhook"}

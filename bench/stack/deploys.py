@@ -9,7 +9,8 @@ the new version answers at the app's address; the saga of a redeployment goes on
 cluster decides. A first deployment ends with its saga.
 
 Both build the app's own Dockerfile. Its build argument MADE_BY keeps the engine's cache of the one from being of use to
-the other. Each pair is taken one right after the other, by turns beginning with the one and the other. A cold one is a
+the other. Each pair is taken one right after the other, by turns beginning with the one and the other. Before the first
+one an app is deployed that does not count: engine, cluster and services have been at work before. A cold one is a
 new app, with dependencies that were not installed before: twelve packages of 40 modules, from wheels in the repository,
 so that no network is measured. A warm one changes one line of the app.
 """
@@ -197,11 +198,16 @@ class Pairs:
 
 
 def measure(where: Place, knarr: Knarr, runs: int, warm_runs: int) -> Pairs:
-    """New apps, and some redeployments of each."""
-    pairs = Pairs([], [])
+    """New apps, and some redeployments of each; before them one that does not count, as nothing was used before."""
     wheels = where.folder / "wheels"
     make_wheels(wheels)
-    for run in range(runs):
+    _pairs(where, knarr, wheels, range(1), 0)
+    return _pairs(where, knarr, wheels, range(1, runs + 1), warm_runs)
+
+
+def _pairs(where: Place, knarr: Knarr, wheels: Path, runs: range, warm_runs: int) -> Pairs:
+    pairs = Pairs([], [])
+    for run in runs:
         name = f"knarr-bench-{where.pulsar.namespace[-8:]}-{run}"
         repository = knarr.app(name)
         shutil.copytree(wheels, repository.path / "wheels")

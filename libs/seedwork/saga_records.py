@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from seedwork.decide import decide
+from seedwork.frozen import changed
 from seedwork.lanes import Lane
 from seedwork.saga import (
     Answered,
@@ -109,10 +110,19 @@ def replay(definitions: Definitions, saga_id: str, entries: Iterable[Mapping[str
         if entry["direction"] == "out":
             continue
         given = _input(saga_id, entry)
+        if isinstance(given, TimerFired) and saga is not None:
+            saga = _reported(saga, entry["payload"])
         key = given.origin.definition if isinstance(given, Started) else _known(saga).origin.definition
         saga = decide(definitions[key], saga, _lane(saga_id, saga, entry), given).saga
         states.append(saga)
     return states
+
+
+def _reported(saga: SagaState, told: Mapping[str, Any]) -> SagaState:
+    """As reports had left its wait when it was over: they are not in the log, what came of them is."""
+    if saga.wait is None:
+        return saga
+    return changed(saga, wait=changed(saga.wait, due_ms=told["due_ms"], note=told["last_report"]))
 
 
 def _known(saga: SagaState | None) -> SagaState:

@@ -176,7 +176,7 @@ def _some(plan: Plan, *known: int) -> tuple[Plan, ...]:
 
 def _seeds(*known: int) -> tuple[Plan, ...]:
     """First those in which it was seen, then others: a change elsewhere makes other histories of the same seeds."""
-    return tuple(plan_of(seed) for seed in dict.fromkeys((*known, *range(40))))
+    return tuple(plan_of(seed) for seed in dict.fromkeys((*known, *range(120))))
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ STANDS_STILL = Plan(
 
 
 BUGS = (
-    Bug(version_check_dropped, _seeds(1)),
+    Bug(version_check_dropped, _seeds(60, 1)),
     Bug(acknowledged_before_commit),
     Bug(undo_in_the_wrong_order, _seeds(1)),
     Bug(an_undo_skipped, _seeds(1)),

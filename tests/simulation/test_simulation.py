@@ -50,6 +50,11 @@ def test_a_clock_that_jumps_by_an_hour_breaks_nothing(hours: float, lasting_s: f
     assert sum(outcome.ends.values()) == outcome.sagas >= 18
 
 
+def test_a_log_replays_though_a_report_moved_a_wait_while_the_clock_went_back() -> None:
+    """Reports are not in the log, and the wait of this history was over before the log alone would have it so."""
+    assert run(plan_of(202)).violations == []
+
+
 def test_a_seed_gives_the_same_history_in_every_process() -> None:
     """Also where Python hashes text differently, or others ran before: what a seed has shown can be shown again."""
     run(replace(plan_of(8), happenings=()))

@@ -95,13 +95,10 @@ class DistributionStore:
         oci.check_repository(repository)
         checked = _check_tags(tags)
         draft = oci.draft(config, layers)
-        with_files_last = sorted(draft.layers, key=lambda each: each.path is not None)
-        once = {each.descriptor.digest: each for each in with_files_last}
         for race in range(1, _RACES + 1):
-            await _side_by_side(
-                partial(self._blobs.bring, repository, draft.config_digest, draft.config),
-                *(partial(self._blobs.bring_layer, repository, each) for each in once.values()),
-            )
+            await self._blobs.bring(repository, draft.config_digest, draft.config)
+            for layer in draft.layers:
+                await self._blobs.bring_layer(repository, layer)
             try:
                 await self._name(repository, draft.manifest, [_mark(draft.manifest_digest), *checked])
                 break
@@ -275,13 +272,7 @@ class DistributionStore:
     async def _tags_of(self, repository: str, digest: str) -> tuple[str, ...]:
         """The image's tags, sorted, without its mark."""
         names = sorted(name for name in await self._tag_names(repository) if not _MARK.fullmatch(name))
-        limit = asyncio.Semaphore(_AT_A_TIME)
-
-        async def named(tag: str) -> str | None:
-            async with limit:
-                return await self._digest_of(repository, tag)
-
-        digests = await asyncio.gather(*map(named, names))
+        digests = await _side_by_side(*(partial(self._digest_of, repository, name) for name in names))
         return tuple(name for name, found in zip(names, digests, strict=True) if found == digest)
 
     async def _digest_of(self, repository: str, named: str) -> str | None:
@@ -341,7 +332,7 @@ class DistributionStore:
 
 
 async def _side_by_side(*works: Callable[[], Awaitable[Any]]) -> list[Any]:
-    """What they give, some of them at a time; the first one that fails ends the others."""
+    """What they give, some of them at a time; a fault is told when all have ended: none is at work behind our back."""
     limit = asyncio.Semaphore(_AT_A_TIME)
 
     async def one(work: Callable[[], Awaitable[Any]]) -> Any:
@@ -350,11 +341,12 @@ async def _side_by_side(*works: Callable[[], Awaitable[Any]]) -> list[Any]:
 
     tasks = [asyncio.ensure_future(one(each)) for each in works]
     try:
-        return await asyncio.gather(*tasks)
+        await asyncio.gather(*tasks, return_exceptions=True)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+    return [task.result() for task in tasks]
 
 
 def _mark(digest: str) -> str:

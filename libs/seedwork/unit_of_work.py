@@ -368,16 +368,6 @@ def _sqlite_engine(url: Any, *, begin: str, size: int) -> AsyncEngine:
     def connected(connection: Any, record: Any) -> None:
         record.info[sqlite.CONNECTION] = connection.driver_connection
         connection.isolation_level = None  # the driver begins nothing by itself; `begun` below does
-        cursor = connection.cursor()
-        for pragma in (
-            "journal_mode=WAL",
-            "synchronous=FULL",
-            "busy_timeout=30000",
-            "foreign_keys=ON",
-            "cache_size=-4000",
-        ):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
 
     @event.listens_for(engine.sync_engine, "begin")
     def begun(connection: Any) -> None:

@@ -1,6 +1,7 @@
 """SQLite's connection: BEGIN with the first statement, no visit that is not needed, nothing left open."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from sqlalchemy import bindparam, column, insert, select, table, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from seedwork.adapters.sqlite import OneVisitConnection
+from seedwork.adapters.sqlite import OneVisitConnection, connect
 from seedwork.set_wise import Among, Many
 from seedwork.unit_of_work import Database, database_now_ms
 
@@ -173,3 +174,18 @@ async def test_a_read_that_is_cancelled_leaves_no_transaction_behind(sqlite: Dat
             await reading
     await sqlite.write(insert_one)
     assert [await sqlite.read(count) for _ in range(6)] == [1] * 6
+
+
+async def test_whoever_opens_a_new_file_waits_for_another_that_does(tmp_path: Path) -> None:
+    """SQLite does not let it wait by itself while the other one is about to write."""
+    other = sqlite3.connect(tmp_path / "new.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    opening = asyncio.ensure_future(connect(str(tmp_path / "new.db")))
+    await asyncio.wait([opening], timeout=0.1)
+    assert not opening.done()
+    other.execute("COMMIT")
+    connection = await opening
+    async with connection.execute("PRAGMA journal_mode") as cursor:
+        assert await cursor.fetchone() == ("wal",)
+    await connection.close()
+    other.close()

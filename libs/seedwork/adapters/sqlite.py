@@ -18,6 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 CONNECTION = "knarr.sqlite"
 """Under this name a pool remembers the connection itself."""
+_LOCKED_MS = 30_000
+"""How long whoever finds the file locked waits."""
 
 
 class OneVisitCursor:
@@ -148,6 +150,32 @@ def connect(database: str, **options: Any) -> OneVisitConnection:
         database: The file.
         options: As `sqlite3.connect` takes them.
     """
-    connection = OneVisitConnection(lambda: sqlite3.connect(database, **options))
+    connection = OneVisitConnection(lambda: _opened(database, **options))
     connection._thread.daemon = True  # noqa: SLF001  as SQLAlchemy does with connections that it makes
     return connection
+
+
+def _opened(database: str, **options: Any) -> sqlite3.Connection:
+    connection: sqlite3.Connection = sqlite3.connect(database, **options)
+    try:
+        for pragma in (f"busy_timeout={_LOCKED_MS}", "synchronous=FULL", "foreign_keys=ON", "cache_size=-4000"):
+            connection.execute(f"PRAGMA {pragma}")
+        _use_wal(connection)
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """The file stays in this mode; of several that open a new file at once, SQLite lets only one wait for the lock."""
+    until = time.monotonic() + _LOCKED_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.01)  # this is the connection's own thread
+        else:
+            return

@@ -65,8 +65,9 @@ class Retry:
 
 FORWARD = Retry(attempts=5, first_s=1.0, longest_s=60.0)
 """Some 15 s at most: enough for a restart of whatever is missing; after that a person is asked."""
-UNDO = Retry(attempts=8, first_s=1.0, longest_s=120.0)
-"""Some 2 minutes at most: more than forward, since nobody wants to clean up by hand."""
+UNDO = Retry(attempts=12, first_s=1.0, longest_s=120.0)
+"""Some ten minutes at most, half of it on average: more than forward, since nobody wants to clean up by hand because a
+server was away."""
 
 
 def in_turn(_data: Mapping[str, Any]) -> Place:

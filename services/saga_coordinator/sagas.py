@@ -5,6 +5,7 @@ misunderstand gets a new `version` beside the old one. Seconds are those of sile
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from seedwork.lanes import Place
@@ -37,6 +38,8 @@ from services.webhook.contract import AppRemovalRequested, DeploymentRequested
 
 PERSISTENT = Retry(attempts=12, first_s=2.0, longest_s=600.0)
 """For what cannot be undone: about half an hour of attempts, then a person."""
+UNDO_1 = Retry(attempts=8, first_s=1.0, longest_s=120.0)
+"""Of an undo in version 1, two minutes at most: a server that was away for a minute left sagas stuck."""
 
 
 # ------------------------------------------------------------------------------------------------ deploy
@@ -226,6 +229,7 @@ def drop_images(view: View) -> DropImages:
 # fmt: off
 DEPLOY = Saga(
     name="deploy",
+    version=2,
     starts_on=DeploymentRequested,
     steps=(
         Step("source", send=fetch_source, ok=SourceFetched, failed=SourceFetchFailed, timeout_s=120,
@@ -249,6 +253,7 @@ DEPLOY = Saga(
 
 RELEASE = Saga(
     name="release",
+    version=2,
     starts_on=ReleaseRequested,
     steps=(
         Step("publish", send=publish_known, ok=ImagePublished, failed=ImagePublishFailed, timeout_s=120,
@@ -279,4 +284,10 @@ REMOVE = Saga(
 )
 # fmt: on
 
-DEFINITIONS = Definitions((DEPLOY, RELEASE, REMOVE))
+
+def version_1(saga: Saga) -> Saga:
+    """As sagas began before undos had more patience."""
+    return replace(saga, version=1, steps=tuple(replace(step, undo_retry=UNDO_1) for step in saga.steps))
+
+
+DEFINITIONS = Definitions((version_1(DEPLOY), version_1(RELEASE), DEPLOY, RELEASE, REMOVE))

@@ -215,6 +215,8 @@ class Audience:
         self.bus = bus
         self.trips = trips
         self._ends: dict[str, asyncio.Future[str]] = {}
+        self._starts: list[Envelope] = []
+        self._publishing: asyncio.Task[None] | None = None
 
     async def _heard(self, events: Sequence[Envelope]) -> None:
         for each in events:
@@ -231,8 +233,16 @@ class Audience:
         made = start()
         end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._ends[made.correlationid] = end
-        await self.bus.publish([made])
+        self._starts.append(made)
+        if self._publishing is None or self._publishing.done():
+            self._publishing = asyncio.create_task(self._publish())
         return await end
+
+    async def _publish(self) -> None:
+        """What begins at the same time goes out together, as from an outbox."""
+        while self._starts:
+            starts, self._starts = self._starts, []
+            await self.bus.publish(starts)
 
     async def sagas(self, count: int, in_flight: int) -> None:
         """So many, of which so many at a time."""

@@ -1,4 +1,7 @@
-"""Changed copies of frozen dataclasses: a quicker `dataclasses.replace`, for what is copied at each message."""
+"""Changed copies of frozen dataclasses: a quicker `dataclasses.replace`, for what is copied at each message.
+
+A copy is made field by field, past the constructor, which takes three times as long where a class is frozen.
+"""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -6,23 +9,31 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+Setter = Callable[[Any, Any], None]
+_Shape = tuple[Callable[[Any], tuple[Any, ...]], dict[str, Setter]]
 
 
 def changed(value: T, **changes: Any) -> T:
-    """A copy with other values; for dataclasses with at least two fields, all of them in the constructor.
+    """A copy with other values; for dataclasses with slots and at least two fields, and nothing after the constructor.
 
     Raises:
         TypeError: No such field.
     """
-    names, values = _SHAPES.get(type(value)) or _shape(type(value))
-    record = dict(zip(names, values(value), strict=True))
-    record.update(changes)
-    return type(value)(**record)
+    kind = type(value)
+    values, setters = _SHAPES.get(kind) or _shape(kind)
+    copy = object.__new__(kind)
+    for setter, found in zip(setters.values(), values(value), strict=True):
+        setter(copy, found)
+    for name, new in changes.items():
+        if name not in setters:
+            raise TypeError(f"{kind.__name__} has no field {name!r}")
+        setters[name](copy, new)
+    return copy
 
 
-_SHAPES: dict[type[Any], tuple[tuple[str, ...], Callable[[Any], tuple[Any, ...]]]] = {}
+_SHAPES: dict[type[Any], _Shape] = {}
 
 
-def _shape(kind: type[Any]) -> tuple[tuple[str, ...], Callable[[Any], tuple[Any, ...]]]:
-    names = tuple(each.name for each in fields(kind))
-    return _SHAPES.setdefault(kind, (names, attrgetter(*names)))
+def _shape(kind: type[Any]) -> _Shape:
+    names = [each.name for each in fields(kind)]
+    return _SHAPES.setdefault(kind, (attrgetter(*names), {name: getattr(kind, name).__set__ for name in names}))

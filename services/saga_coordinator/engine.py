@@ -377,8 +377,7 @@ class Engine:
         if timer.by_saga is not None:
             sheet.drop_timer(timer.id)
         else:
-            decided = sheet.saga(timer.saga_id)
-            sheet.set_timer(decided or saga)  # also when nothing was decided: a stale row must not come again
+            sheet.move_timer(timer.saga_id)
 
     def _begin(self, sheet: Sheet, definition: Saga, given: Started) -> None:
         decision = decide(definition, None, sheet.lane(given.origin.app_id), given)
@@ -446,6 +445,8 @@ class Engine:
             else:
                 later = {"due_ms": now_ms + AFTER_FAULT_MS}
                 await conn.execute(update(timers).where(timers.c.id == work.id).values(later))
+                newer = {"version": sagas.c.version + 1}  # see `Sheet.move_timer`
+                await conn.execute(update(sagas).where(sagas.c.id == work.saga_id).values(newer))
             letters = kernel.dead_letters
             await conn.execute(delete(letters).where(letters.c.id == envelope.id))
             row = {
@@ -460,6 +461,7 @@ class Engine:
 
         with contextlib.suppress(IntegrityError):  # another coordinator buried it in this moment
             await self._db.write(bury)
+        self._forget()
 
 
 def _timer_input(timer: DueTimer, at_ms: int, jitter: float) -> Input:

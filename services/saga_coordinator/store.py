@@ -88,6 +88,8 @@ class _Row:
     changed: bool = False
     known: bool = False
     """Whether it was not read, but known from the cache."""
+    timer_ms: int | None = None
+    """When the saga's row of `timers` is due; None: there is none, or nobody has looked."""
 
 
 class Cache:
@@ -103,15 +105,15 @@ class Cache:
 
     def __init__(self, *, alone: bool) -> None:
         self.alone = alone
-        self._rows: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+        self._rows: OrderedDict[str, tuple[Any, int, int | None]] = OrderedDict()
 
-    def get(self, key: str) -> tuple[Any, int] | None:
-        """Value and version."""
+    def get(self, key: str) -> tuple[Any, int, int | None] | None:
+        """Value, version, and when its row of `timers` is due."""
         return self._rows.get(key)
 
-    def put(self, key: str, value: Any, version: int) -> None:
+    def put(self, key: str, value: Any, version: int, timer_ms: int | None = None) -> None:
         """As it was committed."""
-        self._rows[key] = (value, version)
+        self._rows[key] = (value, version, timer_ms)
         self._rows.move_to_end(key)
         if len(self._rows) > 2 * _CACHED:
             self._rows.popitem(last=False)
@@ -169,7 +171,8 @@ class Sheet:
         for key in tuple(unknown):
             known = self._cache.get(key)
             if known is not None:
-                rows[key] = _Row(*known, known=True)
+                value, version, timer_ms = known
+                rows[key] = _Row(value, version, known=True, timer_ms=timer_ms)
                 unknown.discard(key)
         return unknown
 
@@ -179,7 +182,7 @@ class Sheet:
             if row.value.ended:
                 cache.forget([saga_id])
             elif row.changed:
-                cache.put(saga_id, row.value, row.version + 1)
+                cache.put(saga_id, row.value, row.version + 1, row.timer_ms)
         for app_id, row in self._lanes.items() if cache.alone else ():
             if row.value.holder is None:
                 cache.forget([app_id])
@@ -207,18 +210,24 @@ class Sheet:
         lane_row.value = lane
         self._keep_entry(decision)
         self._keep_messages(decision, causation_id)
-        if before is None or timer_of(before) != timer_of(saga):
+        if before is None or before.wait is not saga.wait:
             self.set_timer(saga)
         for notice in decision.notices:
             self._put_timer(new_id(), notice.saga_id, self.now_ms, notice.kind, by_saga=notice.by)
 
     def set_timer(self, saga: SagaState) -> None:
-        """Make the saga's timer in the table what the saga says."""
-        timer = timer_of(saga)
+        """See to it that the saga's row of `timers` is due in time.
+
+        A row that is due earlier stays as it is, since most waits end long before their time: when it is due, it is
+        out of date, and `move_timer` puts it right.
+        """
+        row, timer = self._sagas[saga.id], timer_of(saga)
         if timer is None:
+            row.timer_ms = None
             self._timers.pop(saga.id, None)
             self._no_timers.add(saga.id)
-        else:
+        elif row.timer_ms is None or row.timer_ms > timer.due_ms:
+            row.timer_ms = timer.due_ms
             self._put_timer(
                 saga.id,
                 saga.id,
@@ -228,6 +237,16 @@ class Sheet:
                 attempt=timer.attempt,
                 epoch=timer.epoch,
             )
+
+    def move_timer(self, saga_id: str) -> None:
+        """The saga's row of `timers` was due: make it what the saga says, so that it does not come again.
+
+        The saga gets a new version even where nothing was decided: its row of `timers` changes with the version only,
+        so that whoever knows the one knows when the other is due.
+        """
+        row = self._sagas[saga_id]
+        row.changed, row.timer_ms = True, None
+        self.set_timer(row.value)
 
     def drop_timer(self, timer_id: str) -> None:
         """It was seen to."""

@@ -4,6 +4,7 @@ if __name__ == "__main__":
     serve(create_app, "builder")
 """
 
+import gc
 import signal
 import sys
 from collections.abc import Callable
@@ -19,6 +20,10 @@ from seedwork.chassis.settings import ServiceSettings, misconfigured
 from seedwork.errors import KnarrError
 from seedwork.leaving import leave
 
+_YOUNG = 20_000
+"""Objects made since the last look for cycles before there is another one. Python's own number, 700, is reached with
+every few messages."""
+
 
 def serve(create_app: Callable[[], FastAPI], name: str) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish what is under way and leave with 0; with 1 if it cannot start."""
@@ -33,6 +38,9 @@ def serve(create_app: Callable[[], FastAPI], name: str) -> None:
         sys.exit(f"{name}: {misconfigured(error).message}")
     except KnarrError as error:
         sys.exit(f"{name}: {error.message}")
+    gc.collect()
+    gc.freeze()  # modules, models and statements stay for ever, and are not looked through again and again
+    gc.set_threshold(_YOUNG)
     server = Server(app)
     code: str | int | None = 0
     try:

@@ -132,6 +132,65 @@ async def _make_due(stage: Stage, saga_id: str) -> None:
     await stage.app.state.service.db.write(backdate)
 
 
+async def _timer_of(stage: Stage, saga_id: str) -> tuple[int, str, int, int]:
+    """When the saga's row of `timers` is due and for which step; when its wait is over; the version of its row."""
+
+    async def look(conn: AsyncConnection) -> tuple[int, str, int, int]:
+        timer, row = models.timers.c, models.sagas.c
+        due_ms, step = (await conn.execute(select(timer.due_ms, timer.step).where(timer.id == saga_id))).one()
+        query = select(row.origin, row.body, row.version).where(row.id == saga_id)
+        origin, body, version = (await conn.execute(query)).one()
+        wait = from_json(origin, body).wait
+        assert wait is not None
+        assert wait.due_ms is not None
+        return due_ms, step, wait.due_ms, version
+
+    found: tuple[int, str, int, int] = await stage.app.state.service.db.read(look)
+    return found
+
+
+async def test_a_row_of_timers_that_is_due_earlier_stays_and_is_put_right_when_it_is_due(stage_at: Staging) -> None:
+    """Most waits end long before their time; what was set for an earlier one changes nothing, and is not forgotten."""
+    async with stage_at() as stage:
+        stage.participants.answers["BuildImage"] = lambda _: None
+        saga_id = await stage.start(DEPLOY)
+
+        async def building() -> bool:
+            return any(each.type == "BuildImage" for each in stage.participants.commands)
+
+        await eventually(building)
+        due_ms, step, until_ms, version = await _timer_of(stage, saga_id)
+        assert step == "source"
+        assert due_ms < until_ms
+        entries = len((await stage.get(f"/sagas/{saga_id}/log"))["items"])
+        past = update(models.timers).where(models.timers.c.id == saga_id).values(due_ms=1)
+        await stage.app.state.service.db.write(lambda conn: conn.execute(past))
+    async with stage_at() as stage:
+
+        async def moved() -> bool:
+            return (await _timer_of(stage, saga_id))[:3] == (until_ms, "build", until_ms)
+
+        await eventually(moved)
+        assert (await _timer_of(stage, saga_id))[3] > version  # whoever knows the version knows when the row is due
+        assert len((await stage.get(f"/sagas/{saga_id}/log"))["items"]) == entries
+
+
+async def test_a_wait_that_is_over_before_the_row_of_timers_is_due_makes_the_row_earlier(stage: Stage) -> None:
+    """The second before another attempt is shorter than the minutes of the step's answer."""
+    stage.participants.answers["FetchSource"] = lambda _: SourceFetchFailed(
+        retryable=True, code="unavailable", message="The host does not answer."
+    )
+    saga_id = await stage.start(DEPLOY)
+
+    async def waits() -> bool:
+        saga = await stage.get(f"/sagas/{saga_id}")
+        return (saga["waiting_for"] or {}).get("what") == "timer"
+
+    await eventually(waits)
+    due_ms, _, until_ms, _ = await _timer_of(stage, saga_id)
+    assert due_ms == until_ms
+
+
 async def test_a_message_for_an_unknown_saga_becomes_a_dead_letter(stage: Stage) -> None:
     """The others of its batch are decided; it can be sent again."""
     stray = envelope(SourceFetched.example(), source="test", saga_id=new_id(), app_id=APP_ID, step="source")
@@ -281,7 +340,7 @@ async def test_lanes_are_not_remembered_where_others_write(stage: Stage) -> None
         sheet.committed(cache)
 
     await service.db.write(turn)
-    assert cache.get(APP_ID) == (Lane(app_id=APP_ID), 1)
+    assert cache.get(APP_ID) == (Lane(app_id=APP_ID), 1, None)
 
 
 async def test_two_coordinators_on_one_database_decide_each_input_once(stage_at: Staging) -> None:

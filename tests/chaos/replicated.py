@@ -252,8 +252,9 @@ class Replicated(Knarr):
     # What is there, seen from outside
 
     def objects(self, *kinds: str) -> list[dict[str, Any]]:
-        """Of this platform, in the cluster."""
-        return kubectl_items(",".join(kinds), "-l", f"knarr.io/installation={self.installation}")
+        """Of this platform, in the cluster; not a pod that is over and only stands in its records."""
+        found = kubectl_items(",".join(kinds), "-l", f"knarr.io/installation={self.installation}")
+        return [each for each in found if each["kind"] != "Pod" or not _is_over(each)]
 
     def workloads(self, saga_id: str | None = None) -> set[str]:
         """Pods."""
@@ -357,6 +358,12 @@ class Replicated(Knarr):
         for each in config["clusters"]:
             each["cluster"]["server"] = f"https://127.0.0.1:{self.cluster.port}"
         return yaml.safe_dump(config)
+
+
+def _is_over(pod: dict[str, Any]) -> bool:
+    """Told to go, and nothing of it runs."""
+    states = [each["state"] for each in pod["status"].get("containerStatuses", ())]
+    return "deletionTimestamp" in pod["metadata"] and bool(states) and all("terminated" in each for each in states)
 
 
 def _label(each: dict[str, Any], name: str) -> str | None:

@@ -1,6 +1,7 @@
 """A Kubernetes cluster keeps the contract of the runtime, and what only a cluster can get wrong."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
@@ -13,14 +14,29 @@ import pytest
 from ocistore.distribution import DistributionStore
 from ocistore.store import Image
 from seedwork.clock import SystemClock
+from seedwork.errors import NotFound, Unavailable
 from seedwork.messages import new_id
 from services.deployer.adapters.images import Pullable
 from services.deployer.adapters.kubernetes import objects
-from services.deployer.adapters.kubernetes.cluster import NAMESPACE, Cluster, Object
+from services.deployer.adapters.kubernetes.cluster import (
+    DEPLOYMENT,
+    JOB,
+    LIMITS,
+    NAMESPACE,
+    POD,
+    POLICY,
+    QUOTA,
+    REPLICA_SET,
+    SECRET,
+    Cluster,
+    Kind,
+    Object,
+)
 from services.deployer.adapters.kubernetes.front import Front, Ways
 from services.deployer.adapters.kubernetes.runtime import KubernetesRuntime, Options
-from services.deployer.ports import Release
-from tests.services.deployer.conftest import PATIENCE_S
+from services.deployer.errors import AppDoesNotStart, Fenced, ReleaseCommandFailed
+from services.deployer.ports import Needed, Release, Standing
+from tests.services.deployer.conftest import PATIENCE_S, eventually
 from tests.services.deployer.test_runtime_contract import RuntimeContract
 from tests.stack.container_images import PREFIX, PYTHON, ContainerShelf, open_images, registry
 
@@ -74,6 +90,31 @@ class Bench:
         """Every instance answered."""
         async with asyncio.timeout(PATIENCE_S * 2):
             await runtime.observe(release, note=lambda _: None)
+
+    async def fails(self, release: Release, *, start_timeout_s: float = 40, **shape: Any) -> AppDoesNotStart:
+        """What is said of a release that does not come up; nothing of it stays."""
+        runtime = self.made(replace(self.options, start_timeout_s=start_timeout_s), **shape)
+        await runtime.prepare(release)
+        await runtime.start(release)
+        with pytest.raises(AppDoesNotStart) as caught:
+            await self.observed(runtime, release)
+        await runtime.stop(release.app_id, release.saga_id)
+        assert [name for name in await self.of_saga(release) if not name.startswith("Namespace")] == []
+        return caught.value
+
+    async def of_saga(self, release: Release) -> list[str]:
+        """Kind and name of every object that carries its id."""
+        labels = {objects.INSTALLATION: self.installation, objects.SAGA: release.saga_id}
+        return [
+            f"{kind.name} {item['metadata']['name']}"
+            for kind in (DEPLOYMENT, REPLICA_SET, JOB, POD, SECRET)
+            for item in (await self.cluster.list(kind, None, labels)).items
+        ]
+
+    async def the(self, kind: Kind, release: Release) -> list[Object]:
+        """The objects of that kind that its instances are made of."""
+        labels = {objects.INSTALLATION: self.installation, objects.SAGA: release.saga_id, objects.STEP: "deploy"}
+        return (await self.cluster.list(kind, None, labels)).items
 
     async def namespaces(self) -> list[Object]:
         """Of all our apps."""
@@ -144,3 +185,337 @@ class TestKubernetesRuntime(RuntimeContract):
 async def get(url: str) -> httpx2.Response:
     async with httpx2.AsyncClient(trust_env=False) as client:
         return await client.get(url)
+
+
+async def answered(url: str) -> bool:
+    """Whether the app does, well."""
+    try:
+        return (await get(url)).status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+# ── what instances get ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_instances_get_their_config_and_know_who_they_are(
+    bench: Bench, runtime: KubernetesRuntime, sound: Image
+) -> None:
+    """Config vars over the image's own variables, PORT, and the names of the release."""
+    release = bench.shelf.release(sound, env={"COLOUR": "blue", "LINES": "one\ntwo"})
+    text = (await get(await bench.up(runtime, release) + "env")).text
+
+    assert "COLOUR=blue" in text
+    assert "LINES=one\ntwo" in text
+    assert "GREETING=hello" in text
+    assert "PORT=8080" in text
+    assert f"KNARR_SAGA_ID={release.saga_id}" in text
+    (pod,) = await bench.the(POD, release)
+    assert f"KNARR_INSTANCE={pod['metadata']['name']}" in text
+    assert "KUBERNETES_SERVICE_HOST" not in text or "WEB_PORT" not in text  # no links to the Services of the namespace
+
+
+async def test_pods_have_no_rights_and_everything_is_labelled(
+    bench: Bench, runtime: KubernetesRuntime, sound: Image
+) -> None:
+    """A namespace with quota, limits and policies; a restricted pod without a token: as the server has them."""
+    release = bench.shelf.release(sound, number=3)
+    await bench.up(runtime, release)
+
+    (pod,) = await bench.the(POD, release)
+    namespace = pod["metadata"]["namespace"]
+    spec, (container,) = pod["spec"], pod["spec"]["containers"]
+    assert spec["automountServiceAccountToken"] is False
+    assert not [each for each in spec.get("volumes") or () if "token" in each["name"]]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert container["resources"]["limits"] == {"cpu": "1", "memory": "96Mi"}
+    assert container["image"] == bench.pullable.reference(release.repository, release.digest)
+    for item in [pod, *await bench.the(DEPLOYMENT, release), *await bench.the(SECRET, release)]:
+        labels = item["metadata"]["labels"]
+        assert (labels[objects.APP_ID], labels[objects.SAGA]) == (release.app_id, release.saga_id)
+        assert (labels[objects.RELEASE], labels[objects.STEP]) == ("3", "deploy")
+    (quota,) = (await bench.cluster.list(QUOTA, namespace, {})).items
+    assert quota["status"]["hard"]["pods"] == "100"
+    assert len((await bench.cluster.list(LIMITS, namespace, {})).items) == 1
+    policies = {
+        each["metadata"]["name"]: each["spec"] for each in (await bench.cluster.list(POLICY, namespace, {})).items
+    }
+    assert policies["deny-all"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    manager = {each["manager"] for each in (await bench.the(DEPLOYMENT, release))[0]["metadata"]["managedFields"]}
+    assert "knarr" in manager
+
+
+async def test_names_that_the_cluster_does_not_take_are_mapped_without_collisions(
+    bench: Bench, runtime: KubernetesRuntime
+) -> None:
+    """Process types that differ in a character only, and apps that are called alike."""
+    waits = (PYTHON, "-c", "import time; time.sleep(600)")
+    processes = {"Worker_1": waits, "worker-1": waits, "worker.1": waits}
+    image = await bench.shelf.image(processes=processes)
+    one = bench.shelf.release(image, formation={"web": 1, "Worker_1": 1, "worker-1": 1, "worker.1": 1})
+    await bench.up(runtime, one)
+    names = sorted(each.process for each in await runtime.instances(one.app_id))
+    assert names == ["Worker_1.1", "web.1", "worker-1.1", "worker.1.1"]
+
+    two, three = replace(one, app_id=new_id(), app="Shop!"), replace(one, app_id=new_id(), app="shop?")
+    for each in (two, three):
+        await runtime.expose(each.app_id, each.app, taken=frozenset())
+    assert len(await bench.namespaces()) == 3
+
+
+# ── how it fails ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_an_image_that_is_gone_is_not_found(bench: Bench, runtime: KubernetesRuntime, sound: Image) -> None:
+    """Before any pod was made."""
+    await bench.images.remove(sound.repository, sound.digest)
+    with pytest.raises(NotFound):
+        await runtime.prepare(bench.shelf.release(sound))
+
+
+async def test_an_image_that_the_nodes_cannot_pull_is_a_verdict(bench: Bench) -> None:
+    """It was there when we looked, and is not when the node asks."""
+    image = await bench.shelf.image(version=new_id())
+    release = bench.shelf.release(image)
+    runtime = bench.made()
+    await runtime.prepare(release)
+    await bench.images.remove(image.repository, image.digest)
+    await runtime.start(release)
+    with pytest.raises(AppDoesNotStart, match="cannot pull the image"):
+        await bench.observed(runtime, release)
+
+
+async def test_a_program_that_is_not_there_is_a_verdict(bench: Bench) -> None:
+    """Its name is in the reason that the pod gives."""
+    fault = await bench.fails(bench.shelf.release(await bench.shelf.image(web=("no-such-program",))))
+    assert "web.1 cannot be started" in fault.message
+    assert "no-such-program" in fault.message
+
+
+async def test_an_app_that_never_answers_is_a_verdict(bench: Bench) -> None:
+    """The text says what its port does, and what the app printed."""
+    image = await bench.shelf.image({"app.py": "import time; print('thinking', flush=True); time.sleep(600)"})
+    fault = await bench.fails(bench.shelf.release(image), start_timeout_s=4)
+    assert "web.1 refuses connections on PORT" in fault.message
+    assert fault.log_tail == ("thinking",)
+
+
+async def test_an_unhealthy_app_is_a_verdict(bench: Bench) -> None:
+    """The text says what its health path answers."""
+    image = await bench.shelf.image(health_path="/health")
+    fault = await bench.fails(bench.shelf.release(image, env={"HEALTH": "503"}), start_timeout_s=4)
+    assert "GET /health answered 503" in fault.message
+
+
+async def test_lines_in_errors_hold_no_config_values(bench: Bench) -> None:
+    """What an app prints of its config is blotted out."""
+    image = await bench.shelf.image({"app.py": "import os, sys; sys.exit('key is ' + os.environ['KEY'])"})
+    fault = await bench.fails(bench.shelf.release(image, env={"KEY": "s3cret-of-the-app"}))
+    assert fault.log_tail == ("key is ********",)
+    assert "s3cret" not in fault.message
+
+
+async def test_an_app_that_takes_too_much_memory_is_a_verdict(bench: Bench) -> None:
+    """The text names the setting."""
+    image = await bench.shelf.image({"app.py": "x = []\nwhile True: x.append(bytes(2**20))"})
+    fault = await bench.fails(bench.shelf.release(image), memory_mb=32, requested_memory_mb=16)
+    assert "KNARR_APP_MEMORY_MB" in fault.message
+
+
+async def test_a_release_for_which_there_is_no_room_leaves_the_old_one_serving(
+    bench: Bench, runtime: KubernetesRuntime, sound: Image
+) -> None:
+    """In the namespace's quota, or on any node; each says which."""
+    one = bench.shelf.release(sound)
+    url = await bench.up(runtime, one)
+
+    two = bench.shelf.release(sound, number=2)
+    fault = await bench.fails(two, start_timeout_s=3, quota_pods=1)
+    assert "There is no room for web" in fault.message
+    assert "exceeded quota" in fault.message
+    three = bench.shelf.release(sound, number=3)
+    fault = await bench.fails(three, start_timeout_s=3, cpus=1000, requested_cpus=1000, quota_cpus=2000)
+    assert "No node has room for web.1" in fault.message
+    assert "Insufficient cpu" in fault.message
+    assert (await get(url)).text == "one"
+    assert {each.saga_id for each in await runtime.instances(one.app_id)} == {one.saga_id}
+
+
+async def test_a_release_command_that_takes_too_long_is_ended(bench: Bench) -> None:
+    """Its last lines are in the verdict."""
+    command = (PYTHON, "-c", "import time; print('migrating', flush=True); time.sleep(600)")
+    release = bench.shelf.release(await bench.shelf.image(release=command))
+    runtime = bench.made(release_command_timeout_s=3)
+    await runtime.prepare(release)
+    with pytest.raises(ReleaseCommandFailed, match="longer than 3 s") as caught:
+        await runtime.run_release_command(release)
+    assert caught.value.log_tail == ("migrating",)
+    await runtime.stop(release.app_id, release.saga_id)
+    assert await bench.of_saga(release) == []
+
+
+async def test_a_cluster_that_is_away_is_worth_another_attempt(bench: Bench, sound: Image, tmp_path: Path) -> None:
+    """Nothing is said about the app."""
+    nowhere = tmp_path / "kubeconfig"
+    nowhere.write_text(
+        "apiVersion: v1\nkind: Config\ncurrent-context: x\ncontexts: [{name: x, context: {cluster: x, user: x}}]\n"
+        "clusters: [{name: x, cluster: {server: 'http://127.0.0.1:9'}}]\nusers: [{name: x, user: {}}]\n"
+    )
+    release = bench.shelf.release(sound)
+    bench.kubeconfig = nowhere
+    runtime = bench.made()
+    bench.kubeconfig = None
+    with pytest.raises(Unavailable, match="does not answer"):
+        await runtime.start(release)
+
+
+# ── traffic ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_no_request_is_lost_while_a_release_replaces_another(bench: Bench, runtime: KubernetesRuntime) -> None:
+    """The old pod serves until the new one was seen to answer; it is over before the cluster forgets it."""
+    one = bench.shelf.release(await bench.shelf.image(version="one"))
+    two = bench.shelf.release(await bench.shelf.image(version="two"), number=2)
+    url = await bench.up(runtime, one)
+    answers: list[str] = []
+
+    async def ask() -> None:
+        each_its_own = httpx2.Limits(max_keepalive_connections=0)  # a connection that is open stays with its pod
+        async with httpx2.AsyncClient(trust_env=False, limits=each_its_own) as client:
+            while True:
+                answer = await client.get(url)
+                assert answer.status_code == 200
+                answers.append(answer.text)
+                await asyncio.sleep(0.01)
+
+    asking = [asyncio.create_task(ask()) for _ in range(3)]
+    await bench.up(runtime, two)
+    found = await runtime.stop(one.app_id, one.saga_id, cleared=False)
+    assert "instance web.1 of release 1" in found
+    assert {each.saga_id for each in await runtime.instances(one.app_id)} == {two.saga_id}
+    for pod in await bench.the(POD, one):
+        (container,) = pod["status"]["containerStatuses"]
+        assert "terminated" in container["state"]
+    seen = len(answers)
+    await eventually(lambda: _length(answers), until=lambda length: length > seen + 20)
+    for task in asking:
+        task.cancel()
+    faults = [each for each in await asyncio.gather(*asking, return_exceptions=True) if isinstance(each, Exception)]
+    assert faults == []
+    assert (answers[0], answers[-1]) == ("one", "two")
+    assert await runtime.stop(one.app_id, one.saga_id) == []
+    assert await bench.of_saga(one) == []
+
+
+async def test_an_older_fence_is_refused_whichever_process_moved_the_traffic(
+    bench: Bench, runtime: KubernetesRuntime, sound: Image
+) -> None:
+    """The fence stands on the Service, not in anybody's memory."""
+    release = bench.shelf.release(sound, number=7)
+    await bench.up(runtime, release)
+    other = bench.made()
+    with pytest.raises(Fenced):
+        await other.switch(release.app_id, new_id(), fence=6)
+    await other.switch(release.app_id, release.saga_id, fence=8)
+    with pytest.raises(Fenced):
+        await runtime.switch(release.app_id, release.saga_id, fence=7)
+
+
+async def test_what_crashes_is_started_again_by_the_cluster(
+    bench: Bench, runtime: KubernetesRuntime, sound: Image
+) -> None:
+    """And counted."""
+    release = bench.shelf.release(sound)
+    url = await bench.up(runtime, release)
+    with contextlib.suppress(httpx2.HTTPError):
+        await get(url + "die")
+
+    (instance,) = await eventually(
+        lambda: runtime.instances(release.app_id), until=lambda found: found[0].restarts == 1 and found[0].state == "up"
+    )
+    assert instance.process == "web.1"
+
+
+async def test_a_watch_whose_version_has_expired_counts_as_a_change(
+    bench: Bench, runtime: KubernetesRuntime, sound: Image
+) -> None:
+    """Whoever waits lists again; here the wait would be an hour."""
+    release = bench.shelf.release(sound)
+    await bench.up(runtime, release)
+    (pod,) = await bench.the(POD, release)
+    async with asyncio.timeout(PATIENCE_S):
+        await bench.cluster.changed(POD, pod["metadata"]["namespace"], pod["metadata"]["labels"], "1", limit_s=3600)
+
+
+# ── restarts of ours ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _standing(release: Release, port: int) -> Standing:
+    async def load() -> Release:
+        return release
+
+    return Standing(
+        app_id=release.app_id, app=release.app, port=port, fence=release.number, saga_id=release.saga_id, load=load
+    )
+
+
+async def test_pods_outlive_us(bench: Bench, runtime: KubernetesRuntime, sound: Image) -> None:
+    """The same pods, not even restarted."""
+    live = bench.shelf.release(sound)
+    url = await bench.up(runtime, live)
+    port = (await runtime.expose(live.app_id, live.app, taken=frozenset())).port
+    before = [each["metadata"]["uid"] for each in await bench.the(POD, live)]
+    await runtime.close()
+
+    again = bench.made()
+    await again.recover([_standing(live, port)])
+    assert (await get(url)).status_code == 200
+    await asyncio.gather(*again._background.values())
+    assert [each["metadata"]["uid"] for each in await bench.the(POD, live)] == before
+    assert [each.restarts for each in await again.instances(live.app_id)] == [0]
+
+
+@pytest.mark.parametrize("kind", [DEPLOYMENT, SECRET], ids=lambda kind: kind.name)
+async def test_what_is_live_and_gone_is_made_again(
+    bench: Bench, runtime: KubernetesRuntime, sound: Image, kind: Kind
+) -> None:
+    """Somebody removed it while we were away."""
+    live = bench.shelf.release(sound, formation={"web": 2})
+    url = await bench.up(runtime, live)
+    port = (await runtime.expose(live.app_id, live.app, taken=frozenset())).port
+    (namespace,) = await bench.namespaces()
+    await runtime.close()
+    (item,) = await bench.the(kind, live)
+    await bench.cluster.delete(kind, namespace["metadata"]["name"], item["metadata"]["name"])
+    await eventually(lambda: bench.the(kind, live), until=lambda found: not found)
+
+    again = bench.made()
+    await again.recover([_standing(live, port)])
+    await eventually(
+        lambda: again.instances(live.app_id),
+        until=lambda found: sorted(each.state for each in found if each.state != "stopping") == ["up", "up"],
+    )
+    await eventually(lambda: bench.the(SECRET, live), until=lambda found: len(found) == 1)
+    await eventually(lambda: answered(url))
+
+
+async def test_a_sweep_removes_what_has_no_owner(bench: Bench, runtime: KubernetesRuntime) -> None:
+    """Objects of sagas that nobody knows; what serves stays."""
+    live = bench.shelf.release(await bench.shelf.image(version="live"))
+    orphan = bench.shelf.release(await bench.shelf.image(version="orphan"), number=2)
+    url = await bench.up(runtime, live)
+    await runtime.start(orphan)
+    await bench.observed(runtime, orphan)  # a kubelet takes its time with a pod that is told to go while it starts
+
+    async def nobody() -> Needed:
+        return Needed(sagas=frozenset(), layers=frozenset())
+
+    await runtime.sweep(nobody)
+    assert await bench.of_saga(orphan) == []
+    assert (await get(url)).text == "live"
+
+
+async def _length(answers: list[str]) -> int:
+    return len(answers)

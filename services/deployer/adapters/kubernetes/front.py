@@ -240,6 +240,28 @@ class Front:
             await self._clock.sleep(0.1)
         log.warning("a Service has no addresses yet", namespace=namespace)
 
+    async def until_open(self, namespace: str, *, limit_s: float) -> None:
+        """Until the app's first node port takes a connection, which is some 0.1 s later than the Service's addresses.
+
+        Not every node can be reached from here, so that it is not waited for longer than that.
+        """
+        address = await self.address(namespace)
+        if address is None or self._ways.domain is not None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while not await _takes_connections(self._ways.host, address.port):
+                    await self._clock.sleep(0.05)
+
+
+async def _takes_connections(host: str, port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(host, port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
 
 def _moved(service: Object, saga_id: str | None, fence: int) -> Object:
     """The Service as it is to be; the write counts only if it is still as it was read."""

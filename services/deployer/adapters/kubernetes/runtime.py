@@ -33,6 +33,8 @@ _TAIL_LINES = 50
 _WATCH_S = 5
 _FIRST_AGAIN_S = 1.0
 _LONGEST_AGAIN_S = 60.0
+_LATE_S = 120.0
+"""A kubelet before 1.22 sees after one to one and a half minutes that a pod is to go which was just being started."""
 _AT_ONCE = 8
 _RELEASE_KINDS = (DEPLOYMENT, JOB, REPLICA_SET, POD, SECRET)
 """In this order: who would make the next one goes before it."""
@@ -160,17 +162,21 @@ class KubernetesRuntime:
         before = await self._front.select(namespace, saga_id, fence=fence)
         if saga_id is not None and before != saga_id:
             await self._front.until_routed(namespace, app_id, saga_id)
-            if before != objects.NOBODY:
-                await self._clock.sleep(self._options.settle_after_switch_s)
+            settle_s = self._options.settle_after_switch_s
+            if before == objects.NOBODY:
+                await self._front.until_open(namespace, limit_s=settle_s)
+            else:
+                await self._clock.sleep(settle_s)
 
-    async def stop(self, app_id: str, saga_id: str) -> Sequence[str]:
-        """See `Runtime.stop`."""
+    async def stop(self, app_id: str, saga_id: str, *, cleared: bool = True) -> Sequence[str]:
+        """See `Runtime.stop`: a pod's record stays for some seconds after its containers, until nothing is mounted."""
         namespace = await self._front.namespace(app_id)
         await self._end_background(saga_id)
         if namespace is None:
             return []
         labels = self._front.labels(app_id, saga_id)
-        found = [_called(each) for each in verdicts.read_pods((await self._cluster.list(POD, namespace, labels)).items)]
+        pods = verdicts.read_pods((await self._cluster.list(POD, namespace, labels)).items)
+        found = [_called(each) for each in pods if not each.over]
         if await self._front.deselect(namespace, saga_id):
             found.append("the route")
         for kind in (DEPLOYMENT, SECRET):
@@ -178,7 +184,7 @@ class KubernetesRuntime:
             found += [f"{kind.name} {each['metadata']['name']}" for each in listed.items]
         for kind in _RELEASE_KINDS:
             await self._cluster.delete_all(kind, namespace, labels)
-        await self._until_pods_ended(namespace, labels)
+        await self._until_pods_ended(namespace, labels, cleared=cleared)
         return found
 
     async def forget(self, app_id: str) -> Sequence[str]:
@@ -202,7 +208,7 @@ class KubernetesRuntime:
         if namespace is None:
             return []
         listed = await self._cluster.list(POD, namespace, {**self._front.labels(app_id), objects.STEP: "deploy"})
-        return [verdicts.instance(each) for each in verdicts.read_pods(listed.items)]
+        return [verdicts.instance(each) for each in verdicts.read_pods(listed.items) if not each.over]
 
     async def trouble(self, app_id: str) -> str:
         """See `Runtime.trouble`."""
@@ -287,7 +293,8 @@ class KubernetesRuntime:
         if standing.saga_id is None:
             return
         labels = self._front.labels(standing.app_id, standing.saga_id, step="deploy")
-        if not (await self._cluster.list(SECRET, namespace, labels)).items:
+        there = [bool((await self._cluster.list(kind, namespace, labels)).items) for kind in (SECRET, DEPLOYMENT)]
+        if not all(there):
             release = await standing.load()
             log.warning("a release is started again", app=standing.app, release=release.number)
             await self.start(release)
@@ -359,11 +366,11 @@ class KubernetesRuntime:
 
     # ── ending ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _until_pods_ended(self, namespace: str, labels: Mapping[str, str]) -> None:
-        until = asyncio.get_running_loop().time() + self._shape.grace_s + 60
+    async def _until_pods_ended(self, namespace: str, labels: Mapping[str, str], *, cleared: bool) -> None:
+        until = asyncio.get_running_loop().time() + self._shape.grace_s + _LATE_S
         while True:
             pods = await self._cluster.list(POD, namespace, labels)
-            if not pods.items:
+            if all(each.over and not cleared for each in verdicts.read_pods(pods.items)):
                 return
             if asyncio.get_running_loop().time() > until:
                 names = ", ".join(each["metadata"]["name"] for each in pods.items)

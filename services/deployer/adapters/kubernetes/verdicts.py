@@ -49,6 +49,8 @@ class Pod:
     since_ms: int
     """When it became as it is."""
     stopping: bool
+    over: bool
+    """Its containers have ended since it was told to go: only the cluster's record of it is left."""
     restarts: int
     ended: Ended | None
     waiting: str
@@ -274,6 +276,7 @@ def _pod(item: Object, number: int) -> Pod:
         runs=running is not None,
         since_ms=ms(ready.get("lastTransitionTime") or metadata["creationTimestamp"]),
         stopping="deletionTimestamp" in metadata,
+        over=_is_over(metadata, status),
         restarts=int(container.get("restartCount", 0)),
         ended=_ended(ended) if ended else _evicted(status),
         waiting=waiting.get("reason", ""),
@@ -283,6 +286,16 @@ def _pod(item: Object, number: int) -> Pod:
         else "",
         image_id=container.get("imageID", ""),
     )
+
+
+def _is_over(metadata: Object, status: Object) -> bool:
+    """Whether nothing of it runs, or will: one that ended by itself before may just be started again."""
+    containers = status.get("containerStatuses") or ()
+    if "deletionTimestamp" not in metadata or not containers:
+        return False
+    told_ms = ms(metadata["deletionTimestamp"]) - 1000 * (metadata.get("deletionGracePeriodSeconds") or 0)
+    ends = [(each.get("state") or {}).get("terminated") for each in containers]
+    return all(end is not None and ms(end.get("finishedAt") or "") >= told_ms for end in ends)
 
 
 def _ended(terminated: Object) -> Ended:

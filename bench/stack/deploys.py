@@ -5,8 +5,8 @@ a Deployment and a Service, `kubectl rollout status`. With knarr: a signed push 
 which build with the same engine, push to the same registry and deploy to the same cluster.
 
 `kubectl rollout status` ends when the new pods are ready and the old ones have been told to go. With knarr that is when
-the new version answers at the app's address; the saga of a redeployment goes on until the old pods are gone, which the
-cluster decides. A first deployment ends with its saga.
+the new version answers at the app's address; the saga of a redeployment goes on until nothing of the old release runs.
+A first deployment ends with its saga, when the app's port takes connections.
 
 Both build the app's own Dockerfile. Its build argument MADE_BY keeps the engine's cache of the one from being of use to
 the other. Each pair is taken one right after the other, by turns beginning with the one and the other. Before the first
@@ -245,7 +245,7 @@ def tell(what: str, deployed: Sequence[Deployed], *, live: bool) -> None:
     Figure(group=what, name="more than by hand and 5 %", values=more, unit="ms", target="<= 100").tell()
     if live:
         ended = [each.ended_s for each in deployed]
-        Figure(group=what, name="push to SUCCEEDED: the old pods are gone", values=ended, unit="s").tell()
+        Figure(group=what, name="push to SUCCEEDED: nothing of the old release runs", values=ended, unit="s").tell()
     for step in deployed[0].steps_s:
         Figure(group=what, name=f"of which {step}", values=[each.steps_s[step] for each in deployed], unit="s").tell()
     own = [(each.ended_s - sum(each.steps_s.values())) * 1000 for each in deployed]
@@ -255,8 +255,8 @@ def tell(what: str, deployed: Sequence[Deployed], *, live: bool) -> None:
 def main() -> None:
     """From the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=2)
-    parser.add_argument("--warm-runs", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=4)
+    parser.add_argument("--warm-runs", type=int, default=12)
     parser.add_argument("--replicas", nargs="*", type=int, default=(1, 2))
     given = parser.parse_args()
     for replicas in given.replicas:

@@ -12,6 +12,7 @@ from bench.orchestra import COMMANDS, Trips, kernel_participant, quiet
 from bench.stack.steps import told
 from seedwork.adapters.pulsar import PulsarBus
 from seedwork.chassis.buses import pulsar_address
+from seedwork.chassis.run import look_seldom_for_cycles
 from seedwork.chassis.settings import ServiceSettings
 from seedwork.leaving import leave
 
@@ -40,6 +41,7 @@ async def run() -> None:
 def main() -> None:
     """From the command line."""
     quiet()
+    look_seldom_for_cycles()  # as every service does
     asyncio.run(run())
     leave(0)
 

@@ -28,6 +28,7 @@ from bench.orchestra import COMMANDS, STEPS, Audience, Instant, Kind, Trips, qui
 from bench.stack.place import Place, Processors, Subscriptions, end, place, running
 from seedwork.adapters.pulsar import PulsarBus
 from seedwork.bus import Handle
+from seedwork.chassis.run import look_seldom_for_cycles
 from seedwork.leaving import leave
 from seedwork.messages import Command, Envelope, Event, FailureEvent, Message, UndoFailed, WorkReported
 from services.saga_coordinator.contract import DeploymentFailed, DeploymentSucceeded
@@ -229,6 +230,7 @@ def main() -> None:
     parser.add_argument("--replicas", nargs="*", type=int, default=(1, 2))
     given = parser.parse_args()
     quiet()
+    look_seldom_for_cycles()  # as every service does
     for kind in given.kinds:
         for replicas in given.replicas:
             with place(["saga_coordinator", *SCHEMAS[kind]], subscriptions=subscriptions(kind)) as where:

@@ -13,6 +13,7 @@ services' tables of dead letters hold what they could read and not handle (ADR 1
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import structlog
@@ -35,6 +36,10 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 5.0
 _PREFIX = "ce_"
 _TEXT = ("id", "source", "type", "time", "subject", "correlationid", "appid", "team", "causationid", "sagastep")
 _NUMBERS = ("sagaattempt", "fence")
+
+_ATTRIBUTES = (*_TEXT, *_NUMBERS, "specversion", "dataschema")
+_NAMES = tuple(f"{_PREFIX}{name}" for name in _ATTRIBUTES)
+_VALUES: Callable[[Envelope], tuple[Any, ...]] = attrgetter(*_ATTRIBUTES)
 
 Bury = Callable[[Outgoing], Awaitable[None]]
 
@@ -201,7 +206,8 @@ class _Subscription:
         envelopes: list[Envelope] = []
         for each in batch:
             try:
-                if not await self._patiently(partial(self._know_schema, each)):
+                known = each.schema_version in self._codecs
+                if not known and not await self._patiently(partial(self._know_schema, each)):
                     return False
                 envelopes.append(self._read(each))
                 readable.append(each)
@@ -229,10 +235,9 @@ class _Subscription:
         return True
 
     async def _know_schema(self, message: Incoming) -> None:
-        """Ask the broker for the schema with which it was written; once per version."""
+        """Ask the broker for the schema with which it was written."""
         version = message.schema_version
-        if version not in self._codecs:
-            self._codecs[version] = Codec(await self._client.schema(self.receiver.topic, version))
+        self._codecs[version] = Codec(await self._client.schema(self.receiver.topic, version))
 
     def _read(self, message: Incoming) -> Envelope:
         try:
@@ -276,11 +281,10 @@ class _Subscription:
 
 def properties_of(envelope: Envelope) -> dict[str, str]:
     """The envelope without its data, as properties of a message; what is null is left out."""
-    found = {f"{_PREFIX}{name}": getattr(envelope, name) for name in (*_TEXT, *_NUMBERS)}
-    found[f"{_PREFIX}specversion"] = envelope.specversion
-    found[f"{_PREFIX}dataschema"] = envelope.dataschema
-    found["traceparent"] = envelope.traceparent
-    return {name: str(value) for name, value in found.items() if value is not None}
+    found = {name: str(value) for name, value in zip(_NAMES, _VALUES(envelope), strict=True) if value is not None}
+    if envelope.traceparent is not None:
+        found["traceparent"] = envelope.traceparent
+    return found
 
 
 def envelope_of(properties: Mapping[str, str], data: Mapping[str, Any]) -> Envelope:
@@ -290,8 +294,7 @@ def envelope_of(properties: Mapping[str, str], data: Mapping[str, Any]) -> Envel
         KeyError: An attribute is missing.
         ValueError: A number is none.
     """
-    numbers = {name: int(properties[_PREFIX + name]) for name in _NUMBERS if _PREFIX + name in properties}
-    optional = {name: properties.get(_PREFIX + name) for name in ("causationid", "sagastep")}
+    attempt, fence = properties.get("ce_sagaattempt"), properties.get("ce_fence")
     return Envelope(
         id=properties["ce_id"],
         source=properties["ce_source"],
@@ -303,9 +306,9 @@ def envelope_of(properties: Mapping[str, str], data: Mapping[str, Any]) -> Envel
         team=properties.get("ce_team", "default"),
         data=data,
         version=int(properties["ce_dataschema"].rpartition("/v")[2]),
-        causationid=optional["causationid"],
-        sagastep=optional["sagastep"],
-        sagaattempt=numbers.get("sagaattempt"),
-        fence=numbers.get("fence"),
+        causationid=properties.get("ce_causationid"),
+        sagastep=properties.get("ce_sagastep"),
+        sagaattempt=None if attempt is None else int(attempt),
+        fence=None if fence is None else int(fence),
         traceparent=properties.get("traceparent"),
     )

@@ -38,9 +38,7 @@ def serve(create_app: Callable[[], FastAPI], name: str) -> None:
         sys.exit(f"{name}: {misconfigured(error).message}")
     except KnarrError as error:
         sys.exit(f"{name}: {error.message}")
-    gc.collect()
-    gc.freeze()  # modules, models and statements stay for ever, and are not looked through again and again
-    gc.set_threshold(_YOUNG)
+    look_seldom_for_cycles()
     server = Server(app)
     code: str | int | None = 0
     try:
@@ -48,6 +46,13 @@ def serve(create_app: Callable[[], FastAPI], name: str) -> None:
     except SystemExit as error:  # the server hands on the signal that stopped it
         code = error.code
     leave(code if server.started else 1)
+
+
+def look_seldom_for_cycles() -> None:
+    """What is there now (modules, models, statements) stays for ever, and is not looked through again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_YOUNG)
 
 
 def _leave(_number: int, _frame: FrameType | None) -> NoReturn:

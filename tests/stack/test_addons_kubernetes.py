@@ -62,7 +62,7 @@ class ClusterGrounds:
             now = await self.cluster.get(POD, namespace, name)
             return now is not None and bool(now["metadata"]["uid"] != before["metadata"]["uid"])
 
-        await eventually(replaced)
+        await eventually(replaced, within_s=180)  # a kubelet before 1.22 may see after a minute that a pod is to go
 
     async def left(self, app_id: str) -> list[str]:
         namespace = await self.front.namespace(app_id)

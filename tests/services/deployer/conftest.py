@@ -61,9 +61,11 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), App).ser
 """
 
 
-async def eventually(check: Callable[[], Awaitable[T]], *, until: Callable[[T], object] = bool) -> T:
-    """Ask again until the answer is as it should be, for at most `PATIENCE_S`."""
-    end = asyncio.get_running_loop().time() + PATIENCE_S
+async def eventually(
+    check: Callable[[], Awaitable[T]], *, until: Callable[[T], object] = bool, within_s: float = PATIENCE_S
+) -> T:
+    """Ask again until the answer is as it should be, for at most that long."""
+    end = asyncio.get_running_loop().time() + within_s
     while not until(answer := await check()):
         assert asyncio.get_running_loop().time() < end, f"it did not become true; the last answer was {answer!r}"
         await asyncio.sleep(0.05)

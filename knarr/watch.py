@@ -268,21 +268,27 @@ class _View(AbstractContextManager["_View"]):
             self._answers.pop(step, None)
 
     def show(self, saga: Saga, feed: _Feed) -> None:
-        """Say what is new."""
+        """Say what is new: first what succeeded, in its turn, then the rest."""
         for step in saga["steps"]:
             if step["name"] == "build" and step["state"] != "PENDING" and saga["saga"] == "deploy":
                 feed.follow_build()
-            if step["state"] in _FAILED and not step.get("error"):
+            if step["state"] == "DONE":
+                self._show_step(step, feed)
+            elif step["state"] in _FAILED and not step.get("error"):
                 self._show_success_before_undo(step, feed)
         for step in _in_order(saga["steps"]):
-            if step["state"] == self._shown.get(step["name"]):
-                continue
-            self._catch_up(feed, partial(self._is_behind, step, feed))
-            self._shown[step["name"]] = step["state"]
-            self._show_failure(step)
-            self._show_state(step)
+            self._show_step(step, feed)
         if self._status is not None:
             self._status.update(_now(saga))
+
+    def _show_step(self, step: Mapping[str, Any], feed: _Feed) -> None:
+        """Its state, if it is another one than the last time."""
+        if step["state"] == self._shown.get(step["name"]):
+            return
+        self._catch_up(feed, partial(self._is_behind, step, feed))
+        self._shown[step["name"]] = step["state"]
+        self._show_failure(step)
+        self._show_state(step)
 
     def _show_failure(self, step: Mapping[str, Any]) -> None:
         """Why the step failed, once; the undo may have begun before anybody looked."""

@@ -48,7 +48,8 @@ class Coordinator:
                 return httpx2.Response(
                     200, headers=EVENTS, stream=Broken(event(1, "source", {"size_bytes": 4200, "commit": "ab" * 20}))
                 )
-            return httpx2.Response(200, headers=EVENTS, content=event(2, "build", {}) + b"event: end\ndata: {}\n\n")
+            rest = event(2, "build", {}) + event(3, "publish", {})
+            return httpx2.Response(200, headers=EVENTS, content=rest + b"event: end\ndata: {}\n\n")
         if path == "/builds/s1":
             return httpx2.Response(200, json={"state": self.build_states.pop(0)})
         if path == "/builds/s1/log":
@@ -133,6 +134,18 @@ def test_what_was_undone_before_anybody_looked_was_done_first() -> None:
     assert "✓ build" not in text
     places = [text.index(each) for each in ("✓ source", "✗ build", "↶ build", "↶ source")]
     assert places == sorted(places)
+
+
+def test_what_succeeded_before_anybody_looked_is_shown_in_its_turn() -> None:
+    """Also where a later step is undone already: the build stands above it, and its output below the source."""
+    undoing = saga("COMPENSATING", "DONE", "DONE", "UNDONE", "UNDONE")
+    undoing["steps"][3]["error"] = {"message": "It exited with code 1.", "code": "failed"}
+    failed = saga("COMPENSATED", *["UNDONE"] * 4)
+    failed["steps"][3]["error"] = undoing["steps"][3]["error"]
+    _, text = watched(Coordinator(undoing, failed))
+    shown = ("✓ source", "│ installing one thing", "✓ build", "✓ publish", "✗ deploy", "↶ deploy", "↶ publish")
+    places = [text.index(each) for each in shown]
+    assert places == sorted(places), text
 
 
 def test_a_saga_that_needs_a_person_ends_the_watch() -> None:

@@ -14,7 +14,7 @@ import pytest
 from ocistore.distribution import DistributionStore
 from ocistore.store import LABEL_BASE, Image
 from seedwork.clock import SystemClock
-from seedwork.errors import NotFound, Unavailable
+from seedwork.errors import Unavailable
 from seedwork.messages import new_id
 from services.deployer.adapters.docker import spec
 from services.deployer.adapters.docker.engine import Container, Engine
@@ -25,8 +25,8 @@ from services.deployer.adapters.router import Router
 from services.deployer.errors import AppDoesNotStart, CannotRun, ReleaseCommandFailed
 from services.deployer.ports import Needed, Release, Standing
 from tests.services.deployer.conftest import PATIENCE_S, eventually
-from tests.services.deployer.test_runtime_contract import RuntimeContract
 from tests.stack.container_images import PREFIX, PYTHON, ContainerShelf, open_images, registry
+from tests.stack.containers_contract import ContainersContract, get
 
 pytestmark = pytest.mark.stack("DOCKER_HOST", "REGISTRY")
 
@@ -73,15 +73,19 @@ class Bench:
         async with asyncio.timeout(PATIENCE_S):
             await runtime.observe(release, note=lambda _: None)
 
-    async def fails(self, release: Release, **changed: Any) -> AppDoesNotStart:
+    async def fails(self, release: Release, *, start_timeout_s: float = 15, **changed: Any) -> AppDoesNotStart:
         """How an app that does not come up is judged."""
-        runtime = self.made(replace(self.options, **changed))
+        runtime = self.made(replace(self.options, start_timeout_s=start_timeout_s, **changed))
         with pytest.raises(AppDoesNotStart) as caught:  # noqa: PT012  either may say it
             await runtime.start(release)
             await self.observed(runtime, release)
         await runtime.stop(release.app_id, release.saga_id)
         assert await self.containers() == []
         return caught.value
+
+    async def instance_of(self, _release: Release) -> str:
+        """As the process runtime calls it."""
+        return "web.1"
 
     async def containers(self, **labels: str) -> list[Container]:
         """What the engine has of ours."""
@@ -159,31 +163,13 @@ async def unmigrated(shelf: ContainerShelf) -> Image:
     return await shelf.image(release=(PYTHON, "-c", "import sys; sys.exit('cannot migrate')"))
 
 
-class TestDockerRuntime(RuntimeContract):
-    """Everything that local processes keep."""
+class TestDockerRuntime(ContainersContract):
+    """Everything that local processes and other containers keep."""
 
-
-async def get(url: str) -> httpx2.Response:
-    async with httpx2.AsyncClient(trust_env=False) as client:
-        return await client.get(url)
+    REFUSES = "refuses connections on PORT (8080)"
 
 
 # ── what instances get ───────────────────────────────────────────────────────────────────────────────────────────────
-
-
-async def test_instances_get_their_config_and_know_who_they_are(
-    bench: Bench, runtime: DockerRuntime, sound: Image
-) -> None:
-    """Config vars over the image's own variables, PORT, and the names of the release."""
-    release = bench.shelf.release(sound, env={"COLOUR": "blue", "LINES": "one\ntwo"})
-    text = (await get(await bench.up(runtime, release) + "env")).text
-
-    assert "COLOUR=blue" in text
-    assert "LINES=one\ntwo" in text
-    assert "GREETING=hello" in text
-    assert "PORT=8080" in text
-    assert f"KNARR_SAGA_ID={release.saga_id}" in text
-    assert "KNARR_INSTANCE=web.1" in text
 
 
 async def test_an_image_is_told_the_port_that_it_exposes(bench: Bench, runtime: DockerRuntime) -> None:
@@ -248,41 +234,11 @@ async def test_an_image_without_an_operating_system_is_refused(bench: Bench, run
         await runtime.prepare(bench.shelf.release(image))
 
 
-async def test_an_image_that_is_gone_is_not_found(bench: Bench, runtime: DockerRuntime, sound: Image) -> None:
-    """Before any container was made."""
-    await bench.images.remove(sound.repository, sound.digest)
-    with pytest.raises(NotFound):
-        await runtime.prepare(bench.shelf.release(sound))
-
-
 async def test_a_program_that_is_not_there_is_a_verdict(bench: Bench) -> None:
     """Its name is in the lines."""
     fault = await bench.fails(bench.shelf.release(await bench.shelf.image(web=("no-such-program",))))
     assert "there is no such program" in fault.message
     assert "no-such-program" in "".join(fault.log_tail)
-
-
-async def test_an_app_that_never_answers_is_a_verdict(bench: Bench) -> None:
-    """The text says on which port it should."""
-    image = await bench.shelf.image({"app.py": "import time; print('thinking', flush=True); time.sleep(600)"})
-    fault = await bench.fails(bench.shelf.release(image), start_timeout_s=2)
-    assert "refuses connections on PORT (8080)" in fault.message
-    assert fault.log_tail == ("thinking",)
-
-
-async def test_an_unhealthy_app_is_a_verdict(bench: Bench) -> None:
-    """The text says what its health path answers; no secret is in the lines."""
-    image = await bench.shelf.image(health_path="/health")
-    release = bench.shelf.release(image, env={"HEALTH": "503", "KEY": "s3cret-of-the-app"})
-    fault = await bench.fails(release, start_timeout_s=2)
-    assert "GET /health answered 503" in fault.message
-
-
-async def test_lines_in_errors_hold_no_config_values(bench: Bench) -> None:
-    """What an app prints of its config is blotted out."""
-    image = await bench.shelf.image({"app.py": "import os, sys; sys.exit('key is ' + os.environ['KEY'])"})
-    fault = await bench.fails(bench.shelf.release(image, env={"KEY": "s3cret-of-the-app"}))
-    assert fault.log_tail == ("key is ********",)
 
 
 async def test_an_app_that_takes_too_much_memory_is_a_verdict(bench: Bench) -> None:

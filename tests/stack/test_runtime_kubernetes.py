@@ -14,7 +14,7 @@ import pytest
 from ocistore.distribution import DistributionStore
 from ocistore.store import Image
 from seedwork.clock import SystemClock
-from seedwork.errors import NotFound, Unavailable
+from seedwork.errors import Unavailable
 from seedwork.messages import new_id
 from services.deployer.adapters.images import Pullable
 from services.deployer.adapters.kubernetes import objects
@@ -37,8 +37,8 @@ from services.deployer.adapters.kubernetes.runtime import KubernetesRuntime, Opt
 from services.deployer.errors import AppDoesNotStart, Fenced, ReleaseCommandFailed
 from services.deployer.ports import Needed, Release, Standing
 from tests.services.deployer.conftest import PATIENCE_S, eventually
-from tests.services.deployer.test_runtime_contract import RuntimeContract
 from tests.stack.container_images import PREFIX, PYTHON, ContainerShelf, open_images, registry
+from tests.stack.containers_contract import ContainersContract, get
 
 pytestmark = pytest.mark.stack("KUBECONFIG", "REGISTRY")
 
@@ -101,6 +101,11 @@ class Bench:
         await runtime.stop(release.app_id, release.saga_id)
         assert [name for name in await self.of_saga(release) if not name.startswith("Namespace")] == []
         return caught.value
+
+    async def instance_of(self, release: Release) -> str:
+        """Its only pod."""
+        (pod,) = await self.the(POD, release)
+        return str(pod["metadata"]["name"])
 
     async def of_saga(self, release: Release) -> list[str]:
         """Kind and name of every object that carries its id."""
@@ -178,13 +183,10 @@ async def unmigrated(shelf: ContainerShelf) -> Image:
     return await shelf.image(release=(PYTHON, "-c", "import sys; sys.exit('cannot migrate')"))
 
 
-class TestKubernetesRuntime(RuntimeContract):
-    """Everything that local processes keep."""
+class TestKubernetesRuntime(ContainersContract):
+    """Everything that local processes and other containers keep."""
 
-
-async def get(url: str) -> httpx2.Response:
-    async with httpx2.AsyncClient(trust_env=False) as client:
-        return await client.get(url)
+    REFUSES = "web.1 refuses connections on PORT"
 
 
 async def answered(url: str) -> bool:
@@ -198,30 +200,14 @@ async def answered(url: str) -> bool:
 # ── what instances get ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_instances_get_their_config_and_know_who_they_are(
-    bench: Bench, runtime: KubernetesRuntime, sound: Image
-) -> None:
-    """Config vars over the image's own variables, PORT, and the names of the release."""
-    release = bench.shelf.release(sound, env={"COLOUR": "blue", "LINES": "one\ntwo"})
-    text = (await get(await bench.up(runtime, release) + "env")).text
-
-    assert "COLOUR=blue" in text
-    assert "LINES=one\ntwo" in text
-    assert "GREETING=hello" in text
-    assert "PORT=8080" in text
-    assert f"KNARR_SAGA_ID={release.saga_id}" in text
-    (pod,) = await bench.the(POD, release)
-    assert f"KNARR_INSTANCE={pod['metadata']['name']}" in text
-    assert "KUBERNETES_SERVICE_HOST" not in text or "WEB_PORT" not in text  # no links to the Services of the namespace
-
-
 async def test_pods_have_no_rights_and_everything_is_labelled(
     bench: Bench, runtime: KubernetesRuntime, sound: Image
 ) -> None:
     """A namespace with quota, limits and policies; a restricted pod without a token: as the server has them."""
     release = bench.shelf.release(sound, number=3)
-    await bench.up(runtime, release)
+    url = await bench.up(runtime, release)
 
+    assert "WEB_SERVICE_HOST" not in (await get(url + "env")).text  # nor what else runs in the namespace
     (pod,) = await bench.the(POD, release)
     namespace = pod["metadata"]["namespace"]
     spec, (container,) = pod["spec"], pod["spec"]["containers"]
@@ -268,13 +254,6 @@ async def test_names_that_the_cluster_does_not_take_are_mapped_without_collision
 # ── how it fails ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_an_image_that_is_gone_is_not_found(bench: Bench, runtime: KubernetesRuntime, sound: Image) -> None:
-    """Before any pod was made."""
-    await bench.images.remove(sound.repository, sound.digest)
-    with pytest.raises(NotFound):
-        await runtime.prepare(bench.shelf.release(sound))
-
-
 async def test_an_image_that_the_nodes_cannot_pull_is_a_verdict(bench: Bench) -> None:
     """It was there when we looked, and is not when the node asks."""
     image = await bench.shelf.image(version=new_id())
@@ -292,29 +271,6 @@ async def test_a_program_that_is_not_there_is_a_verdict(bench: Bench) -> None:
     fault = await bench.fails(bench.shelf.release(await bench.shelf.image(web=("no-such-program",))))
     assert "web.1 cannot be started" in fault.message
     assert "no-such-program" in fault.message
-
-
-async def test_an_app_that_never_answers_is_a_verdict(bench: Bench) -> None:
-    """The text says what its port does, and what the app printed."""
-    image = await bench.shelf.image({"app.py": "import time; print('thinking', flush=True); time.sleep(600)"})
-    fault = await bench.fails(bench.shelf.release(image), start_timeout_s=4)
-    assert "web.1 refuses connections on PORT" in fault.message
-    assert fault.log_tail == ("thinking",)
-
-
-async def test_an_unhealthy_app_is_a_verdict(bench: Bench) -> None:
-    """The text says what its health path answers."""
-    image = await bench.shelf.image(health_path="/health")
-    fault = await bench.fails(bench.shelf.release(image, env={"HEALTH": "503"}), start_timeout_s=4)
-    assert "GET /health answered 503" in fault.message
-
-
-async def test_lines_in_errors_hold_no_config_values(bench: Bench) -> None:
-    """What an app prints of its config is blotted out."""
-    image = await bench.shelf.image({"app.py": "import os, sys; sys.exit('key is ' + os.environ['KEY'])"})
-    fault = await bench.fails(bench.shelf.release(image, env={"KEY": "s3cret-of-the-app"}))
-    assert fault.log_tail == ("key is ********",)
-    assert "s3cret" not in fault.message
 
 
 async def test_an_app_that_takes_too_much_memory_is_a_verdict(bench: Bench) -> None:

@@ -7,9 +7,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Literal
 
 import httpx2
@@ -43,8 +45,24 @@ class Finding:
 
 
 def examine(home: Home, platform: Platform) -> Iterator[Finding]:
-    """Everything, cheapest first."""
+    """This machine, where the platform is here or nowhere; whether it runs; each service; who we are to it."""
+    with ThreadPoolExecutor(len(SERVICE_PORTS)) as asking:
+        services = list(asking.map(partial(_service, platform), SERVICE_PORTS))
+    here, answered = holder(home), any(each.state != "note" for each in services)
     yield _python()
+    if here or not answered:
+        yield from _this_machine(home)
+    yield _running(home, here, answered=answered)
+    for each in services:
+        silent = each.state == "note" and (here or answered)
+        yield (replace(each, state="wrong", fix="The platform runs without it: start it there.") if silent else each)
+    if any(each.state == "ok" for each in services):
+        yield _token(platform, home)
+        yield _clock(platform)
+
+
+def _this_machine(home: Home) -> Iterator[Finding]:
+    """What a platform needs where it runs, cheapest first."""
     yield _tool("git", ["git", "--version"], wrong="Install git: knarr fetches repositories with it.")
     yield _tool(
         "uv", [_beside("uv"), "--version"], wrong="make install, or pip install uv: builds of Python apps use it."
@@ -54,15 +72,6 @@ def examine(home: Home, platform: Platform) -> Iterator[Finding]:
     yield _open_files()
     yield _writable(home)
     yield _disk(home)
-    yield _lock(home)
-    running = False
-    for service in SERVICE_PORTS:
-        finding = _service(platform, service)
-        running = running or finding.state == "ok"
-        yield finding
-    if running:
-        yield _token(platform, home)
-        yield _clock(platform)
 
 
 def _python() -> Finding:
@@ -126,11 +135,13 @@ def _disk(home: Home) -> Finding:
     return Finding(name="disk", state="ok", detail=f"{size(free)} free")
 
 
-def _lock(home: Home) -> Finding:
-    record = holder(home)
-    if record is None:
-        return Finding(name="platform", state="note", detail="does not run", fix="knarr up")
-    return Finding(name="platform", state="ok", detail=f"process {record.get('pid')} since {record.get('started_at')}")
+def _running(home: Home, here: Mapping[str, object] | None, *, answered: bool) -> Finding:
+    """Here, in containers or on another machine, or nowhere."""
+    if here:
+        return Finding(name="platform", state="ok", detail=f"process {here.get('pid')} since {here.get('started_at')}")
+    if answered:
+        return Finding(name="platform", state="ok", detail=f"runs elsewhere, not from {home.path}")
+    return Finding(name="platform", state="note", detail="does not run", fix="knarr up")
 
 
 def _service(platform: Platform, service: str) -> Finding:

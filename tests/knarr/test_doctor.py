@@ -1,0 +1,71 @@
+"""`knarr doctor` where the platform runs in containers or on another machine, and the home here holds nothing of it."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from knarr.client import Platform
+from knarr.doctor import Finding, examine
+from knarr.home import Address, Home
+from seedwork.chassis.settings import SERVICE_PORTS
+from seedwork.testing.ports import block_of_ports
+
+
+class Ready(BaseHTTPRequestHandler):
+    """A service that is well and lets everybody in."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"items": []}')
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the library's name
+        """The test's output is no log."""
+
+
+@contextmanager
+def answering(services: Sequence[str]) -> Iterator[Platform]:
+    with ExitStack() as stack:
+        base = stack.enter_context(block_of_ports())
+        for each in services:
+            server = ThreadingHTTPServer(("127.0.0.1", base + 1 + SERVICE_PORTS.index(each)), Ready)
+            stack.callback(server.server_close)
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            stack.callback(server.shutdown)
+        platform = Platform(Address(host="127.0.0.1", port_base=base), "a token")
+        stack.callback(platform.close)
+        yield platform
+
+
+def by_name(home: Path, services: Sequence[str]) -> dict[str, Finding]:
+    with answering(services) as platform:
+        return {each.name: each for each in examine(Home(home), platform)}
+
+
+def test_a_platform_elsewhere_runs_and_needs_nothing_of_this_machine(tmp_path: Path) -> None:
+    """It said "does not run" above six ready services, and complained of tools that nobody needs here."""
+    found = by_name(tmp_path, SERVICE_PORTS)
+    assert found["platform"].state == "ok"
+    assert "elsewhere" in found["platform"].detail
+    assert all(found[each].state == "ok" for each in (*SERVICE_PORTS, "token", "clock"))
+    assert not {"uv", "node", "disk", "home"} & found.keys()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_service_that_is_missing_there_is_wrong_and_not_started_here(tmp_path: Path) -> None:
+    """`knarr up` would make a second platform."""
+    found = by_name(tmp_path, [each for each in SERVICE_PORTS if each != "builder"])
+    assert found["builder"].state == "wrong"
+    assert "there" in found["builder"].fix
+    assert found["source"].state == "ok"
+    assert not any("knarr up" in each.fix for each in found.values())
+
+
+def test_nowhere_is_a_note_with_the_command_that_starts_it(tmp_path: Path) -> None:
+    """And this machine is looked at, since it would run here."""
+    found = by_name(tmp_path, [])
+    assert (found["platform"].state, found["platform"].fix) == ("note", "knarr up")
+    assert {found[each].state for each in SERVICE_PORTS} == {"note"}
+    assert {"uv", "node", "disk", "home"} <= found.keys()

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from seedwork.messages import rfc3339_ms
 from tests.chaos.acting import Actor
 from tests.chaos.judging import Facts
 from tests.chaos.pushing import Pusher
@@ -43,7 +44,7 @@ def table(
     yield f"{'answers of apps':28}{sum(each.answers for each in watcher.apps.values())}"
     yield f"{'answers that failed':28}{sum(each.failed for each in watcher.apps.values())}"
     for app, watched in watcher.apps.items():
-        yield from (f"{'':28}{app}: {why}" for _, why in watched.failures[:3])
+        yield from (f"{'':28}{app}, {rfc3339_ms(int(at * 1000))}: {why}" for at, why in watched.failures[:3])
     yield f"{'versions that were seen':28}{sum(len(each.shown) for each in watcher.apps.values())}"
     yield f"{'images in the registry':28}{sum(len(each) for name, each in facts.stored.items())}"
     yield f"{'took':28}{seconds:.0f} s"

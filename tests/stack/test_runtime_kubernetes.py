@@ -457,6 +457,31 @@ async def test_what_is_live_and_gone_is_made_again(
     await eventually(lambda: answered(url))
 
 
+@pytest.mark.parametrize("when", ["before we look", "while we start it again"])
+async def test_what_another_process_replaces_while_we_start_is_not_made_again(
+    bench: Bench, runtime: KubernetesRuntime, sound: Image, when: str
+) -> None:
+    """Our database told us what was live a moment ago; meanwhile it has become an old release, and is removed."""
+    one, two = bench.shelf.release(sound), bench.shelf.release(sound, number=2)
+    await bench.up(runtime, one)
+    port = (await runtime.expose(one.app_id, one.app, taken=frozenset())).port
+
+    async def replaced() -> Release:
+        await bench.up(runtime, two)
+        await runtime.stop(one.app_id, one.saga_id)
+        return one
+
+    if when == "before we look":
+        await replaced()
+    else:
+        await runtime.stop(one.app_id, one.saga_id)  # by somebody: it is gone, and still live
+    again = bench.made()
+    await again.recover([replace(_standing(one, port), load=replaced)])
+    await asyncio.gather(*again._background.values())
+    assert await bench.of_saga(one) == []
+    assert {each.saga_id for each in await again.instances(one.app_id)} == {two.saga_id}
+
+
 async def test_a_sweep_removes_what_has_no_owner(bench: Bench, runtime: KubernetesRuntime) -> None:
     """Objects of sagas that nobody knows; what serves stays."""
     live = bench.shelf.release(await bench.shelf.image(version="live"))

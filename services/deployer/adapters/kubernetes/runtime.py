@@ -292,13 +292,20 @@ class KubernetesRuntime:
             await self._front.open(namespace, standing.app_id, standing.app, port=standing.port)
         if standing.saga_id is None:
             return
+        # First: what is gone because another process has put a newer release in its place must stay away.
+        await self._front.select(namespace, standing.saga_id, fence=standing.fence)
         labels = self._front.labels(standing.app_id, standing.saga_id, step="deploy")
         there = [bool((await self._cluster.list(kind, namespace, labels)).items) for kind in (SECRET, DEPLOYMENT)]
-        if not all(there):
-            release = await standing.load()
-            log.warning("a release is started again", app=standing.app, release=release.number)
-            await self.start(release)
-        await self._front.select(namespace, standing.saga_id, fence=standing.fence)
+        if all(there):
+            return
+        release = await standing.load()
+        log.warning("a release is started again", app=standing.app, release=release.number)
+        await self.start(release)
+        try:
+            await self._front.select(namespace, standing.saga_id, fence=standing.fence)
+        except Fenced:  # replaced meanwhile, and perhaps cleared away before it was made again
+            await self.stop(standing.app_id, standing.saga_id)
+            raise
 
     def _in_background(self, name: str, work: Coroutine[None, None, None]) -> None:
         self._background[name] = asyncio.create_task(work, name=f"kubernetes-{name}")

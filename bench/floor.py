@@ -109,7 +109,7 @@ async def measure(runs: int) -> None:
 def saga_of(saga_id: str) -> dict[str, Any]:
     """A saga's row."""
     return {
-        "id": saga_id, "version": 1, "definition": "deploy@2", "app_id": saga_id, "app": "shop", "commit_id": None,
+        "id": saga_id, "version": 1, "definition": "deploy@3", "app_id": saga_id, "app": "shop", "commit_id": None,
         "state": "RUNNING", "step": "source", "needs_attention": False, "created_ms": 1, "origin": "x" * 480,
         "body": _BODY,
     }  # fmt: skip

@@ -65,8 +65,9 @@ class Retry:
         return int(min(self.longest_s, self.first_s * self.factor ** (tries - 1)) * 1000 * jitter)
 
 
-FORWARD = Retry(attempts=5, first_s=1.0, longest_s=60.0)
-"""Some 15 s at most: enough for a restart of whatever is missing; after that a person is asked."""
+FORWARD = Retry(attempts=9, first_s=1.0, longest_s=60.0)
+"""Three minutes at most, half of it on average: a server that restarts, or is away for a minute, needs nobody; after
+that a person is asked."""
 UNDO = Retry(attempts=12, first_s=1.0, longest_s=120.0)
 """Some ten minutes at most, half of it on average: more than forward, since nobody wants to clean up by hand because a
 server was away."""

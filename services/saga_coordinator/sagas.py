@@ -38,6 +38,8 @@ from services.webhook.contract import AppRemovalRequested, DeploymentRequested
 
 PERSISTENT = Retry(attempts=12, first_s=2.0, longest_s=600.0)
 """For what cannot be undone: about half an hour of attempts, then a person."""
+FORWARD_2 = Retry(attempts=5, first_s=1.0, longest_s=60.0)
+"""Going forward in versions 1 and 2, 15 s at most: what was away for half a minute left sagas for a person."""
 UNDO_1 = Retry(attempts=8, first_s=1.0, longest_s=120.0)
 """Of an undo in version 1, two minutes at most: a server that was away for a minute left sagas stuck."""
 
@@ -229,7 +231,7 @@ def drop_images(view: View) -> DropImages:
 # fmt: off
 DEPLOY = Saga(
     name="deploy",
-    version=2,
+    version=3,
     starts_on=DeploymentRequested,
     steps=(
         Step("source", send=fetch_source, ok=SourceFetched, failed=SourceFetchFailed, timeout_s=120,
@@ -253,7 +255,7 @@ DEPLOY = Saga(
 
 RELEASE = Saga(
     name="release",
-    version=2,
+    version=3,
     starts_on=ReleaseRequested,
     steps=(
         Step("publish", send=publish_known, ok=ImagePublished, failed=ImagePublishFailed, timeout_s=120,
@@ -285,9 +287,17 @@ REMOVE = Saga(
 # fmt: on
 
 
+def version_2(saga: Saga) -> Saga:
+    """As sagas began before steps had more patience."""
+    return replace(saga, version=2, steps=tuple(replace(step, retry=FORWARD_2) for step in saga.steps))
+
+
 def version_1(saga: Saga) -> Saga:
-    """As sagas began before undos had more patience."""
-    return replace(saga, version=1, steps=tuple(replace(step, undo_retry=UNDO_1) for step in saga.steps))
+    """As sagas began before undos had more patience, either."""
+    before = version_2(saga)
+    return replace(before, version=1, steps=tuple(replace(step, undo_retry=UNDO_1) for step in before.steps))
 
 
-DEFINITIONS = Definitions((version_1(DEPLOY), version_1(RELEASE), DEPLOY, RELEASE, REMOVE))
+DEFINITIONS = Definitions(
+    (version_1(DEPLOY), version_1(RELEASE), version_2(DEPLOY), version_2(RELEASE), DEPLOY, RELEASE, REMOVE)
+)

@@ -29,6 +29,9 @@ from tests.e2e.harness import (
 
 pytestmark = pytest.mark.xdist_group("e2e-failures")
 
+ATTEMPTS_S = 200
+"""So long the attempts of a step may go on: nine, with three minutes of waits between them at most."""
+
 
 @dataclass
 class World:
@@ -227,12 +230,13 @@ def test_an_image_that_cannot_be_published_waits_for_a_person_and_goes_on_at_tha
 ) -> None:
     """After the last attempt it is held with its reason; `retry` repeats that step, and nothing that was finished."""
     repository, place = nowhere_to_publish
-    held = patient.deploy(repository)
+    (saga_id,) = patient.push(repository)["deployments"]
+    held = eventually("it is held", lambda: _held(patient, saga_id), patience_s=patient.patience_s + ATTEMPTS_S)
     assert (held["state"], held["held"], held["needs_attention"]) == ("PAUSED", True, True)
     assert error_of(held, "publish")
     place.unlink()
-    patient.api.post("saga_coordinator", f"/sagas/{held['id']}/retry", {"reason": "the place is free"})
-    saga = eventually("it has ended", lambda: _ended(patient, held["id"]))
+    patient.api.post("saga_coordinator", f"/sagas/{saga_id}/retry", {"reason": "the place is free"})
+    saga = eventually("it has ended", lambda: _ended(patient, saga_id))
     assert saga["state"] == "SUCCEEDED", saga
     assert step_of(saga, "build")["attempts"] == 1
     assert patient.ask(repository.path.name) == "one"
@@ -242,15 +246,15 @@ def test_an_image_that_cannot_be_published_waits_for_a_person_and_goes_on_at_tha
 def test_an_image_that_cannot_be_published_is_undone_when_a_person_says_so(
     patient: Knarr, nowhere_to_publish: tuple[Repository, Path]
 ) -> None:
-    """The staged image and the archive go, too."""
+    """In the middle of its attempts; the staged image and the archive go, too."""
     repository, place = nowhere_to_publish
     before = patient.images()
-    held = patient.deploy(repository)
-    assert held["held"], held
-    assert error_of(held, "publish"), held
+    (saga_id,) = patient.push(repository)["deployments"]
+    eventually("an attempt has failed", lambda: _attempts(patient, saga_id) >= 2)
+    assert error_of(patient.saga(saga_id), "publish")
     place.unlink()  # a store that is still broken could not say that nothing is left
-    patient.api.post("saga_coordinator", f"/sagas/{held['id']}/cancel", {"reason": "not worth it"})
-    saga = eventually("it has ended", lambda: _ended(patient, held["id"]))
+    patient.api.post("saga_coordinator", f"/sagas/{saga_id}/cancel", {"reason": "not worth it"})
+    saga = eventually("it has ended", lambda: _ended(patient, saga_id))
     assert saga["state"] == "COMPENSATED", saga
     assert [step["state"] for step in saga["steps"]] == ["UNDONE", "UNDONE", "UNDONE", "PENDING"]
     patient.has_let_go_of(saga["id"])
@@ -260,6 +264,11 @@ def test_an_image_that_cannot_be_published_is_undone_when_a_person_says_so(
 def _ended(knarr: Knarr, saga_id: str) -> dict[str, Any] | None:
     saga = knarr.saga(saga_id)
     return saga if saga["state"] in ENDED else None
+
+
+def _held(knarr: Knarr, saga_id: str) -> dict[str, Any] | None:
+    saga = knarr.saga(saga_id)
+    return saga if saga["held"] else None
 
 
 def _attempts(knarr: Knarr, saga_id: str) -> int:

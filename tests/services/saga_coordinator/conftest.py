@@ -134,7 +134,7 @@ def stage_at(tmp_path: Path) -> Staging:
     @asynccontextmanager
     async def start(
         definitions: Definitions = DEFINITIONS,
-        keys: Sequence[str] = ("deploy@2", "release@2", "remove@1"),
+        keys: Sequence[str] = ("deploy@3", "release@3", "remove@1"),
         commands: Sequence[type[Command]] | None = None,
         **settings: Any,
     ) -> AsyncIterator[Stage]:

@@ -46,7 +46,7 @@ async def test_a_saga_has_the_shape_of_the_design(stage: Stage) -> None:
     assert set(saga) >= SHAPE
     assert (saga["saga"], saga["definition"], saga["state"], saga["direction"]) == (
         "deploy",
-        "deploy@2",
+        "deploy@3",
         "RUNNING",
         "forward",
     )

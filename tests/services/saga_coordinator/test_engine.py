@@ -363,7 +363,7 @@ async def test_start_up_is_refused_when_a_running_saga_needs_a_definition_that_i
     async with stage_at() as stage:
         stage.participants.answers["FetchSource"] = lambda _: None
         await stage.until(await stage.start(DEPLOY), "RUNNING")
-    with pytest.raises(Misconfigured, match="deploy@2"):
+    with pytest.raises(Misconfigured, match="deploy@3"):
         async with stage_at(Definitions([TRIP]), keys=["trip@1"], commands=[Pack]):
             pass
 

@@ -16,8 +16,9 @@ coordinators, duplicates and restarts give the same histories as one coordinator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from seedwork.errors import NotFound
-from seedwork.frozen import changed
 from seedwork.lanes import Lane, Waiting
 from seedwork.messages import Message
 from seedwork.saga import (
@@ -237,16 +238,13 @@ class _Turn:
 
     def set(self, **changes: Any) -> None:
         """Change the saga: this turn's own copy of it, which nobody else sees before the decision is made."""
-        if self.saga is self.before:
-            self.saga = changed(self.before)
-        for name, value in changes.items():
-            object.__setattr__(self.saga, name, value)
+        self.saga = replace(self.saga, **changes)
 
     def set_step(self, name: str, **changes: Any) -> StepState:
         """Change one step."""
         i = self.definition.positions[name]
         steps = self.saga.steps
-        step = changed(steps[i], **changes)
+        step = replace(steps[i], **changes)
         self.set(steps=(*steps[:i], step, *steps[i + 1 :]))
         return step
 
@@ -280,7 +278,7 @@ class _Turn:
     def start(self, given: Started) -> None:
         """Take the lane if it is free; else wait in it."""
         origin = given.origin
-        born = {name: getattr(origin, name) for name in origin.__slots__ if name not in ("saga_id", "data")}
+        born = {name: getattr(origin, name) for name in origin.__struct_fields__ if name not in ("saga_id", "data")}
         self.context["origin"] = born
         self.log("in", given.type, payload=origin.data, causation_id=given.causation_id)
         if self.lane.holder is None:
@@ -457,7 +455,7 @@ class _Turn:
         if current is None:
             self.end("COMPENSATED")
         elif self.saga.pause is None:
-            self.send_undo(current if current.state == "UNDOING" else changed(current, tries=0))
+            self.send_undo(current if current.state == "UNDOING" else replace(current, tries=0))
 
     def send_undo(self, current: StepState) -> None:
         """One more attempt to undo this step."""
@@ -589,7 +587,7 @@ class _Turn:
         step = self.definition.steps[self.definition.positions[current.name]]
         timeout_s = step.timeout_s if saga.direction == "forward" else step.undo_timeout_s
         due_ms = None if wait.due_ms is None else self.at_ms + _ms(timeout_s)
-        self.set(wait=changed(wait, due_ms=due_ms, note=_note(given.data)), updated_ms=self.at_ms)
+        self.set(wait=replace(wait, due_ms=due_ms, note=_note(given.data)), updated_ms=self.at_ms)
 
     # ------------------------------------------------------------------------------------------ timers
 
@@ -678,7 +676,7 @@ class _Turn:
         """Send nothing more; what runs may end. The lane stays ours, and a hold has no deadline."""
         self.set(pause=Pause(by=given.who, since_ms=self.at_ms, why=given.why))
         if self.saga.wait is not None:
-            self.set_wait(changed(self.saga.wait, due_ms=None))
+            self.set_wait(replace(self.saga.wait, due_ms=None))
 
     def press_resume(self, given: Pressed) -> None:
         """Go on where the pause began; a hold goes on as with `retry`."""
@@ -690,7 +688,7 @@ class _Turn:
         if current is not None and wait is not None and wait.kind == "answer":
             step = self.definition.steps[self.definition.positions[current.name]]
             timeout_s = step.timeout_s if self.saga.direction == "forward" else step.undo_timeout_s
-            self.set_wait(changed(wait, due_ms=self.at_ms + _ms(timeout_s)))
+            self.set_wait(replace(wait, due_ms=self.at_ms + _ms(timeout_s)))
             if self.gives_way():
                 self.begin_undo("cancelled")
         elif self.saga.direction == "forward":
@@ -763,7 +761,7 @@ class _Turn:
         """A new linked saga that puts back what this one replaced."""
         if self.definition.compensation is None:
             raise VerbRefused(self.saga, f"A {self.definition.name} saga leaves nothing that could be put back")
-        self.start_link(changed(self.definition.compensation(self.view), saga_id=given.new_id))
+        self.start_link(replace(self.definition.compensation(self.view), saga_id=given.new_id))
 
     def start_link(self, link: Link) -> None:
         """Ask for the new saga, and remember it."""

@@ -12,14 +12,14 @@ there has lost it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import replace
 from sqlalchemy import ColumnElement, RowMapping, and_, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from seedwork.frozen import changed
 from seedwork.messages import Envelope
 from seedwork.set_wise import Among, Many, update_each
 from seedwork.tables import KernelTables
@@ -33,8 +33,7 @@ Key = tuple[str, str]
 _OPEN = ("queued", "running")
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """What came of work: the answer's type and payload."""
 
     type: str
@@ -55,8 +54,7 @@ class Outcome:
         return cls(**record)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Job(Struct, frozen=True, kw_only=True):
     """The row as a value."""
 
     saga_id: str
@@ -106,7 +104,7 @@ class Job:
         if self.lease_until_ms is not None and self.lease_until_ms <= now_ms and not self.undoing:
             lost += 1
         state: dict[str, JobState] = {"undo_state": "running"} if self.undoing else {"state": "running"}
-        return changed(
+        return replace(
             self,
             lease_owner=owner,
             lease_until_ms=until_ms,
@@ -116,16 +114,14 @@ class Job:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(Struct, frozen=True):
     """What a worker must know of a row that it holds."""
 
     lease_number: int
     undoing: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(Struct, frozen=True):
     """What a command did to its row: the row as it is to be, and an answer that can be given at once."""
 
     job: Job
@@ -139,11 +135,11 @@ def accept_forward(job: Job | None, command: Envelope, now_ms: int, undone: Outc
         return Accepted(_new(command, command.type, now_ms, state="queued", command=command, attempt=attempt))
     if job.tombstone_ms is not None:
         return Accepted(job, undone)
-    job = changed(job, attempt=max(job.attempt, attempt))
+    job = replace(job, attempt=max(job.attempt, attempt))
     if job.state == "done" and job.outcome is not None:
         if not job.outcome.retryable:
             return Accepted(job, job.outcome)
-        return Accepted(changed(job, state="queued", command=command, outcome=None, accepted_ms=now_ms))
+        return Accepted(replace(job, state="queued", command=command, outcome=None, accepted_ms=now_ms))
     return Accepted(job)
 
 
@@ -152,12 +148,12 @@ def accept_undo(job: Job | None, command: Envelope, kind: str, now_ms: int) -> A
     attempt = command.sagaattempt or 1
     if job is None:
         job = _new(command, kind, now_ms)
-    job = changed(job, tombstone_ms=job.tombstone_ms or now_ms, undo_attempt=max(job.undo_attempt, attempt))
+    job = replace(job, tombstone_ms=job.tombstone_ms or now_ms, undo_attempt=max(job.undo_attempt, attempt))
     if job.undo_state == "done" and job.undo_outcome is not None:
         return Accepted(job, job.undo_outcome)
     if job.undo_state in _OPEN:
         return Accepted(job)
-    return Accepted(changed(job, undo_state="queued", undo_command=command, accepted_ms=now_ms))
+    return Accepted(replace(job, undo_state="queued", undo_command=command, accepted_ms=now_ms))
 
 
 def _new(message: Envelope, kind: str, now_ms: int, **fields: Any) -> Job:

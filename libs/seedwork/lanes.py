@@ -6,17 +6,16 @@ shrinks: what carries a lower one was sent before somebody else had the lane.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from seedwork.frozen import changed
+from msgspec import Struct
+from msgspec.structs import replace
 
 KEPT = 20
 """How many releases a lane remembers: more than anybody rolls back, less than a page."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Place(Struct, frozen=True, kw_only=True):
     """How a saga queues: made by its definition from the data that it starts with."""
 
     group: str | None = None
@@ -27,8 +26,7 @@ class Place:
     """Goes before everything else that waits, and asks a running saga to give way."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
+class Waiting(Struct, frozen=True, kw_only=True):
     """A saga that waits for the lane."""
 
     saga_id: str
@@ -51,8 +49,7 @@ class Waiting:
         return cls(saga_id=saga_id, place=Place(group=group, order=order, first=first), commit=commit)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lane:
+class Lane(Struct, frozen=True, kw_only=True):
     """An app's lane as one value."""
 
     app_id: str
@@ -85,7 +82,7 @@ class Lane:
     def taken_by(self, saga_id: str) -> "Lane":
         """Granted to that saga, under a new fence."""
         rest = tuple(each for each in self.waiting if each.saga_id != saga_id)
-        return changed(self, holder=saga_id, fence=self.fence + 1, waiting=rest)
+        return replace(self, holder=saga_id, fence=self.fence + 1, waiting=rest)
 
     def joined_by(self, new: Waiting, *, replaces: bool) -> tuple["Lane", tuple[str, ...]]:
         """With one more that waits, and those that it `replaces` (the older ones of its group), in whose place it goes.
@@ -98,15 +95,15 @@ class Lane:
             at = sum(each.place.first for each in self.waiting)
         before, after = self.waiting[:at], self.waiting[at:]
         rest = tuple(each for each in (*before, new, *after) if each.saga_id not in older)
-        return changed(self, waiting=rest), tuple(sorted(older))
+        return replace(self, waiting=rest), tuple(sorted(older))
 
     def left_by(self, saga_id: str) -> tuple["Lane", str | None]:
         """Without that saga, and the one that was granted the lane through it."""
         if self.holder != saga_id:
-            return changed(self, waiting=tuple(each for each in self.waiting if each.saga_id != saga_id)), None
+            return replace(self, waiting=tuple(each for each in self.waiting if each.saga_id != saga_id)), None
         following = self.next_up()
         if following is None:
-            return changed(self, holder=None), None
+            return replace(self, holder=None), None
         return self.taken_by(following.saga_id), following.saga_id
 
     def next_up(self) -> Waiting | None:
@@ -126,7 +123,7 @@ class Lane:
         if not ahead or me.place.first:
             return self, None
         rest = tuple(each for each in self.waiting if not each.place.first)
-        granted = changed(self, waiting=(*ahead, me, *rest)).taken_by(ahead[0].saga_id)
+        granted = replace(self, waiting=(*ahead, me, *rest)).taken_by(ahead[0].saga_id)
         return granted, ahead[0].saga_id
 
     def without_older_than(self, me: Waiting) -> tuple["Lane", tuple[str, ...]]:
@@ -135,7 +132,7 @@ class Lane:
         if not older:
             return self, ()
         rest = tuple(each for each in self.waiting if each.saga_id not in older)
-        return changed(self, waiting=rest), tuple(sorted(older))
+        return replace(self, waiting=rest), tuple(sorted(older))
 
     def seen_by(self, me: Waiting) -> "Lane":
         """Only what may decide about this saga: small, however many wait, since it stands in every log entry."""
@@ -144,11 +141,11 @@ class Lane:
         group = self.in_group(me.place.group)
         if group:
             shown.add(max(group, key=lambda each: each.age).saga_id)
-        return changed(self, kept=(), waiting=tuple(each for each in self.waiting if each.saga_id in shown))
+        return replace(self, kept=(), waiting=tuple(each for each in self.waiting if each.saga_id in shown))
 
     def with_live(self, entry: Mapping[str, Any]) -> "Lane":
         """Remember what is live now."""
-        return changed(self, kept=(entry, *self.kept)[:KEPT])
+        return replace(self, kept=(entry, *self.kept)[:KEPT])
 
     def to_record(self) -> dict[str, Any]:
         """JSON values."""

@@ -5,12 +5,12 @@ CloudEvents `type`. An `Envelope` is complete in itself: whoever holds it can de
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, ClassVar, Self
 
 import orjson
+from msgspec import Struct
 from pydantic import BaseModel, ConfigDict, Field
 from uuid_utils import uuid7
 
@@ -91,8 +91,7 @@ class UndoFailed(FailureEvent):
     """An undo attempt did not succeed; the saga tries again, and is STUCK after the last attempt."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Envelope:
+class Envelope(Struct, frozen=True, kw_only=True):
     """CloudEvents 1.0 attributes, knarr's extensions, and the payload as JSON values."""
 
     id: str
@@ -117,7 +116,7 @@ class Envelope:
     sagaattempt: int | None = None
     fence: int | None = None
     traceparent: str | None = None
-    specversion: str = field(default="1.0")
+    specversion: str = "1.0"
 
     @property
     def dataschema(self) -> str:

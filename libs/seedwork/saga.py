@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
+from msgspec import Struct
+
 from seedwork.errors import Conflict, Misconfigured
 from seedwork.lanes import Lane, Place
 from seedwork.messages import Command, Event, FailureEvent, Message, UndoFailed, WorkReported
@@ -247,8 +249,7 @@ class Definitions:
 # ---------------------------------------------------------------------------------------------------- state
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class Origin(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a saga was started with; it never changes."""
 
     saga_id: str
@@ -257,7 +258,7 @@ class Origin:
     app_id: str
     app: str = ""
     team: str = "default"
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = {}
     """The starting event's payload."""
     trigger: str = "api"
     parent_id: str | None = None
@@ -278,8 +279,7 @@ class Origin:
         return number if isinstance(number, int) else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepState:
+class StepState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One step of one saga."""
 
     name: str
@@ -298,8 +298,7 @@ class StepState:
     """The success event's data."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wait:
+class Wait(Struct, frozen=True, kw_only=True, array_like=True):
     """What the saga waits for by itself."""
 
     kind: WaitKind
@@ -310,8 +309,7 @@ class Wait:
     """The latest report of whoever works on it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pause:
+class Pause(Struct, frozen=True, kw_only=True, array_like=True):
     """An operator's pause."""
 
     by: str
@@ -319,8 +317,7 @@ class Pause:
     why: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SagaState:
+class SagaState(Struct, frozen=True, kw_only=True):
     """One saga as it stands; its row, without the version of the row."""
 
     origin: Origin
@@ -384,8 +381,7 @@ class SagaState:
         raise LookupError(f"saga {self.id} has no step {name}")
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(Struct, frozen=True):
     """What a definition's functions see: the saga and its lane, as models."""
 
     saga: SagaState
@@ -415,8 +411,7 @@ class View:
 # ---------------------------------------------------------------------------------------------------- inputs
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Input:
+class Input(Struct, frozen=True, kw_only=True):
     """Something happened. Time, jitter and ids come in here, so that `decide` needs none of its own."""
 
     at_ms: int
@@ -425,8 +420,7 @@ class Input:
     message_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Started(Input):
+class Started(Input, frozen=True, kw_only=True):
     """A starting event, or a linked saga's beginning."""
 
     type: str
@@ -434,8 +428,7 @@ class Started(Input):
     causation_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answered(Input):
+class Answered(Input, frozen=True, kw_only=True):
     """A message of a participant."""
 
     type: str
@@ -445,8 +438,7 @@ class Answered(Input):
     causation_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TimerFired(Input):
+class TimerFired(Input, frozen=True, kw_only=True):
     """A wait is over."""
 
     step: str | None
@@ -455,8 +447,7 @@ class TimerFired(Input):
     kind: WaitKind
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pressed(Input):
+class Pressed(Input, frozen=True, kw_only=True):
     """An operator's verb."""
 
     verb: VerbName
@@ -469,20 +460,17 @@ class Pressed(Input):
     """A linked saga of this one that has not ended."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaneGranted(Input):
+class LaneGranted(Input, frozen=True, kw_only=True):
     """The lane is this saga's."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaneAwaited(Input):
+class LaneAwaited(Input, frozen=True, kw_only=True):
     """Another saga waits for the lane that this one has."""
 
     by: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Superseded(Input):
+class Superseded(Input, frozen=True, kw_only=True):
     """A newer saga took this one's place in the queue."""
 
     by: str
@@ -491,8 +479,7 @@ class Superseded(Input):
 # ---------------------------------------------------------------------------------------------------- decisions
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(Struct, frozen=True, kw_only=True):
     """A log entry for what came in."""
 
     seq: int
@@ -509,8 +496,7 @@ class Entry:
     state: State
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outgoing:
+class Outgoing(Struct, frozen=True, kw_only=True):
     """A command or an event that goes out; it is a log entry, too (`out`)."""
 
     seq: int
@@ -520,8 +506,7 @@ class Outgoing:
     fence: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timer:
+class Timer(Struct, frozen=True, kw_only=True):
     """What has to be fed back as `TimerFired`, and when. A saga has at most one."""
 
     due_ms: int
@@ -531,8 +516,7 @@ class Timer:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Notice:
+class Notice(Struct, frozen=True, kw_only=True):
     """What another saga has to be told, stored in the same transaction."""
 
     saga_id: str
@@ -540,8 +524,7 @@ class Notice:
     by: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
+class Link(Struct, frozen=True, kw_only=True):
     """A saga to be started from this one, in the same transaction."""
 
     definition: str
@@ -551,8 +534,7 @@ class Link:
     saga_id: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(Struct, frozen=True, kw_only=True):
     """What is to be written, all of it or nothing."""
 
     saga: SagaState

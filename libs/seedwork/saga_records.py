@@ -5,14 +5,14 @@ left out, so that rows stay small and a field added later reads as its default f
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, fields
 from operator import attrgetter
 from typing import Any
 
-import orjson
+from msgspec import defstruct
+from msgspec.json import Decoder, Encoder
+from msgspec.structs import asdict, fields, replace
 
 from seedwork.decide import decide
-from seedwork.frozen import changed
 from seedwork.lanes import Lane
 from seedwork.saga import (
     Answered,
@@ -21,14 +21,11 @@ from seedwork.saga import (
     LaneAwaited,
     LaneGranted,
     Origin,
-    Pause,
     Pressed,
     SagaState,
     Started,
-    StepState,
     Superseded,
     TimerFired,
-    Wait,
 )
 
 _NOTICES: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Input]] = {
@@ -38,43 +35,26 @@ _NOTICES: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Input]] 
 }
 
 
-class _Shape:
-    """The fields of a dataclass that are written, each if it has not its default."""
-
-    def __init__(self, kind: type[Any], *, without: tuple[str, ...] = ()) -> None:
-        chosen = [each for each in fields(kind) if each.name not in without]
-        self._names = tuple(each.name for each in chosen)
-        self._defaults = tuple(None if each.default is MISSING else each.default for each in chosen)
-        self._values = attrgetter(*self._names)
-
-    def record(self, value: Any) -> dict[str, Any]:
-        """As a dict."""
-        values = zip(self._names, self._values(value), self._defaults, strict=True)
-        return {name: found for name, found, default in values if found is not default and found != default}
-
-
-_ORIGIN = _Shape(Origin)
-_STEP = _Shape(StepState)
-_SAGA = _Shape(SagaState, without=("origin", "steps", "pause", "wait", "left_over"))
+_BODY = tuple(each for each in fields(SagaState) if each.name != "origin")
+_Body: Any = defstruct(
+    "Body",
+    [(each.name, each.type) if each.required else (each.name, each.type, each.default) for each in _BODY],
+    omit_defaults=True,
+)
+"""A saga's state without its origin."""
+_body_of = attrgetter(*(each.name for each in _BODY))
+_encode = Encoder().encode
+_origin_from, _body_from = Decoder(Origin).decode, Decoder(_Body).decode
 
 
 def origin_to_json(origin: Origin) -> str:
     """What never changes, as one line of JSON."""
-    return orjson.dumps(_ORIGIN.record(origin)).decode()
+    return _encode(origin).decode()
 
 
 def body_to_json(saga: SagaState) -> str:
     """The rest of the state, as one line of JSON."""
-    record = _SAGA.record(saga)
-    record["steps"] = [_STEP.record(step) for step in saga.steps]
-    if saga.wait is not None:
-        wait = saga.wait
-        record["wait"] = [wait.kind, wait.since_ms, wait.due_ms, wait.note]
-    if saga.pause is not None:
-        record["pause"] = [saga.pause.by, saga.pause.since_ms, saga.pause.why]
-    if saga.left_over:
-        record["left_over"] = saga.left_over
-    return orjson.dumps(record).decode()
+    return _encode(_Body(*_body_of(saga))).decode()
 
 
 def to_json(saga: SagaState) -> tuple[str, str]:
@@ -83,17 +63,12 @@ def to_json(saga: SagaState) -> tuple[str, str]:
 
 
 def from_json(origin: str, body: str) -> SagaState:
-    """The state from its row."""
-    record = orjson.loads(body)
-    wait, pause = record.pop("wait", None), record.pop("pause", None)
-    return SagaState(
-        origin=Origin(**orjson.loads(origin)),
-        steps=tuple([StepState(**step) for step in record.pop("steps")]),
-        wait=Wait(kind=wait[0], since_ms=wait[1], due_ms=wait[2], note=wait[3]) if wait else None,
-        pause=Pause(by=pause[0], since_ms=pause[1], why=pause[2]) if pause else None,
-        left_over=tuple(record.pop("left_over", ())),
-        **record,
-    )
+    """The state from its row.
+
+    Raises:
+        msgspec.ValidationError: It is none.
+    """
+    return SagaState(origin=_origin_from(origin), **asdict(_body_from(body)))
 
 
 def replay(definitions: Definitions, saga_id: str, entries: Iterable[Mapping[str, Any]]) -> list[SagaState]:
@@ -122,7 +97,7 @@ def _reported(saga: SagaState, told: Mapping[str, Any]) -> SagaState:
     """As reports had left its wait when it was over: they are not in the log, what came of them is."""
     if saga.wait is None:
         return saga
-    return changed(saga, wait=changed(saga.wait, due_ms=told["due_ms"], note=told["last_report"]))
+    return replace(saga, wait=replace(saga.wait, due_ms=told["due_ms"], note=told["last_report"]))
 
 
 def _known(saga: SagaState | None) -> SagaState:

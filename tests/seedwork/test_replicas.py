@@ -7,10 +7,10 @@ the middle of a transaction.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
+from msgspec import structs
 from sqlalchemy import Column, Integer, MetaData, Table, func, insert, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -142,7 +142,7 @@ async def test_a_row_that_is_read_to_be_changed_cannot_change_before(two: tuple[
         if "attempt" in changes:
             has_read.set()
             await asyncio.wait({burying}, timeout=1)  # it cannot: it waits for this transaction
-        await rows.save(conn, before, [replace(before[job.key], **changes)])
+        await rows.save(conn, before, [structs.replace(before[job.key], **changes)])
 
     async def bury() -> None:
         await has_read.wait()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
+from msgspec import structs
 from sqlalchemy import ColumnElement, and_, bindparam, insert, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -136,7 +137,7 @@ def an_epoch_ignored() -> Iterator[None]:
     fired = _Turn.timer_fired
 
     def take(turn: _Turn, given: TimerFired) -> None:
-        fired(turn, replace(given, epoch=turn.saga.epoch))
+        fired(turn, structs.replace(given, epoch=turn.saga.epoch))
 
     with patch.object(_Turn, "timer_fired", take):
         yield

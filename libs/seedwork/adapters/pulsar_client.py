@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
 from pydantic import SecretStr
 
 from seedwork import tls
@@ -76,8 +77,7 @@ class PulsarAddress:
         return f"persistent://{self.tenant}/{self.namespace}/{name}"
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(Struct, frozen=True):
     """A message to send."""
 
     payload: bytes
@@ -86,8 +86,7 @@ class Outgoing:
     """Messages of one key go to one consumer of a subscription, and so do those of its group."""
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
+class Incoming(Struct, frozen=True):
     """A message that has come."""
 
     payload: bytes

@@ -11,8 +11,9 @@ the row's JSON reads back as the same state, log numbers have no gaps, and `Scen
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import asdict, replace
 
 from seedwork.decide import decide
 from seedwork.lanes import Lane
@@ -21,7 +22,6 @@ from seedwork.saga import (
     Answered,
     Decision,
     Definitions,
-    Entry,
     Input,
     LaneAwaited,
     LaneGranted,
@@ -242,7 +242,7 @@ class Scene:
             raise AssertionError(f"does not read back: {decision.lane.to_record()}")
         self.sagas[saga_id], self.lane = decision.saga, decision.lane
         if decision.entry:
-            self.entries[saga_id].append({name: getattr(decision.entry, name) for name in Entry.__slots__})
+            self.entries[saga_id].append(asdict(decision.entry))
         self.out[saga_id] += decision.messages
         if decision.link:
             link = decision.link

@@ -4,11 +4,11 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import httpx2
 import pytest
+from msgspec import structs
 from pydantic import create_model
 
 from seedwork.adapters.avro import Codec, schema_of, unreadable
@@ -168,7 +168,7 @@ async def test_what_a_replica_had_when_it_left_comes_to_another(broker: Broker) 
 async def test_the_envelope_travels_as_properties_and_the_payload_as_avro(broker: Broker) -> None:
     """So that Pulsar's own tools show what a message is about, and a trace goes on in any language."""
     traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    sent = replace(brew("porter"), traceparent=traceparent)
+    sent = structs.replace(brew("porter"), traceparent=traceparent)
     await publish(await broker.bus(), [sent])
     client = PulsarClient(broker.address)
     receiver = await client.receiver("Brew", "archive", None)
@@ -193,7 +193,7 @@ async def test_releases_beside_each_other_read_each_others_messages(broker: Brok
     await newer.subscribe("archive", [newer_brew], by_new.handle)
     await newer.open()
     before, after = brew("old"), brew("new")
-    after = replace(after, data={**after.data, "bottles": 6})
+    after = structs.replace(after, data={**after.data, "bottles": 6})
     await publish(older, [before])
     await publish(newer, [after])
     for got in (by_old, by_new):
@@ -304,7 +304,7 @@ async def test_a_message_that_does_not_fit_its_own_schema_holds_nothing_up(broke
     bus, got = await broker.bus(), Collected()
     await bus.subscribe("brewery", SUBSCRIPTIONS["brewery"], got.handle)
     await bus.open()
-    wrong, sound = replace(brew(), data={"beer": 7}), brew()
+    wrong, sound = structs.replace(brew(), data={"beer": 7}), brew()
     await bus.publish([wrong, sound])
     await got.until({sound.id})
     letters = Letters(broker.address)

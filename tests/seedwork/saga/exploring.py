@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from msgspec import structs
+
 from seedwork.decide import allowed, decide
 from seedwork.lanes import Lane
 from seedwork.messages import UndoFailed
@@ -187,7 +189,7 @@ def _inputs(definition: Saga, saga: SagaState, verbs: Sequence[VerbName]) -> Ite
             at_ms=timer.due_ms, step=timer.step, attempt=timer.attempt, epoch=timer.epoch, kind=timer.kind
         )
         yield fired
-        yield replace(fired, epoch=timer.epoch - 1)
+        yield structs.replace(fired, epoch=timer.epoch - 1)
     for known, step in zip(definition.steps, saga.steps, strict=True):
         for attempt in {max(1, step.attempt - 1), step.attempt} if step.attempt else ():
             answers: list[tuple[str, dict[str, Any]]] = [

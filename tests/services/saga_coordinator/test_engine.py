@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+from msgspec import structs
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -211,7 +212,7 @@ async def test_a_message_that_cannot_be_decided_becomes_a_dead_letter_and_harms_
         return next((each for each in stage.participants.commands if each.type == "BuildImage"), None)
 
     command = await eventually(built)
-    wrong = replace(reply(ImageBuilt.example(), command), data={"repository": 7})
+    wrong = structs.replace(reply(ImageBuilt.example(), command), data={"repository": 7})
     await stage.bus.publish([wrong])
     (letter,) = (await stage.get("/dead-letters"))["items"]
     assert "ValidationError" in letter["error"]

@@ -19,8 +19,8 @@ async def take_new(
     """Those that were never taken before, in their order; from now on they were.
 
     Nearly always all of them are new, so a server is asked which ones it knows only after it has refused to insert
-    them: that statement alone is undone then, and the transaction goes on. Two replicas that take the same id at the same
-    moment collide on the primary key: the second one waits for the first one's commit, and finds the id.
+    them: that statement alone is undone then, and the transaction goes on. Two replicas that take the same id at the
+    same moment collide on the primary key: the second one waits for the first one's commit, and finds the id.
     """
     if not envelopes:
         return []

@@ -367,9 +367,13 @@ class Receiver:
         self._wake.set()
 
     def acknowledge(self, messages: Sequence[Incoming]) -> None:
-        """They are done with. The client tells the broker a little later; before that they may come again."""
+        """They are done with. The client tells the broker a little later; before that they may come again.
+
+        Nobody listens for what becomes of it: where an acknowledgement does not arrive, the message comes again, and
+        the inbox knows it.
+        """
         for each in messages:
-            self._inner.acknowledge_async(each.handle, _ignore)
+            self._inner.acknowledge_async(each.handle, None)
 
     async def close(self) -> None:
         """Take no more; acknowledgements that were not told yet are told."""
@@ -451,10 +455,6 @@ def _soon(loop: asyncio.AbstractEventLoop, callback: Any, *arguments: Any) -> No
 def _settle(done: asyncio.Future[Any], result: Any) -> None:
     if not done.done():
         done.set_result(result)
-
-
-def _ignore(_result: Any) -> None:
-    """An acknowledgement that does not arrive means that the message comes again; the inbox knows it."""
 
 
 async def _quietly(closing: Any) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 from sqlalchemy import Table, insert, select
 from sqlalchemy.exc import IntegrityError
@@ -25,17 +26,20 @@ async def take_new(
     if not envelopes:
         return []
     by_id = {each.id: each for each in envelopes}
-    inbox = tables.inbox
-    rows = [{"message_id": each, "at_ms": now_ms} for each in by_id]
+    inbox, new = tables.inbox, list(by_id)
     if conn.dialect.name != "sqlite":
         with contextlib.suppress(IntegrityError):
-            await _insert(inbox).execute(conn, rows)  # one statement, as long as it has less than a megabyte
+            await _insert(inbox).execute(conn, _rows(new, now_ms))  # one statement, if it has less than a megabyte
             return list(by_id.values())
     known = {row[0] for row in await _among(inbox).execute(conn, by_id)}
-    new = [each for each in rows if each["message_id"] not in known]
+    new = [each for each in new if each not in known]
     if new:
-        await _insert(inbox).later(conn, new)
-    return [by_id[each["message_id"]] for each in new]
+        await _insert(inbox).later(conn, _rows(new, now_ms))
+    return [by_id[each] for each in new]
+
+
+def _rows(message_ids: Sequence[str], now_ms: int) -> list[dict[str, Any]]:
+    return [{"message_id": each, "at_ms": now_ms} for each in message_ids]
 
 
 @lru_cache(maxsize=64)

@@ -405,6 +405,23 @@ async def test_a_watch_whose_version_has_expired_counts_as_a_change(
         await bench.cluster.changed(POD, pod["metadata"]["namespace"], pod["metadata"]["labels"], "1", limit_s=3600)
 
 
+async def test_no_pod_is_made_for_a_release_that_is_stopped(
+    bench: Bench, runtime: KubernetesRuntime, sound: Image
+) -> None:
+    """Its controllers want none before one goes: some redeployments took a minute, until its replacement had gone."""
+    release = bench.shelf.release(sound, formation={"web": 6})
+    await bench.up(runtime, release)
+    before = {each["metadata"]["name"] for each in await bench.the(POD, release)}
+    stopping = asyncio.create_task(runtime.stop(release.app_id, release.saga_id))
+    seen: set[str] = set()
+    while not stopping.done():
+        seen |= {each["metadata"]["name"] for each in await bench.the(POD, release)}
+        await asyncio.sleep(0.05)
+    await stopping
+    assert seen - before == set()
+    assert await bench.of_saga(release) == []
+
+
 # ── restarts of ours ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 

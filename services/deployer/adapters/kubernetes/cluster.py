@@ -146,6 +146,18 @@ class Cluster:
         )
         return applied
 
+    async def change(self, kind: Kind, namespace: str, name: str, spec: Mapping[str, Any]) -> None:
+        """Give these fields of its spec these values and leave the others alone; nothing, if it is gone."""
+        body = {"spec": spec}
+        with contextlib.suppress(NotFound):
+            await self._json(
+                "PATCH",
+                kind.path(namespace, name),
+                query=[("fieldManager", FIELD_MANAGER)],
+                body=body,
+                content_type="application/merge-patch+json",
+            )
+
     async def delete(self, kind: Kind, namespace: str | None, name: str, *, grace_s: int | None = None) -> bool:
         """Have it deleted with all that it owns; whether it was there. It may take its time to go."""
         query = [("propagationPolicy", "Background")]

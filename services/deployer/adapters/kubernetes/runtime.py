@@ -35,6 +35,8 @@ _FIRST_AGAIN_S = 1.0
 _LONGEST_AGAIN_S = 60.0
 _LATE_S = 120.0
 """A kubelet before 1.22 sees after one to one and a half minutes that a pod is to go which was just being started."""
+_HEARD_S, _LOOK_S = 10.0, 0.05
+"""How long the cluster's controllers may take to hear of a change before we go on, and how often to look."""
 _AT_ONCE = 8
 _RELEASE_KINDS = (DEPLOYMENT, JOB, REPLICA_SET, POD, SECRET)
 """In this order: who would make the next one goes before it."""
@@ -182,6 +184,7 @@ class KubernetesRuntime:
         for kind in (DEPLOYMENT, SECRET):
             listed = await self._cluster.list(kind, namespace, labels)
             found += [f"{kind.name} {each['metadata']['name']}" for each in listed.items]
+        await self._have_none_wanted(namespace, labels)
         for kind in _RELEASE_KINDS:
             await self._cluster.delete_all(kind, namespace, labels)
         await self._until_pods_ended(namespace, labels, cleared=cleared)
@@ -372,6 +375,23 @@ class KubernetesRuntime:
         return blotted([line async for line in lines], release.env.values())
 
     # ── ending ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _have_none_wanted(self, namespace: str, labels: Mapping[str, str]) -> None:
+        """Until the cluster's controllers want no pod: one that has not heard of it makes another for each that goes.
+
+        They hear of what is deleted each in its own time, and the one of ReplicaSets was seen to hear of its pod first;
+        a pod that is just being started then takes up to a minute and a half to go.
+        """
+        for kind, none in ((DEPLOYMENT, {"replicas": 0}), (JOB, {"parallelism": 0})):
+            for each in (await self._cluster.list(kind, namespace, labels)).items:
+                await self._cluster.change(kind, namespace, each["metadata"]["name"], none)
+        until = asyncio.get_running_loop().time() + _HEARD_S
+        while asyncio.get_running_loop().time() < until:
+            kinds = (DEPLOYMENT, REPLICA_SET, JOB)
+            listed = await asyncio.gather(*(self._cluster.list(kind, namespace, labels) for kind in kinds))
+            if all(verdicts.wants_none(item) for each in listed for item in each.items):
+                return
+            await self._clock.sleep(_LOOK_S)
 
     async def _until_pods_ended(self, namespace: str, labels: Mapping[str, str], *, cleared: bool) -> None:
         until = asyncio.get_running_loop().time() + self._shape.grace_s + _LATE_S

@@ -90,6 +90,14 @@ class Standing:
     pods: Sequence[Pod] = field(default_factory=tuple)
 
 
+def wants_none(owner: Object) -> bool:
+    """Whether the controller of this Deployment, ReplicaSet or Job has heard that no pod of it is wanted."""
+    spec, status = owner.get("spec") or {}, owner.get("status") or {}
+    if "parallelism" in spec:
+        return spec["parallelism"] == 0 and not status.get("active")
+    return spec.get("replicas") == 0 and status.get("observedGeneration", 0) >= owner["metadata"]["generation"]
+
+
 def read_pods(items: Sequence[Object]) -> list[Pod]:
     """The pods of ours, the oldest of each process first."""
     grouped: dict[tuple[str, str], list[Object]] = defaultdict(list)

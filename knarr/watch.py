@@ -243,6 +243,8 @@ class _View(AbstractContextManager["_View"]):
     """What steps answered before any undo began."""
     _ticked: set[str] = field(default_factory=set)
     _undo_begun: bool = False
+    _waited: str = ""
+    """When the latest wait for another attempt began."""
     _status: Status | None = None
 
     def __enter__(self) -> Self:
@@ -278,6 +280,7 @@ class _View(AbstractContextManager["_View"]):
                 self._show_success_before_undo(step, feed)
         for step in _in_order(saga["steps"]):
             self._show_step(step, feed)
+        self._show_wait(saga.get("waiting_for") or {})
         if self._status is not None:
             self._status.update(_now(saga))
 
@@ -299,6 +302,12 @@ class _View(AbstractContextManager["_View"]):
         self.terminal.step("✗", "bad", name, escape(_why(step)))
         for line in error.get("log_tail") or ():
             self.terminal.output(str(line))
+
+    def _show_wait(self, waiting: Mapping[str, Any]) -> None:
+        """A fault of the platform is tried again after a while, up to minutes: nobody has to guess what goes on."""
+        if waiting.get("what") == "timer" and waiting["since"] != self._waited:
+            self._waited = waiting["since"]
+            self.terminal.step("↻", "undo", waiting["from"], escape(waiting["note"]))
 
     def _show_success_before_undo(self, step: Mapping[str, Any], feed: _Feed) -> None:
         """A quick step may be undone before anybody looked: that it was done is shown all the same, in its turn."""
@@ -363,7 +372,8 @@ def _in_order(steps: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def _now(saga: Saga) -> str:
     """What happens at this moment, and for how long."""
     waiting = saga.get("waiting_for") or {}
-    verb = "undoing" if saga.get("direction") == "undo" else "working"
+    working = "undoing" if saga.get("direction") == "undo" else "working"
+    verb = "waiting" if waiting.get("what") == "timer" else working
     step = next((each for each in saga["steps"] if each["state"] in {"SENT", "UNDOING"}), None)
     what = f"{step['name']:<8} {verb}" if step else "waiting for its turn" if saga["state"] == "QUEUED" else verb
     note = waiting.get("note")

@@ -182,12 +182,13 @@ def _for_a_step(saga: SagaState, definitions: Definitions) -> WaitingFor | None:
     wait, step = saga.wait, saga.current
     if wait is None or step is None:
         return None
-    if wait.kind == "retry":
-        note = f"attempt {step.attempt + 1} after: {_error(step)}"
-        return _wait("timer", step.name, wait.since_ms, wait.due_ms, note=note)
     definition = definitions[saga.origin.definition]
-    participant = definition.steps[definition.positions[step.name]].participant
-    return _wait("answer", participant, wait.since_ms, wait.due_ms, note=wait.note)
+    defined = definition.steps[definition.positions[step.name]]
+    if wait.kind == "retry":
+        allowed = defined.retry if saga.direction == "forward" else defined.undo_retry
+        note = f"attempt {step.tries + 1} of {allowed.attempts} after: {_error(step)}"
+        return _wait("timer", step.name, wait.since_ms, wait.due_ms, note=note)
+    return _wait("answer", defined.participant, wait.since_ms, wait.due_ms, note=wait.note)
 
 
 def _wait(

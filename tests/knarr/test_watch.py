@@ -155,6 +155,21 @@ def test_a_saga_that_needs_a_person_ends_the_watch() -> None:
     assert ended["state"] == "PAUSED"
 
 
+def test_each_wait_for_another_attempt_is_told_once() -> None:
+    """With the reason and how many there are: the next one may be a minute away."""
+    states = "DONE", "DONE", "SENT", "PENDING"
+
+    def waits(since: str, attempt: int) -> dict[str, Any]:
+        note = f"attempt {attempt} of 9 after: The registry does not answer."
+        waiting = {"what": "timer", "from": "publish", "since": since, "until": since, "note": note}
+        return saga("RUNNING", *states, waiting_for=waiting)
+
+    first, second = waits("2026-11-21T10:00:00.000Z", 2), waits("2026-11-21T10:00:02.000Z", 3)
+    _, text = watched(Coordinator(first, first, second, saga("SUCCEEDED", *["DONE"] * 4)))
+    told = [line.strip() for line in text.splitlines() if "↻" in line]
+    assert told == [f"↻ publish  attempt {number} of 9 after: The registry does not answer." for number in (2, 3)]
+
+
 def test_waiting_can_be_limited() -> None:
     """The saga goes on, and the error says how to look again."""
     with pytest.raises(StillRunning, match="knarr deployments s1"):

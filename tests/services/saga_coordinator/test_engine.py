@@ -243,7 +243,8 @@ async def test_a_timer_that_cannot_be_decided_is_kept_and_comes_again_later(stag
         assert (letter["type"], letter["saga_id"]) == ("TimerFired", saga_id)
         assert "a fault in a definition" in letter["error"]
         assert await stage.app.state.audit.look() == []
-        assert (await stage.get(f"/sagas/{saga_id}"))["waiting_for"]["what"] == "timer"
+        waiting = (await stage.get(f"/sagas/{saga_id}"))["waiting_for"]
+        assert (waiting["what"], waiting["note"]) == ("timer", "attempt 2 of 2 after: It did not work.")
 
 
 async def test_the_log_in_the_database_replays_to_the_row(stage: Stage) -> None:

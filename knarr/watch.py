@@ -245,6 +245,8 @@ class _View(AbstractContextManager["_View"]):
     _undo_begun: bool = False
     _waited: str = ""
     """When the latest wait for another attempt began."""
+    _why: str = ""
+    """What it was for."""
     _status: Status | None = None
 
     def __enter__(self) -> Self:
@@ -306,8 +308,10 @@ class _View(AbstractContextManager["_View"]):
     def _show_wait(self, waiting: Mapping[str, Any]) -> None:
         """A fault of the platform is tried again after a while, up to minutes: nobody has to guess what goes on."""
         if waiting.get("what") == "timer" and waiting["since"] != self._waited:
-            self._waited = waiting["since"]
-            self.terminal.step("↻", "undo", waiting["from"], escape(waiting["note"]))
+            attempt, _, why = waiting["note"].partition(" after: ")
+            note = f"{attempt}, for the same reason" if why == self._why else waiting["note"]
+            self._waited, self._why = waiting["since"], why
+            self.terminal.step("↻", "undo", waiting["from"], escape(note))
 
     def _show_success_before_undo(self, step: Mapping[str, Any], feed: _Feed) -> None:
         """A quick step may be undone before anybody looked: that it was done is shown all the same, in its turn."""

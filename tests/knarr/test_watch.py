@@ -156,7 +156,7 @@ def test_a_saga_that_needs_a_person_ends_the_watch() -> None:
 
 
 def test_each_wait_for_another_attempt_is_told_once() -> None:
-    """With the reason and how many there are: the next one may be a minute away."""
+    """With the reason, where it is another one, and how many there are: the next one may be a minute away."""
     states = "DONE", "DONE", "SENT", "PENDING"
 
     def waits(since: str, attempt: int) -> dict[str, Any]:
@@ -167,7 +167,10 @@ def test_each_wait_for_another_attempt_is_told_once() -> None:
     first, second = waits("2026-11-21T10:00:00.000Z", 2), waits("2026-11-21T10:00:02.000Z", 3)
     _, text = watched(Coordinator(first, first, second, saga("SUCCEEDED", *["DONE"] * 4)))
     told = [line.strip() for line in text.splitlines() if "↻" in line]
-    assert told == [f"↻ publish  attempt {number} of 9 after: The registry does not answer." for number in (2, 3)]
+    assert told == [
+        "↻ publish  attempt 2 of 9 after: The registry does not answer.",
+        "↻ publish  attempt 3 of 9, for the same reason",
+    ]
 
 
 def test_waiting_can_be_limited() -> None:

@@ -499,6 +499,28 @@ async def test_what_another_process_replaces_while_we_start_is_not_made_again(
     assert {each.saga_id for each in await again.instances(one.app_id)} == {two.saga_id}
 
 
+async def test_what_is_put_back_while_we_start_it_again_stays(
+    bench: Bench, runtime: KubernetesRuntime, sound: Image
+) -> None:
+    """Under a newer fence than we know, which says that we are late, and not that it is not live."""
+    one, two = bench.shelf.release(sound), bench.shelf.release(sound, number=2)
+    url = await bench.up(runtime, one)
+    port = (await runtime.expose(one.app_id, one.app, taken=frozenset())).port
+    await runtime.stop(one.app_id, one.saga_id)
+
+    async def replaced_and_put_back() -> Release:
+        await bench.up(runtime, two)
+        await bench.up(runtime, replace(one, number=3))
+        await runtime.stop(two.app_id, two.saga_id)
+        return one
+
+    again = bench.made()
+    await again.recover([replace(_standing(one, port), load=replaced_and_put_back)])
+    await asyncio.gather(*again._background.values())
+    assert {each.saga_id for each in await again.instances(one.app_id)} == {one.saga_id}
+    await eventually(lambda: answered(url))
+
+
 async def test_a_sweep_removes_what_has_no_owner(bench: Bench, runtime: KubernetesRuntime) -> None:
     """Objects of sagas that nobody knows; what serves stays."""
     live = bench.shelf.release(await bench.shelf.image(version="live"))

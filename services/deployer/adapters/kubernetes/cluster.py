@@ -148,13 +148,12 @@ class Cluster:
 
     async def change(self, kind: Kind, namespace: str, name: str, spec: Mapping[str, Any]) -> None:
         """Give these fields of its spec these values and leave the others alone; nothing, if it is gone."""
-        body = {"spec": spec}
         with contextlib.suppress(NotFound):
             await self._json(
                 "PATCH",
                 kind.path(namespace, name),
                 query=[("fieldManager", FIELD_MANAGER)],
-                body=body,
+                body={"spec": spec},
                 content_type="application/merge-patch+json",
             )
 

@@ -306,8 +306,9 @@ class KubernetesRuntime:
         await self.start(release)
         try:
             await self._front.select(namespace, standing.saga_id, fence=standing.fence)
-        except Fenced:  # replaced meanwhile, and perhaps cleared away before it was made again
-            await self.stop(standing.app_id, standing.saga_id)
+        except Fenced:  # replaced meanwhile, perhaps cleared away before it was made again; unless it was put back
+            if await self._front.serves(namespace) != standing.saga_id:
+                await self.stop(standing.app_id, standing.saga_id)
             raise
 
     def _in_background(self, name: str, work: Coroutine[None, None, None]) -> None:

@@ -149,18 +149,36 @@ class Blobs:
         await self._registry.patiently(once)
 
     async def copy(self, repository: str, blob: Descriptor, to: str) -> None:
-        """Have a blob in a second repository: mounted, or sent through us where the registry does not mount."""
+        """Have a blob in a second repository: mounted, or sent through us where the registry does not mount.
+
+        Raises:
+            NotFound: The first one does not have it, or it has not the size that it should have.
+        """
 
         async def once() -> None:
             if await self.size(to, blob.digest) == blob.size_bytes:
                 return
             upload = await self._mount(to, blob.digest, repository)
             if upload is not None:
+                try:
+                    await self._check(repository, blob)
+                except NotFound:
+                    await self._forget(to, upload)
+                    raise
                 await self._finish(
                     to, upload, blob.digest, lambda: self._from(repository, blob.digest, 0), blob.size_bytes
                 )
+            await self._check(to, blob)
 
         await self._registry.patiently(once)
+
+    async def _check(self, repository: str, blob: Descriptor) -> None:
+        """Raise `NotFound` if it is not there, or has another size."""
+        found = await self.size(repository, blob.digest)
+        if found is None:
+            raise no_blob(repository, blob.digest)
+        if found != blob.size_bytes:
+            raise damaged(f"Blob {blob.digest} of {repository}", f"it has {found} bytes instead of {blob.size_bytes}")
 
     # --- the steps of an upload ---------------------------------------------------------------------------------------
 

@@ -88,7 +88,7 @@ class Directory:
         names = (name for name in self._names() if name.startswith(prefix))
         return sorted((name, digest) for name in names for digest in self._index(name))
 
-    def get(self, repository: str, digest: str, *, verify: bool = False) -> Image:
+    def get(self, repository: str, digest: str, *, verify: bool = False, tagged: bool = True) -> Image:
         """The image; manifest and config are hashed on each reading, `verify` looks at the layers too.
 
         Raises:
@@ -99,7 +99,8 @@ class Directory:
             raise no_image(repository, digest)
         try:
             manifest = self._whole(digest)
-            image = oci.image(repository, manifest, self._whole(oci.read_manifest(manifest).config.digest), entry.tags)
+            config = self._whole(oci.read_manifest(manifest).config.digest)
+            image = oci.image(repository, manifest, config, entry.tags if tagged else ())
             if verify:
                 for layer in image.layers:
                     self._check_size(layer.digest, layer.size_bytes)

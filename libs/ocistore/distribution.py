@@ -9,8 +9,8 @@ which `images` reads and nobody else sees; a manifest that somebody pushed witho
 is in the store once `put`, `copy` or `tag` marked it. `images` needs the catalog (`GET /v2/_catalog`).
 
 Guaranteed: a manifest comes after its config and layers, and the registry refuses one whose blobs it does not have; so
-an image is visible complete or not at all, also when we are killed. `get` hashes manifest and config again, `verify`
-asks for the size of each layer. After `remove` a `GET` answers 404.
+an image is visible complete or not at all, also when we are killed. `get` hashes the manifest again, and a config that
+it does not remember; `verify` hashes both and asks for the size of each layer. After `remove` a `GET` answers 404.
 
 Not guaranteed: that bytes go at once. `remove` deletes the manifest; blobs that no manifest needs are the registry's
 own garbage collection's (ADR 15), and a blob that is damaged there stays so until that one has taken it. A tag that
@@ -19,6 +19,7 @@ moves or goes takes two requests: killed between them, it names a manifest that 
 
 import asyncio
 import re
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -40,6 +41,8 @@ _MARK = re.compile(r"knarr-([0-9a-f]{64})")
 _LINK = re.compile(r'<([^>]+)>\s*;\s*rel="?next"?')
 _PAGE = 500
 _AT_A_TIME = 8
+_REMEMBERED = 64
+"""Configs, of some ten kilobytes each: what has a digest never changes."""
 _RACES = 3
 """How often a `put` begins again because a blob went after we saw it: somebody collected garbage just then."""
 _MANIFESTS = (
@@ -73,6 +76,7 @@ class DistributionStore:
         """
         self._registry = registry
         self._blobs = Blobs(registry, chunk_bytes=chunk_bytes)
+        self._configs: OrderedDict[str, bytes] = OrderedDict()
 
     async def open(self) -> None:
         """Nothing: a registry that is away must not keep a service from starting."""
@@ -95,10 +99,12 @@ class DistributionStore:
         oci.check_repository(repository)
         checked = _check_tags(tags)
         draft = oci.draft(config, layers)
+        files = {each.descriptor.digest: each for each in draft.layers}
         for race in range(1, _RACES + 1):
-            await self._blobs.bring(repository, draft.config_digest, draft.config)
-            for layer in draft.layers:
-                await self._blobs.bring_layer(repository, layer)
+            await _side_by_side(
+                partial(self._blobs.bring, repository, draft.config_digest, draft.config),
+                *(partial(self._blobs.bring_layer, repository, each) for each in files.values()),
+            )
             try:
                 await self._name(repository, draft.manifest, [_mark(draft.manifest_digest), *checked])
                 break
@@ -106,7 +112,7 @@ class DistributionStore:
                 if race == _RACES or "BLOB_UNKNOWN" not in error.why:
                     raise
                 log.warning("a blob went while its image was stored", repository=repository, error=error.message)
-        tags_now = await self._tags_of(repository, draft.manifest_digest)
+        tags_now = await self._tags_of(repository, draft.manifest_digest, known=checked)
         return oci.image(repository, draft.manifest, draft.config, tags_now)
 
     async def copy(self, repository: str, digest: str, *, to: str, tags: Sequence[str] = ()) -> Image:
@@ -114,17 +120,26 @@ class DistributionStore:
         _check(repository, digest, to)
         checked = _check_tags(tags)
         manifest = await self._manifest(repository, digest)
-        await self._image(repository, digest, manifest, verify=True)
-        parsed = oci.read_manifest(manifest)
+        try:
+            parsed = oci.read_manifest(manifest)
+        except ValueError as error:
+            raise damaged(f"{repository}@{digest}", error) from error
         blobs = {each.digest: each for each in (parsed.config, *parsed.layers)}
         await _side_by_side(*(partial(self._blobs.copy, repository, each, to) for each in blobs.values()))
+        image = await self._image(to, digest, manifest)
         await self._name(to, manifest, [_mark(digest), *checked])
-        return await self.get(to, digest, verify=True)
+        tags_now: tuple[str, ...]
+        _, tags_now = await _side_by_side(
+            partial(self._manifest, to, digest), partial(self._tags_of, to, digest, known=checked)
+        )
+        return replace(image, tags=tags_now)
 
-    async def get(self, repository: str, digest: str, *, verify: bool = False) -> Image:
+    async def get(self, repository: str, digest: str, *, verify: bool = False, tagged: bool = True) -> Image:
         """See `ImageStore.get`."""
         _check(repository, digest)
         manifest = await self._manifest(repository, digest)
+        if not tagged:
+            return await self._image(repository, digest, manifest, verify=verify)
         return await self._read(repository, digest, manifest, verify=verify)
 
     async def tag(self, repository: str, digest: str, *, tags: Sequence[str]) -> Image:
@@ -225,18 +240,27 @@ class DistributionStore:
         )
         return replace(image, tags=tags)
 
-    async def _image(self, repository: str, digest: str, manifest: bytes, *, verify: bool) -> Image:
-        """Without its tags; its config is read and (`verify`) its layers are looked at."""
+    async def _image(self, repository: str, digest: str, manifest: bytes, *, verify: bool = False) -> Image:
+        """Without its tags; its config is read or remembered, and (`verify`) read again with a look at its layers."""
         try:
             parsed = oci.read_manifest(manifest)
-            config = await self._blobs.small(repository, f"blobs/{parsed.config.digest}", "reading a config")
-            if config is None or oci.digest_of(config) != parsed.config.digest:
-                raise ValueError(f"its config {parsed.config.digest} is missing or changed")  # noqa: TRY301  as below
+            config = None if verify else self._configs.get(parsed.config.digest)
+            if config is None:
+                config = await self._read_config(repository, parsed.config.digest)
             if verify:
                 await _side_by_side(*(partial(self._check_layer, repository, each) for each in parsed.layers))
             return oci.image(repository, manifest, config, ())
         except ValueError as error:
             raise damaged(f"{repository}@{digest}", error) from error
+
+    async def _read_config(self, repository: str, digest: str) -> bytes:
+        config = await self._blobs.small(repository, f"blobs/{digest}", "reading a config")
+        if config is None or oci.digest_of(config) != digest:
+            raise ValueError(f"its config {digest} is missing or changed")
+        self._configs[digest] = config
+        if len(self._configs) > _REMEMBERED:
+            self._configs.popitem(last=False)
+        return config
 
     async def _check_layer(self, repository: str, layer: Descriptor) -> None:
         found = await self._blobs.size(repository, layer.digest)
@@ -269,11 +293,12 @@ class DistributionStore:
 
     # --- tags and repositories ----------------------------------------------------------------------------------------
 
-    async def _tags_of(self, repository: str, digest: str) -> tuple[str, ...]:
-        """The image's tags, sorted, without its mark."""
-        names = sorted(name for name in await self._tag_names(repository) if not _MARK.fullmatch(name))
+    async def _tags_of(self, repository: str, digest: str, *, known: Sequence[str] = ()) -> tuple[str, ...]:
+        """The image's tags, sorted, without its mark; those are `known` that were just stored."""
+        names = {name for name in await self._tag_names(repository) if not _MARK.fullmatch(name)}.difference(known)
         digests = await _side_by_side(*(partial(self._digest_of, repository, name) for name in names))
-        return tuple(name for name, found in zip(names, digests, strict=True) if found == digest)
+        found = (name for name, its in zip(names, digests, strict=True) if its == digest)
+        return tuple(sorted({*known, *found}))
 
     async def _digest_of(self, repository: str, named: str) -> str | None:
         """The digest of the manifest that a tag (or digest) names; None: it is not there."""

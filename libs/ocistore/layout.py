@@ -69,10 +69,10 @@ class OciLayout:
         checked = oci.check_tags(tags)
         return await self._run(lambda stop: self._directory.tag(repository, digest, checked, stop))
 
-    async def get(self, repository: str, digest: str, *, verify: bool = False) -> Image:
+    async def get(self, repository: str, digest: str, *, verify: bool = False, tagged: bool = True) -> Image:
         """See `ImageStore.get`."""
         _check(repository, digest)
-        return await self._run(lambda _stop: self._directory.get(repository, digest, verify=verify))
+        return await self._run(lambda _stop: self._directory.get(repository, digest, verify=verify, tagged=tagged))
 
     async def remove(self, repository: str, digest: str) -> bool:
         """See `ImageStore.remove`."""

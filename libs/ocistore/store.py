@@ -67,14 +67,16 @@ class ImageStore(Protocol):
     async def copy(self, repository: str, digest: str, *, to: str, tags: Sequence[str] = ()) -> Image:
         """Give an image a second place; blobs that are there are not copied. `tags` come to those it has there.
 
-        What is given back was read there, every blob looked at as `get` does with `verify`.
+        Every blob is looked at there, as `get` does with `verify`, before it is an image; then it is read back.
 
         Raises:
             NotFound: No such image, or a blob is missing or of the wrong size; the text names it.
         """
 
-    async def get(self, repository: str, digest: str, *, verify: bool = False) -> Image:
+    async def get(self, repository: str, digest: str, *, verify: bool = False, tagged: bool = True) -> Image:
         """The image; with `verify`, every blob's presence and size are checked and the manifest is hashed again.
+
+        Without `tagged` its `tags` are empty: a registry has to be asked for each of them.
 
         Raises:
             NotFound: No such image, or (`verify`) a blob is missing or of the wrong size; the text names it.

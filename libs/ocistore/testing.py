@@ -11,7 +11,7 @@ import hashlib
 import io
 import tarfile
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -118,7 +118,7 @@ class MemoryImageStore:
         self._fail("tag")
         return self._set(repository, digest, checked)
 
-    async def get(self, repository: str, digest: str, *, verify: bool = False) -> Image:
+    async def get(self, repository: str, digest: str, *, verify: bool = False, tagged: bool = True) -> Image:
         """See `ImageStore.get`."""
         oci.check_repository(repository)
         oci.check_digest(digest)
@@ -128,7 +128,8 @@ class MemoryImageStore:
             raise NotFound(f"There is no image {repository}@{digest}")
         try:
             manifest = self._whole(digest)
-            image = oci.image(repository, manifest, self._whole(oci.read_manifest(manifest).config.digest), entry.tags)
+            config = self._whole(oci.read_manifest(manifest).config.digest)
+            image = oci.image(repository, manifest, config, entry.tags if tagged else ())
         except (KeyError, ValueError) as error:
             raise NotFound(f"{repository}@{digest} is damaged", why=str(error)) from error
         for layer in image.layers if verify else ():
@@ -242,6 +243,7 @@ class ImageStoreContract:
         assert image == put
         assert image.repository == "staging/one"
         assert image.tags == ("v1",)
+        assert await store.get("staging/one", put.digest, tagged=False) == replace(put, tags=())
         assert image.config["config"]["Labels"] == {"a": "b"}
         assert image.manifest["mediaType"] == oci.MEDIA_MANIFEST
         assert len(image.layers) == 2
@@ -462,8 +464,9 @@ class ImageStoreContract:
 
         with pytest.raises(NotFound):
             await store.get("shop", image.digest, verify=True)
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFound, match=image.layers[1].digest.removeprefix("sha256:")):
             await store.copy("shop", image.digest, to="cafe")
+        assert await store.images("cafe") == []
 
         if how != "missing" and not self.replaces_damaged_blobs:
             with pytest.raises(Unavailable, match=image.layers[1].digest):

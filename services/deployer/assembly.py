@@ -21,7 +21,7 @@ async def assemble(known: KnownRelease, app: App, *, db: Database, images: Image
         Conflict: The config version is gone.
         Misconfigured: The config vars were sealed with another key.
     """
-    facts = facts_of(await images.get(known.repository, known.digest))
+    facts = facts_of(await images.get(known.repository, known.digest, tagged=False))
     version = await db.read(lambda conn: configs.get(conn, known.app_id, known.config_version))
     if version is None:
         raise Conflict(f"Config version {known.config_version} of {app.name} is gone", why="the app was removed")

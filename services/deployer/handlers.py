@@ -181,7 +181,7 @@ async def _reserved(command: DeployRelease, app: App, work: Work, deployer: Depl
     if known is None:
         target = await _rollback_target(command, app, db)
         repository, digest = command.repository, target.digest if target else command.digest
-        facts = facts_of(await deployer.images.get(repository, digest))
+        facts = facts_of(await deployer.images.get(repository, digest, tagged=False))
         _refuse_addons(facts, deployer.runtime)
 
         async def reserve(conn: AsyncConnection) -> KnownRelease | None:

@@ -262,10 +262,10 @@ class SimulatedImages(MemoryImageStore):
         await self._world.call()
         return await super().tag(repository, digest, tags=tags)
 
-    async def get(self, repository: str, digest: str, *, verify: bool = False) -> Image:
+    async def get(self, repository: str, digest: str, *, verify: bool = False, tagged: bool = True) -> Image:
         """See `ImageStore.get`."""
         await self._world.call()
-        return await super().get(repository, digest, verify=verify)
+        return await super().get(repository, digest, verify=verify, tagged=tagged)
 
     async def remove(self, repository: str, digest: str) -> bool:
         """See `ImageStore.remove`."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import shutil
 import stat
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -159,6 +160,23 @@ async def test_a_dockerfile_is_built_as_it_says(yard: Yard) -> None:
     assert config["Labels"][LABEL_PROCESSES] == '{"web":["/greet","world"]}'
     assert await yard.started(built) == "hello world from 1234"
     assert yard.output.text.decode().count("[2/2] COPY greet /greet") == 1
+
+
+async def test_buildx_is_started_itself_and_not_by_way_of_docker(yard: Yard, tmp_path: Path) -> None:
+    """Which only says where it is: once, whatever is built."""
+    asked, real = tmp_path / "asked", shutil.which("docker")
+    docker_in_between = tmp_path / "bin" / "docker"
+    docker_in_between.parent.mkdir()
+    docker_in_between.write_text(f'#!/bin/sh\necho "$1 $2" >> {asked}\nexec {real} "$@"\n')
+    docker_in_between.chmod(0o755)
+    yard.bench.sandbox.path = f"{docker_in_between.parent}:{yard.bench.sandbox.path}"
+    builder = yard.builder()
+
+    for version in ("1", "2"):
+        await yard.build(DOCKERFILE, {"Dockerfile": f"{SMALL}LABEL version={version}\nCMD ls\n"}, builder=builder)
+
+    info = "info --format={{json .ClientInfo.Plugins}}"
+    assert asked.read_text().splitlines() == [info, "image rm", "image rm"]
 
 
 async def test_a_python_app_runs_with_its_packages_and_without_rights(yard: Yard) -> None:

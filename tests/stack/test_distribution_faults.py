@@ -258,6 +258,41 @@ async def test_a_copy_mounts_and_sends_nothing(proxy: FaultyProxy, store: Distri
     assert not [path for method, path in proxy.requests if method == "GET" and layer.descriptor.digest in path]
 
 
+async def test_a_copy_looks_at_each_blob_in_its_new_place_before_it_names_the_image(
+    proxy: FaultyProxy, store: DistributionStore, tmp_path: Path
+) -> None:
+    """Once, if it was there, else before and after it was mounted; a manifest comes last, and is read back."""
+    await put_image(store, "staging/1", tmp_path, {"lib.py": "x"}, {"app.py": "1"})
+    second = await put_image(store, "staging/1", tmp_path, {"lib.py": "x"}, {"app.py": "2"})
+    first = next(each for _, each in await store.images("staging/1") if each != second.digest)
+    await store.copy("staging/1", first, to="shop")
+    proxy.requests.clear()
+
+    await store.copy("staging/1", second.digest, to="shop", tags=["v2"])
+
+    shared, new = (each.digest for each in second.layers)
+    asked = [path for method, path in proxy.requests if method == "HEAD"]
+    assert [sum(digest in path for path in asked) for digest in (shared, new)] == [1, 2]
+    assert not [path for path in asked if "staging" in path]
+    named = [path.rpartition("/")[2] for method, path in proxy.requests if method == "PUT"]
+    assert named == [f"knarr-{second.digest.removeprefix('sha256:')}", "v2"]
+    after = proxy.requests[next(i for i, (method, _) in enumerate(proxy.requests) if method == "PUT") :]
+    assert ("GET", f"/v2/shop/manifests/{second.digest}") in after
+
+
+async def test_an_image_that_is_known_takes_one_request(
+    proxy: FaultyProxy, store: DistributionStore, tmp_path: Path
+) -> None:
+    """Its manifest is read and hashed each time, as it may have gone; its config, which cannot change, once."""
+    image = await put_image(store, "shop", tmp_path, {"app.py": "1"}, tags=["v1", "v2"])
+    await store.get("shop", image.digest, tagged=False)
+    proxy.requests.clear()
+
+    await store.get("shop", image.digest, tagged=False)
+
+    assert proxy.requests == [("GET", f"/v2/shop/manifests/{image.digest}")]
+
+
 async def test_where_the_registry_does_not_mount_a_copy_sends(
     proxy: FaultyProxy, store: DistributionStore, straight: DistributionStore, tmp_path: Path
 ) -> None:

@@ -144,7 +144,7 @@ class BuildxBuilder:
                 "There is no room left for the build", why=error.why, todo="Make room here or where the engine builds."
             ) from error
         try:
-            return await self._images.get(INCOMING, digest)
+            return await self._images.get(INCOMING, digest, tagged=False)
         except NotFound as error:
             raise Unavailable(
                 f"The engine pushed {digest}, and the registry does not have it",

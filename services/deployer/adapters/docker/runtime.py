@@ -416,7 +416,7 @@ class DockerRuntime:
             CannotRun: It is no image for containers.
         """
         if release.digest not in self._ports:
-            image = await self._images.get(release.repository, release.digest)
+            image = await self._images.get(release.repository, release.digest, tagged=False)
             runnable_anywhere(image, runtime=self.name)
             self._ports[release.digest] = port_of(image)
         return self._ports[release.digest]

@@ -133,7 +133,7 @@ class KubernetesRuntime:
         if namespace is None:
             raise Conflict("The release was stopped meanwhile", why="the app's namespace is gone")
         labels = self._front.labels(release.app_id, release.saga_id, step="deploy")
-        image = self._described.get(release.digest) or await self._images.get(release.repository, release.digest)
+        image = await self._image(release)
         digests = frozenset({release.digest, image.manifest["config"]["digest"]})
         kept = await self._front.serves(namespace) == release.saga_id
         patience = _Patience(self._options, asyncio.get_running_loop().time())
@@ -410,19 +410,23 @@ class KubernetesRuntime:
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _facts(self, release: Release) -> objects.Facts:
-        """What the image says; read once.
+        """What the image says.
 
         Raises:
             NotFound: The image is not in the store.
             CannotRun: It is no image for containers.
         """
-        image = self._described.get(release.digest)
-        if image is None:
-            image = await self._images.get(release.repository, release.digest)
-            runnable_anywhere(image, runtime=self.name)
-            self._described[release.digest] = image
+        image = await self._image(release)
+        runnable_anywhere(image, runtime=self.name)
         reference = self._pullable.reference(release.repository, release.digest)
         return objects.facts_of(image, reference, default_user=self._shape.run_as_user)
+
+    async def _image(self, release: Release) -> Image:
+        """Read once."""
+        if release.digest not in self._described:
+            image = await self._images.get(release.repository, release.digest, tagged=False)
+            self._described[release.digest] = image
+        return self._described[release.digest]
 
 
 class _Patience:

@@ -82,7 +82,7 @@ class Folders:
             CannotRun: It is no image for processes of this machine.
             StorageFull: The disk has no room left; nothing half-made stays.
         """
-        image = await self._images.get(release.repository, release.digest)
+        image = await self._images.get(release.repository, release.digest, tagged=False)
         if facts_of(image).base != "host":
             raise CannotRun(
                 "The image brings an operating system of its own",

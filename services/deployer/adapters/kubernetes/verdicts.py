@@ -22,6 +22,7 @@ _NEVER = frozenset({"CreateContainerConfigError", "InvalidImageName", "RunContai
 _PULL = frozenset({"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"})
 _MISSING = ("not found", "manifest unknown", "does not exist")
 _KILLED = 137
+_MISSED = "ContainerStatusUnknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,8 +303,17 @@ def _is_over(metadata: Object, status: Object) -> bool:
     if "deletionTimestamp" not in metadata or not containers:
         return False
     told_ms = ms(metadata["deletionTimestamp"]) - 1000 * (metadata.get("deletionGracePeriodSeconds") or 0)
-    ends = [(each.get("state") or {}).get("terminated") for each in containers]
-    return all(end is not None and ms(end.get("finishedAt") or "") >= told_ms for end in ends)
+    return all(_has_ended(each, told_ms) for each in containers)
+
+
+def _has_ended(container: Object, told_ms: int) -> bool:
+    """Since it was told to; or the kubelet missed its end, and found none any more when it ended the pod."""
+    now, before = ((container.get(name) or {}) for name in ("state", "lastState"))
+    end = now.get("terminated")
+    if end is not None and ms(end.get("finishedAt") or "") >= told_ms:
+        return True
+    missed = end or ("running" not in now and before.get("terminated")) or {}
+    return missed.get("reason") == _MISSED and "pod was deleted" in missed.get("message", "")
 
 
 def _ended(terminated: Object) -> Ended:

@@ -29,7 +29,7 @@ BENCHES = ("floor", "steps", "webhook", "deploys", "recovery", "pages", "idle")
 LIMIT_S = 900
 """What takes longer than this has got stuck."""
 README = Path(__file__).parent / "README.md"
-BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
+_BEGIN, _END = "<!-- {} -->\n", "<!-- end of {} -->\n"
 LIBRARIES = ("knarr", "SQLAlchemy", "aiosqlite", "fastapi", "uvicorn", "pydantic", "uv")
 
 
@@ -95,11 +95,12 @@ def show(line: str) -> None:
     sys.stdout.flush()
 
 
-def write_down(text: str, page: Path = README) -> None:
-    """The last table, on its page."""
-    before, _, rest = page.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+def write_down(text: str, page: Path = README, name: str = "figures") -> None:
+    """The last table, in its place on its page."""
+    begin, end = _BEGIN.format(name), _END.format(name)
+    before, _, rest = page.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}")
 
 
 def chosen(only: str, known: Sequence[str] = BENCHES) -> Sequence[str]:

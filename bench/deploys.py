@@ -30,6 +30,10 @@ from bench.platform import Knarr, Repository, environment, free_ports, git, knar
 
 PACKAGES = 12
 MODULES = 40
+LOOK_S = 0.05
+"""How often is looked whether a version answers or a deployment ended, half of which is measured too many. Looking all
+the time took one of two processors from what was measured: each look is a request to an app in Python, or two to a
+database."""
 APP = """
 import os
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -143,13 +147,13 @@ class ByHand:
         own = environment(PORT=str(self._port), PYTHONPATH=str(self._home / "lib"))
         process = psutil.Popen([sys.executable, "app.py"], cwd=self._home / version, env=own)
         try:
-            until("the app answers", lambda: answers(f"http://127.0.0.1:{self._port}/", version))
+            until("the app answers", lambda: answers(f"http://127.0.0.1:{self._port}/", version), every_s=LOOK_S)
         finally:
             process.kill()
             process.wait()
 
 
-_CLIENT = httpx2.Client(timeout=5, trust_env=False)
+_CLIENT = httpx2.Client(timeout=0.5, trust_env=False)
 """One for all: to make one takes longer than a small app's start."""
 
 
@@ -179,9 +183,9 @@ def by_knarr(knarr: Knarr, repository: Repository, version: str, hand_s: float, 
     saga_id = knarr.send(push)
     live_s = 0.0
     if url:
-        until("the new version answers", lambda: answers(url, version))
+        until("the new version answers", lambda: answers(url, version), every_s=LOOK_S)
         live_s = time.perf_counter() - began
-    saga = knarr.ended(saga_id)
+    saga = knarr.ended(saga_id, look_s=LOOK_S)
     ended_s = time.perf_counter() - began
     return Deployed(hand_s, live_s or ended_s, ended_s, {each["name"]: _seconds(each) for each in saga["steps"]})
 

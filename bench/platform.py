@@ -124,13 +124,13 @@ class Knarr:
         saga = self.saga(saga_id)
         return saga is not None and (saga["state"] in ENDED or bool(saga["held"]))
 
-    def ended(self, saga_id: str) -> Mapping[str, Any]:
-        """Wait for its end.
+    def ended(self, saga_id: str, *, look_s: float = 0.01) -> Mapping[str, Any]:
+        """Wait for its end, looking that often.
 
         Raises:
             RuntimeError: It did not succeed.
         """
-        until("the deployment's end", lambda: self.has_ended(saga_id), every_s=0.01)
+        until("the deployment's end", lambda: self.has_ended(saga_id), every_s=look_s)
         saga = self.saga(saga_id)
         if saga is None or saga["state"] != "SUCCEEDED":
             raise RuntimeError(f"the deployment did not succeed: {saga}")

@@ -255,8 +255,8 @@ def tell(what: str, deployed: Sequence[Deployed], *, live: bool) -> None:
 def main() -> None:
     """From the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=4)
-    parser.add_argument("--warm-runs", type=int, default=12)
+    parser.add_argument("--runs", type=int, default=8)
+    parser.add_argument("--warm-runs", type=int, default=4)
     parser.add_argument("--replicas", nargs="*", type=int, default=(1, 2))
     given = parser.parse_args()
     for replicas in given.replicas:

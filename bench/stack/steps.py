@@ -208,7 +208,8 @@ async def measure(where: Place, kind: Kind, replicas: int, runs: int, scale: flo
         if replicas == 1:
             for figure in await round_trip(where, given, runs, some(50), group):
                 figure.tell()
-        levels = ((64, 1000), (500, 2500)) if kind == "instant" else ((500, 1500),)
+        # many more than are in flight: the second in which the last ones end counts for little
+        levels = ((64, 1024), (500, 8000)) if kind == "instant" else ((500, 4000),)
         for in_flight, sagas in levels:
             for figure in await throughput(
                 where, given, in_flight=in_flight, runs=runs, sagas=some(sagas), group=group
@@ -216,7 +217,7 @@ async def measure(where: Place, kind: Kind, replicas: int, runs: int, scale: flo
                 figure.tell()
         if kind == "instant" and replicas == 1:
             for figure in await throughput(
-                where, given, in_flight=500, runs=runs, sagas=some(1500), group=group, fail=True
+                where, given, in_flight=500, runs=runs, sagas=some(3000), group=group, fail=True
             ):
                 figure.tell()
 

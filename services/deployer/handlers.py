@@ -307,7 +307,7 @@ async def _is_live(conn: AsyncConnection, saga_id: str) -> bool:
 async def _stop_others(app_id: str, saga_id: str, runtime: Runtime) -> None:
     """Whatever else of the app runs: the release before, and what an interrupted run left."""
     others = {each.saga_id for each in await runtime.instances(app_id)} - {saga_id}
-    await asyncio.gather(*(runtime.stop(app_id, other, cleared=False) for other in others))
+    await asyncio.gather(*(runtime.stop(app_id, other) for other in others))
 
 
 async def _retire_old(conn: AsyncConnection, app: App, work: Work, deployer: Deployer) -> None:

@@ -182,15 +182,8 @@ class Runtime(Protocol):
             Fenced: Traffic was moved under a higher fence.
         """
 
-    async def stop(self, app_id: str, saga_id: str, *, cleared: bool = True) -> Sequence[str]:
-        """Let requests end, stop the saga's instances, remove everything that carries its label; what was found.
-
-        Args:
-            app_id: Whose it is.
-            saga_id: The label.
-            cleared: False: it is enough that nothing of it runs any more and that all of it will be gone, where the
-                runtime needs longer for its records of what has ended.
-        """
+    async def stop(self, app_id: str, saga_id: str) -> Sequence[str]:
+        """Let requests end, stop the saga's instances, remove everything that carries its label; what was found."""
 
     async def forget(self, app_id: str) -> Sequence[str]:
         """Remove everything of the app, its address and logs included; what was found."""

@@ -356,10 +356,10 @@ class SimulatedRuntime(MemoryRuntime):
             self._world.violated(f"app {app_id}: traffic went to {saga_id} under the older fence {fence}")
         self.switched.append((app_id, saga_id, fence))
 
-    async def stop(self, app_id: str, saga_id: str, *, cleared: bool = True) -> Sequence[str]:
+    async def stop(self, app_id: str, saga_id: str) -> Sequence[str]:
         """See `Runtime.stop`."""
         await self._world.call()
-        return await super().stop(app_id, saga_id, cleared=cleared)
+        return await super().stop(app_id, saga_id)
 
     async def forget(self, app_id: str) -> Sequence[str]:
         """See `Runtime.forget`."""

@@ -331,7 +331,7 @@ async def test_a_cluster_that_is_away_is_worth_another_attempt(bench: Bench, sou
 
 
 async def test_no_request_is_lost_while_a_release_replaces_another(bench: Bench, runtime: KubernetesRuntime) -> None:
-    """The old pod serves until the new one was seen to answer; it is over before the cluster forgets it."""
+    """The old pod serves until the new one was seen to answer; what is stopped is gone."""
     one = bench.shelf.release(await bench.shelf.image(version="one"))
     two = bench.shelf.release(await bench.shelf.image(version="two"), number=2)
     url = await bench.up(runtime, one)
@@ -348,12 +348,10 @@ async def test_no_request_is_lost_while_a_release_replaces_another(bench: Bench,
 
     asking = [asyncio.create_task(ask()) for _ in range(3)]
     await bench.up(runtime, two)
-    found = await runtime.stop(one.app_id, one.saga_id, cleared=False)
+    found = await runtime.stop(one.app_id, one.saga_id)
     assert "instance web.1 of release 1" in found
     assert {each.saga_id for each in await runtime.instances(one.app_id)} == {two.saga_id}
-    for pod in await bench.the(POD, one):
-        (container,) = pod["status"]["containerStatuses"]
-        assert "terminated" in container["state"]
+    assert await bench.of_saga(one) == []
     seen = len(answers)
     await eventually(lambda: _length(answers), until=lambda length: length > seen + 20)
     for task in asking:
@@ -362,7 +360,6 @@ async def test_no_request_is_lost_while_a_release_replaces_another(bench: Bench,
     assert faults == []
     assert (answers[0], answers[-1]) == ("one", "two")
     assert await runtime.stop(one.app_id, one.saga_id) == []
-    assert await bench.of_saga(one) == []
 
 
 async def test_an_older_fence_is_refused_whichever_process_moved_the_traffic(
@@ -420,6 +417,49 @@ async def test_no_pod_is_made_for_a_release_that_is_stopped(
     await stopping
     assert seen - before == set()
     assert await bench.of_saga(release) == []
+
+
+@contextlib.asynccontextmanager
+async def node_without_a_kubelet(cluster: Cluster) -> AsyncIterator[str]:
+    """One that nobody schedules to, and that does nothing about its pods."""
+    name = f"knarr-t{new_id()[-12:]}"
+    node = {"metadata": {"name": name, "labels": {"knarr.io/test": "true"}}, "spec": {"unschedulable": True}}
+    await cluster._json("POST", "/api/v1/nodes", body={"apiVersion": "v1", "kind": "Node", **node})
+    try:
+        yield name
+    finally:
+        await cluster._json("DELETE", f"/api/v1/nodes/{name}")
+
+
+async def test_a_pod_that_its_node_keeps_is_cleared_away_when_nothing_of_it_runs(
+    bench: Bench, runtime: KubernetesRuntime, sound: Image
+) -> None:
+    """A kubelet that missed how a container ended says so at once, and lets go of the pod up to 70 s later."""
+    release = bench.shelf.release(sound)
+    await bench.up(runtime, release)
+    (pod,) = await bench.the(POD, release)
+    labels = {name: value for name, value in pod["metadata"]["labels"].items() if name != "pod-template-hash"}
+    metadata = {"name": "kept", "namespace": pod["metadata"]["namespace"], "labels": labels}
+    missed = {
+        "exitCode": 137,
+        "message": "The container could not be located when the pod was deleted.  The container used to be Running",
+        "reason": "ContainerStatusUnknown",
+    }
+    waiting = {"state": {"waiting": {"reason": "ContainerCreating"}}, "lastState": {"terminated": missed}}
+    status = {"name": "web", "image": "", "imageID": "", "ready": False, "restartCount": 0, **waiting}
+    async with node_without_a_kubelet(bench.cluster) as node:
+        kept = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {**pod["spec"], "nodeName": node}}
+        await bench.cluster._json("POST", POD.path(metadata["namespace"]), body=kept)
+        await bench.cluster._json(
+            "PATCH",
+            f"{POD.path(metadata['namespace'], 'kept')}/status",
+            body={"status": {"containerStatuses": [status]}},
+            content_type="application/merge-patch+json",
+        )
+
+        await runtime.stop(release.app_id, release.saga_id)
+
+        assert await bench.of_saga(release) == []
 
 
 # ── restarts of ours ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -109,7 +109,7 @@ class MemoryRuntime:
         else:
             self.serving[app_id] = saga_id
 
-    async def stop(self, app_id: str, saga_id: str, *, cleared: bool = True) -> Sequence[str]:  # noqa: ARG002  what has ended leaves no record here
+    async def stop(self, app_id: str, saga_id: str) -> Sequence[str]:
         """See `Runtime.stop`."""
         found = []
         if self.serving.get(app_id) == saga_id:

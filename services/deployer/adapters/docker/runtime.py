@@ -197,7 +197,7 @@ class DockerRuntime:
         await self._refresh(app_id)
         self._follow_engine()
 
-    async def stop(self, app_id: str, saga_id: str, *, cleared: bool = True) -> Sequence[str]:  # noqa: ARG002  what has ended leaves no record here
+    async def stop(self, app_id: str, saga_id: str) -> Sequence[str]:
         """See `Runtime.stop`."""
         found: list[str] = []
         await self._end_background(saga_id)

@@ -170,7 +170,7 @@ class KubernetesRuntime:
             else:
                 await self._clock.sleep(settle_s)
 
-    async def stop(self, app_id: str, saga_id: str, *, cleared: bool = True) -> Sequence[str]:
+    async def stop(self, app_id: str, saga_id: str) -> Sequence[str]:
         """See `Runtime.stop`: a pod's record stays for some seconds after its containers, until nothing is mounted."""
         namespace = await self._front.namespace(app_id)
         await self._end_background(saga_id)
@@ -187,7 +187,7 @@ class KubernetesRuntime:
         await self._have_none_wanted(namespace, labels)
         for kind in _RELEASE_KINDS:
             await self._cluster.delete_all(kind, namespace, labels)
-        await self._until_pods_ended(namespace, labels, cleared=cleared)
+        await self._until_pods_ended(namespace, labels)
         return found
 
     async def forget(self, app_id: str) -> Sequence[str]:
@@ -394,11 +394,15 @@ class KubernetesRuntime:
                 return
             await self._clock.sleep(_LOOK_S)
 
-    async def _until_pods_ended(self, namespace: str, labels: Mapping[str, str], *, cleared: bool) -> None:
+    async def _until_pods_ended(self, namespace: str, labels: Mapping[str, str]) -> None:
+        """Then they are cleared away: nodes take 5 s more to do that, and up to 70 s if they missed how one ended."""
         until = asyncio.get_running_loop().time() + self._shape.grace_s + _LATE_S
         while True:
             pods = await self._cluster.list(POD, namespace, labels)
-            if all(each.over and not cleared for each in verdicts.read_pods(pods.items)):
+            found = verdicts.read_pods(pods.items)
+            if all(each.over for each in found):
+                for each in found:
+                    await self._cluster.delete(POD, namespace, each.name, grace_s=0)
                 return
             if asyncio.get_running_loop().time() > until:
                 names = ", ".join(each["metadata"]["name"] for each in pods.items)

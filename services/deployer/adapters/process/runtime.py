@@ -177,7 +177,7 @@ class ProcessRuntime:
             self._served[app_id] = saga_id
         self._refresh(app_id)
 
-    async def stop(self, app_id: str, saga_id: str, *, cleared: bool = True) -> Sequence[str]:  # noqa: ARG002  what has ended leaves no record here
+    async def stop(self, app_id: str, saga_id: str) -> Sequence[str]:
         """See `Runtime.stop`."""
         if not _SAFE_NAME.fullmatch(saga_id):
             raise InvalidInput("That is no saga's id", why=repr(saga_id[:100]))

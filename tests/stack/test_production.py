@@ -271,10 +271,9 @@ def test_an_upgrade_loses_no_push_and_no_saga_and_apps_serve_on(
         f"upgrade with two replicas each: {seconds:.0f} s, {len(pushed)} pushes meanwhile; an app of before answered "
         f"{client.answers} times, {len(client.faults)} errors",
     )
-    running = {
-        pod["spec"]["containers"][0]["image"] for pod in objects("pods", "-l", "app.kubernetes.io/component=service")
-    }
-    assert running == {image}
+    pods = objects("pods", "-l", "app.kubernetes.io/component=service")
+    staying = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]  # a node may keep an old one for 70 s
+    assert {pod["spec"]["containers"][0]["image"] for pod in staying} == {image}
     assert {service: installed.revision(service) for service in before} == dict.fromkeys(before, "next")
     for saga_id in underway.all:
         assert sagas[saga_id]["state"] == "SUCCEEDED", installed.log_of(saga_id)

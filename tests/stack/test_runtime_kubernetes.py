@@ -382,6 +382,7 @@ async def test_what_crashes_is_started_again_by_the_cluster(
     """And counted."""
     release = bench.shelf.release(sound)
     url = await bench.up(runtime, release)
+    await eventually(lambda: answered(url))  # a node may need a moment until it leads there
     with contextlib.suppress(httpx2.HTTPError):
         await get(url + "die")
 

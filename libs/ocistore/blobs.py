@@ -58,6 +58,13 @@ class Blobs:
             return await self._registry.patiently(lambda: self._size_elsewhere(repository, digest))
         return None if answer.status_code == 404 else _length(answer)
 
+    async def fault(self, repository: str, blob: Descriptor) -> str:
+        """What is wrong with it there: missing, or of another size; empty: nothing."""
+        found = await self.size(repository, blob.digest)
+        if found is None:
+            return "it is missing"
+        return "" if found == blob.size_bytes else f"it has {found} bytes instead of {blob.size_bytes}"
+
     async def small(self, repository: str, path: str, doing: str, *, accept: str = "*/*") -> bytes | None:
         """A manifest or config as a whole; None: it is not there.
 
@@ -160,25 +167,16 @@ class Blobs:
                 return
             upload = await self._mount(to, blob.digest, repository)
             if upload is not None:
-                try:
-                    await self._check(repository, blob)
-                except NotFound:
+                if why := await self.fault(repository, blob):
                     await self._forget(to, upload)
-                    raise
+                    raise damaged(f"Blob {blob.digest} of {repository}", why)
                 await self._finish(
                     to, upload, blob.digest, lambda: self._from(repository, blob.digest, 0), blob.size_bytes
                 )
-            await self._check(to, blob)
+            if why := await self.fault(to, blob):
+                raise damaged(f"Blob {blob.digest} of {to}", why)
 
         await self._registry.patiently(once)
-
-    async def _check(self, repository: str, blob: Descriptor) -> None:
-        """Raise `NotFound` if it is not there, or has another size."""
-        found = await self.size(repository, blob.digest)
-        if found is None:
-            raise no_blob(repository, blob.digest)
-        if found != blob.size_bytes:
-            raise damaged(f"Blob {blob.digest} of {repository}", f"it has {found} bytes instead of {blob.size_bytes}")
 
     # --- the steps of an upload ---------------------------------------------------------------------------------------
 

@@ -263,11 +263,8 @@ class DistributionStore:
         return config
 
     async def _check_layer(self, repository: str, layer: Descriptor) -> None:
-        found = await self._blobs.size(repository, layer.digest)
-        if found is None:
-            raise ValueError(f"its layer {layer.digest} is missing")
-        if found != layer.size_bytes:
-            raise ValueError(f"its layer {layer.digest} has {found} bytes instead of {layer.size_bytes}")
+        if why := await self._blobs.fault(repository, layer):
+            raise ValueError(f"its layer {layer.digest}: {why}")
 
     async def _name(self, repository: str, manifest: bytes, tags: Iterable[str]) -> None:
         """Store the manifest under these tags, the first one first."""

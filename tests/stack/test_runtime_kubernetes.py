@@ -37,6 +37,7 @@ from services.deployer.adapters.kubernetes.runtime import KubernetesRuntime, Opt
 from services.deployer.errors import AppDoesNotStart, Fenced, ReleaseCommandFailed
 from services.deployer.ports import Needed, Release, Standing
 from tests.services.deployer.conftest import PATIENCE_S, eventually
+from tests.services.deployer.test_verdicts import MISSED, STARTING
 from tests.stack.container_images import PREFIX, PYTHON, ContainerShelf, open_images, registry
 from tests.stack.containers_contract import ContainersContract, get
 
@@ -441,12 +442,7 @@ async def test_a_pod_that_its_node_keeps_is_cleared_away_when_nothing_of_it_runs
     (pod,) = await bench.the(POD, release)
     labels = {name: value for name, value in pod["metadata"]["labels"].items() if name != "pod-template-hash"}
     metadata = {"name": "kept", "namespace": pod["metadata"]["namespace"], "labels": labels}
-    missed = {
-        "exitCode": 137,
-        "message": "The container could not be located when the pod was deleted.  The container used to be Running",
-        "reason": "ContainerStatusUnknown",
-    }
-    waiting = {"state": {"waiting": {"reason": "ContainerCreating"}}, "lastState": {"terminated": missed}}
+    waiting = {"state": STARTING, "lastState": {"terminated": MISSED}}
     status = {"name": "web", "image": "", "imageID": "", "ready": False, "restartCount": 0, **waiting}
     async with node_without_a_kubelet(bench.cluster) as node:
         kept = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {**pod["spec"], "nodeName": node}}

@@ -44,8 +44,9 @@ COPY deploy/ask.py /out/opt/knarr/ask.py
 # --- what runs ------------------------------------------------------------------------------------------------------
 FROM ${PYTHON_IMAGE}
 # git: `source` fetches and `webhook` asks with it. tini: orphans of killed tools are reaped, signals are passed on.
+# libjemalloc2: see ADR 23.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends ca-certificates git tini \
+    && apt-get install --yes --no-install-recommends ca-certificates git libjemalloc2 tini \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* \
     && useradd --uid 10001 --user-group --no-create-home --home-dir /var/lib/knarr --shell /usr/sbin/nologin knarr \
     && install --directory --mode 0700 --owner knarr --group knarr /var/lib/knarr /srv/repositories
@@ -55,7 +56,8 @@ COPY --from=packages /opt/knarr /opt/knarr
 COPY --from=knarr /out/ /
 # The working folder is the home: settings that are secret may stand in the file .env of its volume.
 ENV PATH=/opt/knarr/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    HOME=/var/lib/knarr KNARR_HOME=/var/lib/knarr KNARR_HOST=0.0.0.0 KNARR_LOG_FORMAT=json
+    HOME=/var/lib/knarr KNARR_HOME=/var/lib/knarr KNARR_HOST=0.0.0.0 KNARR_LOG_FORMAT=json \
+    LD_PRELOAD=libjemalloc.so.2
 USER 10001:10001
 WORKDIR /var/lib/knarr
 EXPOSE 8701-8706

@@ -12,6 +12,7 @@ servers are missing is not run. Each table tells which servers were there: idle 
 
 import argparse
 import contextlib
+import ctypes.util
 import os
 import subprocess
 import time
@@ -51,6 +52,15 @@ def durability() -> str:
     return f"- Pulsar: {', '.join(known) or 'its settings are not known: it is in no container of this engine'}"
 
 
+def allocator() -> str:
+    """Let every process that is started from now on have the allocator of the image (ADR 23); what it is."""
+    found = ctypes.util.find_library("jemalloc")
+    if found is None:
+        return "- allocator: that of the C library, where the image has jemalloc (Debian: libjemalloc2)"
+    os.environ["LD_PRELOAD"] = found
+    return f"- allocator: {found}, as in the image"
+
+
 def _said(*command: str) -> str:
     with contextlib.suppress(OSError):
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout
@@ -78,7 +88,7 @@ def measure(names: Sequence[str], *, write: bool, quick: bool) -> None:
             show(f"- {name}: not run, for want of {', '.join(missing)}")
             continue
         show(f"{name} …")
-        began, about = time.monotonic(), [*machine(), *servers, durability(), versions(LIBRARIES)]
+        began, about = time.monotonic(), [*machine(), *servers, durability(), versions(LIBRARIES), allocator()]
         figures = run(f"stack.{name}", *(QUICK[name] if quick else ()), limit_s=LIMIT_S)
         took = f"- {'a small run' if quick else 'it'} took {(time.monotonic() - began) / 60:.0f} minutes"
         text = "\n".join([*about, took, "", table(figures)]) + "\n"

@@ -1,6 +1,8 @@
 """The measurements on the real stack, small: what takes long in `make bench-stack` must not be found broken there."""
 
 import asyncio
+import os
+from ctypes import util as find
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from bench import figures
 from bench.__main__ import chosen
 from bench.orchestra import Kind
 from bench.stack import steps, webhook
-from bench.stack.__main__ import NEEDS, PAGE
+from bench.stack.__main__ import NEEDS, PAGE, allocator
 from bench.stack.place import Processors, place, running
 
 REAL = pytest.mark.stack("MYSQL_URL", "PULSAR_URL", "PULSAR_ADMIN_URL")
@@ -33,6 +35,18 @@ def test_every_measurement_is_a_module_and_stands_on_its_page() -> None:
     for name in NEEDS:
         assert (PAGE.parent / "stack" / f"{name}.py").is_file()
         assert f"`{name}`" in PAGE.read_text()
+
+
+@pytest.mark.parametrize("found", ["libjemalloc.so.2", None])
+def test_processes_get_the_allocator_of_the_image_where_it_is_installed(
+    monkeypatch: pytest.MonkeyPatch, found: str | None
+) -> None:
+    """Else the table says that they have another one."""
+    monkeypatch.setenv("LD_PRELOAD", "")
+    monkeypatch.setattr(find, "find_library", lambda _: found)
+    told = allocator()
+    assert os.environ["LD_PRELOAD"] == (found or "")
+    assert ("as in the image" in told) == bool(found)
 
 
 @REAL

@@ -296,6 +296,11 @@ def test_the_image_has_what_it_needs_and_no_more(stack: Running) -> None:
     assert found["Config"]["Healthcheck"]["Test"][-1] == "/livez"
 
 
+def test_services_allocate_by_jemalloc(stack: Running) -> None:
+    """A library that cannot be preloaded is only a line in the log, which nobody would see."""
+    assert "libjemalloc" in run("docker", "compose", "exec", "-T", "saga-coordinator", "cat", "/proc/self/maps")
+
+
 def test_the_health_check_tells_a_dead_service_from_a_command(stack: Running) -> None:
     """A service to which nobody listens is unhealthy; a container that runs something else is not."""
     check = "python -I -S /opt/knarr/ask.py /livez || echo sick"

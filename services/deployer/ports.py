@@ -101,6 +101,8 @@ class Standing:
     fence: int
     saga_id: str | None
     """Whose release serves; null: nobody's."""
+    processes: AbstractSet[str] = frozenset()
+    """Process types in its formation, also those of which there shall be no instance; empty: they are not known."""
     load: Callable[[], Awaitable[Release]]
     """The release that serves; called only where there is one, again after an error."""
 

@@ -1,5 +1,6 @@
 """What must be there after a restart, and what nobody needs any more: the database in, the runtime's orders out."""
 
+from collections.abc import Set as AbstractSet
 from functools import partial
 
 import structlog
@@ -48,8 +49,14 @@ class Standby:
         """Have exactly what is live started; returns before it is."""
         routes = await self._db.read(releases.all_routes)
         apps = await self._db.read(releases.all_apps)
+        live = await self._db.read(lambda conn: releases.in_states(conn, ["live"]))
+        processes = {each.saga_id: frozenset(each.formation) for each in live}
         await self._runtime.recover(
-            [self._standing(route, apps[route.app_id]) for route in routes if route.app_id in apps]
+            [
+                self._standing(route, apps[route.app_id], processes.get(route.saga_id or "", frozenset()))
+                for route in routes
+                if route.app_id in apps
+            ]
         )
 
     async def sweep(self) -> None:
@@ -59,13 +66,14 @@ class Standby:
             await self._removal.interrupted()
             await self._clock.sleep(SWEEP_S)
 
-    def _standing(self, route: KnownRoute, app: App) -> Standing:
+    def _standing(self, route: KnownRoute, app: App, processes: AbstractSet[str]) -> Standing:
         return Standing(
             app_id=app.app_id,
             app=app.name,
             port=route.port,
             fence=route.fence,
             saga_id=route.saga_id,
+            processes=processes,
             load=partial(self._load, app, route.saga_id or ""),
         )
 

@@ -467,7 +467,13 @@ def _standing(release: Release, port: int) -> Standing:
         return release
 
     return Standing(
-        app_id=release.app_id, app=release.app, port=port, fence=release.number, saga_id=release.saga_id, load=load
+        app_id=release.app_id,
+        app=release.app,
+        port=port,
+        fence=release.number,
+        saga_id=release.saga_id,
+        processes=frozenset(release.formation),
+        load=load,
     )
 
 
@@ -509,6 +515,26 @@ async def test_what_is_live_and_gone_is_made_again(
     )
     await eventually(lambda: bench.the(SECRET, live), until=lambda found: len(found) == 1)
     await eventually(lambda: answered(url))
+
+
+async def test_a_process_type_of_what_is_live_and_gone_is_made_again(bench: Bench, runtime: KubernetesRuntime) -> None:
+    """Somebody removed one of two; the other one is left alone."""
+    image = await bench.shelf.image(processes={"worker": (PYTHON, "-c", "import time; time.sleep(600)")})
+    live = bench.shelf.release(image, formation={"web": 1, "worker": 1})
+    await bench.up(runtime, live)
+    port = (await runtime.expose(live.app_id, live.app, taken=frozenset())).port
+    (namespace,) = await bench.namespaces()
+    web = {each.id for each in await runtime.instances(live.app_id) if each.process == "web.1"}
+    await runtime.close()
+    (worker,) = [each for each in await bench.the(DEPLOYMENT, live) if "worker" in each["metadata"]["name"]]
+    await bench.cluster.delete(DEPLOYMENT, namespace["metadata"]["name"], worker["metadata"]["name"])
+    await eventually(lambda: bench.the(DEPLOYMENT, live), until=lambda found: len(found) == 1)
+
+    again = bench.made()
+    await again.recover([_standing(live, port)])
+    await eventually(lambda: bench.the(DEPLOYMENT, live), until=lambda found: len(found) == 2)
+    await bench.observed(again, live)
+    assert web == {each.id for each in await again.instances(live.app_id) if each.process.startswith("web.")}
 
 
 @pytest.mark.parametrize("when", ["before we look", "while we start it again"])

@@ -1,7 +1,7 @@
 """A published image in, a live release out; its undo; and an app's end. On a runtime that runs nothing."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from seedwork.participant import Work
 from seedwork.unit_of_work import Database
 from services.deployer import configs, handlers, models, releases
 from services.deployer.adapters.memory import MemoryRuntime
+from services.deployer.addons import Removal
 from services.deployer.contract import (
     AppRetired,
     DeployRelease,
@@ -34,7 +35,9 @@ from services.deployer.errors import (
     ReleaseCommandFailed,
     Undone,
 )
+from services.deployer.ports import Standing
 from services.deployer.releases import KnownRelease, KnownRoute
+from services.deployer.standing import Standby
 from services.deployer.vault import Vault
 from services.saga_coordinator.contract import DeploymentFailed
 from tests.services.deployer.conftest import PYTHON, Shelf, eventually
@@ -488,3 +491,28 @@ async def test_a_retired_app_leaves_nothing(world: World) -> None:
     told = [each for each in await world.sent() if each.type == "ReleaseRetired"]
     assert {each.data["release_saga_id"] for each in told} == set(sagas)
     assert (await world.retire()).found == ()
+
+
+class Restarted(MemoryRuntime):
+    """Keeps what it is told after a restart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.standing: Sequence[Standing] = ()
+
+    async def recover(self, standing: Sequence[Standing]) -> None:
+        self.standing = standing
+
+
+async def test_a_restarted_runtime_is_told_what_should_be_there(world: World) -> None:
+    """Whose release serves, and its process types: whether one of them is gone can be seen without loading it."""
+    image = await world.shelf.image(processes={"worker": (PYTHON, "-c", "pass")})
+    await world.deploy(image, "old-saga")
+    await world.deploy(image, "live-saga", formation={"worker": 2})
+    runtime = Restarted()
+    removal = Removal(world.db, None)
+    await Standby(world.db, world.images, world.vault, runtime, SystemClock(), removal=removal).recover()
+    (told,) = runtime.standing
+    assert (told.app_id, told.saga_id, told.fence) == (world.app_id, "live-saga", 2)
+    assert told.processes == {"web", "worker"}
+    assert (await told.load()).formation == {"web": 1, "worker": 2}

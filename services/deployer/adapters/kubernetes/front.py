@@ -6,7 +6,7 @@ was moved last. Both change in one write, which the API refuses if the Service i
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -83,23 +83,35 @@ class Front:
         names = [each["metadata"]["name"] for each in listed.items if "deletionTimestamp" not in each["metadata"]]
         return str(min(names)) if names else None
 
-    async def make_namespace(self, app_id: str, app: str, team: str | None = None) -> str:
+    async def make_namespace(self, app_id: str, app: str) -> str:
         """The one that it has, else a new one."""
         known = await self.namespace(app_id)
-        name = known or objects.namespace_name(self._shape.installation, app, app_id)
-        if known is None or team is not None:
-            labels = objects.app_labels(self._shape.installation, app, app_id, team)
-            await self._cluster.apply(objects.namespace(name, labels, app=app))
+        if known is not None:
+            return known
+        name = objects.namespace_name(self._shape.installation, app, app_id)
+        labels = objects.app_labels(self._shape.installation, app, app_id)
+        await self._cluster.apply(objects.namespace(name, labels, app=app))
         return name
 
-    async def surround(self, app_id: str, app: str, team: str) -> str:
-        """The app's namespace with quota, limits and policies as our settings want them now."""
-        namespace = await self.make_namespace(app_id, app, team)
+    async def surround(self, app_id: str, app: str, team: str, *, also: Callable[[str], Object] | None = None) -> str:
+        """The app's namespace with quota, limits and policies as our settings want them now.
+
+        Args:
+            app_id: Whose it is.
+            app: The app's name.
+            team: The app's team.
+            also: Makes of the namespace's name what else is to be in it.
+        """
+        known = await self.namespace(app_id)
+        name = known or objects.namespace_name(self._shape.installation, app, app_id)
         labels = objects.app_labels(self._shape.installation, app, app_id, team)
-        await asyncio.gather(
-            *(self._cluster.apply(each) for each in objects.surroundings(namespace, labels, self._shape))
-        )
-        return namespace
+        wanted = [objects.namespace(name, labels, app=app), *objects.surroundings(name, labels, self._shape)]
+        if also is not None:
+            wanted.append(also(name))
+        if known is None:
+            await self._cluster.apply(wanted.pop(0))
+        await asyncio.gather(*(self._cluster.apply(each) for each in wanted))
+        return name
 
     async def forget(self, namespace: str) -> None:
         """Remove it with everything in it, volumes included."""
@@ -201,11 +213,14 @@ class Front:
 
         Raises:
             Fenced: It was moved under a higher fence.
+            Unavailable: There is no Service to move it to that saga.
         """
         for _ in range(_RACES):
             service = await self._cluster.get(SERVICE, namespace, objects.WEB)
+            if service is None and saga_id is None:
+                return objects.NOBODY
             if service is None:
-                raise Unavailable("The app's Service is gone from the cluster", why=f"namespace {namespace}")
+                raise Unavailable("The app has no Service in the cluster", why=f"somebody removed it from {namespace}")
             stands = int(service["metadata"]["annotations"][objects.FENCE])
             if fence is not None and fence < stands:
                 raise Fenced(

@@ -97,9 +97,8 @@ class KubernetesRuntime:
         """See `Runtime.run_release_command`: a Job; one that an interrupted run of this saga left is waited for."""
         if release.release_command is None:
             return
-        namespace = await self._front.surround(release.app_id, release.app, release.team)
         facts = await self._facts(release)
-        await self._cluster.apply(objects.config_secret(namespace, release, self._shape))
+        namespace = await self._surround(release)
         job = objects.release_job(namespace, release, facts, self._shape)
         if await self._cluster.get(JOB, namespace, job["metadata"]["name"]) is None:
             await self._cluster.apply(job)
@@ -122,8 +121,7 @@ class KubernetesRuntime:
     async def start(self, release: Release) -> None:
         """See `Runtime.start`."""
         facts = await self._facts(release)
-        namespace = await self._front.surround(release.app_id, release.app, release.team)
-        await self._cluster.apply(objects.config_secret(namespace, release, self._shape))
+        namespace = await self._surround(release)
         for process in release.formation:
             await self._cluster.apply(objects.deployment(namespace, release, process, facts, self._shape))
 
@@ -138,8 +136,9 @@ class KubernetesRuntime:
         kept = await self._front.serves(namespace) == release.saga_id
         patience = _Patience(self._options, asyncio.get_running_loop().time())
         while True:
-            deployments = await self._cluster.list(DEPLOYMENT, namespace, labels)
-            pods = await self._cluster.list(POD, namespace, labels)
+            deployments, pods = await asyncio.gather(
+                *(self._cluster.list(kind, namespace, labels) for kind in (DEPLOYMENT, POD))
+            )
             if len(deployments.items) < len(release.formation):
                 raise Conflict("The release was stopped meanwhile", why=f"it has {len(deployments.items)} Deployments")
             standing = verdicts.judge(
@@ -157,10 +156,10 @@ class KubernetesRuntime:
     async def switch(self, app_id: str, saga_id: str | None, *, fence: int) -> None:
         """See `Runtime.switch`."""
         namespace = await self._front.namespace(app_id)
-        if namespace is None or await self._front.address(namespace) is None:
+        if namespace is None:
             if saga_id is None:
                 return  # nobody serves
-            raise Unavailable("The app has no Service in the cluster", why="somebody removed it")
+            raise Unavailable("The app has no namespace in the cluster", why="somebody removed it")
         before = await self._front.select(namespace, saga_id, fence=fence)
         if saga_id is not None and before != saga_id:
             await self._front.until_routed(namespace, app_id, saga_id)
@@ -298,8 +297,9 @@ class KubernetesRuntime:
         # First: what is gone because another process has put a newer release in its place must stay away.
         await self._front.select(namespace, standing.saga_id, fence=standing.fence)
         labels = self._front.labels(standing.app_id, standing.saga_id, step="deploy")
-        there = [bool((await self._cluster.list(kind, namespace, labels)).items) for kind in (SECRET, DEPLOYMENT)]
-        if all(there):
+        wanted = {SECRET: 1, DEPLOYMENT: len(standing.processes) or 1}
+        there = {kind: len((await self._cluster.list(kind, namespace, labels)).items) for kind in wanted}
+        if all(there[kind] >= count for kind, count in wanted.items()):
             return
         release = await standing.load()
         log.warning("a release is started again", app=standing.app, release=release.number)
@@ -412,6 +412,15 @@ class KubernetesRuntime:
             await self._cluster.changed(POD, namespace, labels, pods.version, limit_s=_WATCH_S)
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _surround(self, release: Release) -> str:
+        """The app's namespace with everything that the release's pods need."""
+        return await self._front.surround(
+            release.app_id,
+            release.app,
+            release.team,
+            also=lambda namespace: objects.config_secret(namespace, release, self._shape),
+        )
 
     async def _facts(self, release: Release) -> objects.Facts:
         """What the image says.

@@ -6,7 +6,7 @@ was moved last. Both change in one write, which the API refuses if the Service i
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -110,8 +110,15 @@ class Front:
             wanted.append(also(name))
         if known is None:
             await self._cluster.apply(wanted.pop(0))
-        await asyncio.gather(*(self._cluster.apply(each) for each in wanted))
+        await self._apply_all(wanted)
         return name
+
+    async def _apply_all(self, manifests: Sequence[Object]) -> None:
+        """Side by side. Where one is refused the others are waited for: none comes after what undoes them."""
+        ended = await asyncio.gather(*(self._cluster.apply(each) for each in manifests), return_exceptions=True)
+        for each in ended:
+            if isinstance(each, BaseException):
+                raise each
 
     async def forget(self, namespace: str) -> None:
         """Remove it with everything in it, volumes included."""

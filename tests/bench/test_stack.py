@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-from ctypes import util as find
 from pathlib import Path
 
 import pytest
@@ -43,7 +42,7 @@ def test_processes_get_the_allocator_of_the_image_where_it_is_installed(
 ) -> None:
     """Else the table says that they have another one."""
     monkeypatch.setenv("LD_PRELOAD", "")
-    monkeypatch.setattr(find, "find_library", lambda _: found)
+    monkeypatch.setattr("ctypes.util.find_library", lambda _: found)
     told = allocator()
     assert os.environ["LD_PRELOAD"] == (found or "")
     assert ("as in the image" in told) == bool(found)

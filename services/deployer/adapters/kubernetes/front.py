@@ -102,16 +102,14 @@ class Front:
             team: The app's team.
             also: Makes of the namespace's name what else is to be in it.
         """
-        known = await self.namespace(app_id)
-        name = known or objects.namespace_name(self._shape.installation, app, app_id)
+        namespace = await self.make_namespace(app_id, app)
         labels = objects.app_labels(self._shape.installation, app, app_id, team)
-        wanted = [objects.namespace(name, labels, app=app), *objects.surroundings(name, labels, self._shape)]
+        wanted = [objects.namespace(namespace, labels, app=app)]
+        wanted += objects.surroundings(namespace, labels, self._shape)
         if also is not None:
-            wanted.append(also(name))
-        if known is None:
-            await self._cluster.apply(wanted.pop(0))
+            wanted.append(also(namespace))
         await self._apply_all(wanted)
-        return name
+        return namespace
 
     async def _apply_all(self, manifests: Sequence[Object]) -> None:
         """Side by side. Where one is refused the others are waited for: none comes after what undoes them."""

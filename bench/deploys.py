@@ -31,9 +31,8 @@ from bench.platform import Knarr, Repository, environment, free_ports, git, knar
 PACKAGES = 12
 MODULES = 40
 LOOK_S = 0.05
-"""How often is looked whether a version answers or a deployment ended, half of which is measured too many. Looking all
-the time took one of two processors from what was measured: each look is a request to an app in Python, or two to a
-database."""
+"""How often is looked whether a version answers, half of which is measured too many. Looking all the time took one of
+two processors from what was measured: each look is a request to an app in Python."""
 APP = """
 import os
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -185,7 +184,7 @@ def by_knarr(knarr: Knarr, repository: Repository, version: str, hand_s: float, 
     if url:
         until("the new version answers", lambda: answers(url, version), every_s=LOOK_S)
         live_s = time.perf_counter() - began
-    saga = knarr.ended(saga_id, look_s=LOOK_S)
+    saga = knarr.ended(saga_id)
     ended_s = time.perf_counter() - began
     return Deployed(hand_s, live_s or ended_s, ended_s, {each["name"]: _seconds(each) for each in saga["steps"]})
 

@@ -22,7 +22,7 @@ from services.saga_coordinator.queries import Filters, Found, list_sagas, log_pa
 from services.saga_coordinator.shapes import EntryShape, SagaShape, entry_shape, saga_shape
 
 HEARTBEAT_S = 10.0
-"""How often a silent stream says that it is alive; also how soon it sees what another coordinator wrote."""
+"""How often a silent stream says that it is alive."""
 STREAM_PAGE = 200
 
 Reader = Annotated[Caller, Depends(require("read"))]

@@ -1,5 +1,6 @@
 """The wiring of `saga_coordinator`."""
 
+from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -13,6 +14,7 @@ from services.saga_coordinator.audit import Audit
 from services.saga_coordinator.contract import DeploymentFailed, DeploymentSucceeded
 from services.saga_coordinator.engine import SUBSCRIPTION, Engine
 from services.saga_coordinator.feed import Feed
+from services.saga_coordinator.queries import versions_of
 from services.saga_coordinator.retention import Retention
 from services.saga_coordinator.sagas import DEFINITIONS
 from services.saga_coordinator.settings import CoordinatorSettings
@@ -51,6 +53,8 @@ def create_app(
     service.background("timers", engine.run_timers)
     service.background("audit", audit.run)
     service.background("retention", retention.run)
+    if not service.db.sole_process:
+        service.background("feed", partial(feed.watch, partial(versions_of, service.db), service.clock))
     service.app.include_router(
         api.router(db=service.db, engine=engine, feed=feed, definitions=definitions, stopping=service.stopping)
     )

@@ -11,6 +11,7 @@ from seedwork.chassis.paging import Paging
 from seedwork.lanes import Lane
 from seedwork.saga import OPEN, SagaState
 from seedwork.saga_records import from_json
+from seedwork.unit_of_work import Database
 from services.saga_coordinator.models import lanes, saga_log, sagas, timers
 from services.saga_coordinator.store import find, lane_from_json
 
@@ -90,6 +91,16 @@ async def _with_holders(conn: AsyncConnection, page: Sequence[SagaState]) -> lis
 def _found(saga: SagaState, holder: SagaState | None) -> Found:
     waits = saga.state == "QUEUED" and holder is not None and holder.id != saga.id
     return Found(saga, holder if waits else None)
+
+
+async def versions_of(db: Database, saga_ids: Sequence[str]) -> dict[str, int]:
+    """How often each of these sagas was changed; without those that are not there."""
+    query = select(sagas.c.id, sagas.c.version).where(sagas.c.id.in_(saga_ids))
+
+    async def look(conn: AsyncConnection) -> dict[str, int]:
+        return {row.id: row.version for row in await conn.execute(query)}
+
+    return await db.read(look)
 
 
 async def log_page(conn: AsyncConnection, saga_id: str, after_seq: int, limit: int) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import orjson
 import pytest
 from pydantic import SecretStr
 
@@ -15,8 +16,10 @@ from seedwork.adapters.in_process import InProcessBus
 from seedwork.messages import Command, Envelope, Event, Message, envelope, new_id
 from seedwork.saga import Definitions, Saga
 from seedwork.testing.http import running
+from services.saga_coordinator import api
 from services.saga_coordinator.app import create_app
-from services.saga_coordinator.sagas import DEFINITIONS
+from services.saga_coordinator.feed import Feed
+from services.saga_coordinator.sagas import DEFINITIONS, DEPLOY
 from services.saga_coordinator.settings import CoordinatorSettings
 
 TOKEN = "operator"
@@ -122,6 +125,28 @@ async def eventually(look: Callable[[], Awaitable[Any]], *, within_s: float = 20
         while not (found := await look()):  # noqa: ASYNC110  what is looked at lives behind HTTP
             await asyncio.sleep(0.01)
         return found
+
+
+async def building(stage: Stage, **data: Any) -> str:
+    """A saga whose build does not answer."""
+    stage.participants.answers["BuildImage"] = lambda _: None
+    saga_id = await stage.start(DEPLOY, **data)
+
+    async def sent() -> bool:
+        return any(each.type == "BuildImage" and each.correlationid == saga_id for each in stage.participants.commands)
+
+    await eventually(sent)
+    return saga_id
+
+
+async def follow(stage: Stage, saga_id: str, after: int) -> AsyncIterator[dict[str, Any]]:
+    """Events of its stream as dicts, without heartbeats."""
+    feed: Feed = stage.app.state.feed
+    async for text in api._events(stage.app.state.service.db, feed, saga_id, after):
+        lines = dict(line.split(": ", 1) for line in text.decode().splitlines() if not line.startswith(":") and line)
+        if lines:
+            event: dict[str, Any] = {"event": lines["event"], "data": orjson.loads(lines["data"])}
+            yield event | ({"id": int(lines["id"])} if "id" in lines else {})
 
 
 Staging = Callable[..., Any]

@@ -1,10 +1,9 @@
 """The routes under /sagas (DESIGN §6): shapes, filters by index, pages, the log, the stream, verbs."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import orjson
 import pytest
 from sqlalchemy import event
 from sqlalchemy.dialects import sqlite
@@ -13,12 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from seedwork.chassis.paging import Paging
 from seedwork.messages import WorkReported, envelope, new_id
 from services.builder.contract import ImageBuildFailed
-from services.saga_coordinator.api import _events
-from services.saga_coordinator.feed import Feed
 from services.saga_coordinator.models import sagas
 from services.saga_coordinator.queries import Filters, list_query
 from services.saga_coordinator.sagas import DEPLOY
-from tests.services.saga_coordinator.conftest import APP_ID, Stage, Staging, eventually
+from tests.services.saga_coordinator.conftest import APP_ID, Stage, Staging, building, follow
 
 SHAPE = {
     "id", "saga", "definition", "app", "app_id", "team", "commit", "ref", "trigger", "number", "fence", "state",
@@ -26,18 +23,6 @@ SHAPE = {
     "updated_at", "steps", "waiting_for",
 }  # fmt: skip
 ENTRY = {"seq", "at", "direction", "type", "message_id", "causation_id", "step", "attempt", "payload", "state"}
-
-
-async def building(stage: Stage, **data: Any) -> str:
-    """A saga whose build does not answer."""
-    stage.participants.answers["BuildImage"] = lambda _: None
-    saga_id = await stage.start(DEPLOY, **data)
-
-    async def sent() -> bool:
-        return any(each.type == "BuildImage" and each.correlationid == saga_id for each in stage.participants.commands)
-
-    await eventually(sent)
-    return saga_id
 
 
 async def test_a_saga_has_the_shape_of_the_design(stage: Stage) -> None:
@@ -206,7 +191,7 @@ async def test_a_saga_and_its_log_are_read_by_their_keys(stage: Stage) -> None:
 async def test_a_stream_tells_each_entry_and_then_the_end(stage: Stage) -> None:
     """Followed while it happens; resumed after the last entry seen."""
     saga_id = await building(stage)
-    stream = _follow(stage, saga_id, 0)
+    stream = follow(stage, saga_id, 0)
     first = [await anext(stream) for _ in range(4)]
     assert [each["id"] for each in first] == [1, 2, 3, 4]
     assert first[3]["data"]["type"] == "BuildImage"
@@ -215,7 +200,7 @@ async def test_a_stream_tells_each_entry_and_then_the_end(stage: Stage) -> None:
     assert (await waiting)["data"]["payload"] == {"by": "local", "reason": "stop"}
     rest = [event async for event in stream]
     assert (rest[-1]["event"], rest[-1]["data"]["state"]) == ("end", "COMPENSATED")
-    resumed = [event async for event in _follow(stage, saga_id, 5)]
+    resumed = [event async for event in follow(stage, saga_id, 5)]
     assert [each.get("id") for each in resumed] == [each.get("id") for each in rest]
     response = await stage.client.get(f"/sagas/{saga_id}/stream", headers={"Last-Event-ID": "5"})
     assert response.headers["content-type"].startswith("text/event-stream")
@@ -233,16 +218,6 @@ async def test_a_stop_ends_a_stream_without_saying_that_the_saga_has_ended(stage
     answer = await asyncio.wait_for(following, 30)
     assert answer.status_code == 200
     assert "event: end" not in answer.text
-
-
-async def _follow(stage: Stage, saga_id: str, after: int) -> AsyncIterator[dict[str, Any]]:
-    """Events of the stream as dicts, without heartbeats."""
-    feed: Feed = stage.app.state.feed
-    async for text in _events(stage.app.state.service.db, feed, saga_id, after):
-        lines = dict(line.split(": ", 1) for line in text.decode().splitlines() if not line.startswith(":") and line)
-        if lines:
-            event: dict[str, Any] = {"event": lines["event"], "data": orjson.loads(lines["data"])}
-            yield event | ({"id": int(lines["id"])} if "id" in lines else {})
 
 
 async def test_a_verb_answers_with_the_saga_and_is_in_the_log_with_who_and_why(stage: Stage) -> None:

@@ -9,17 +9,21 @@ the new version answers at the app's address; the saga of a redeployment goes on
 A first deployment ends with its saga, when the app's port takes connections.
 
 Both build the app's own Dockerfile. Its build argument MADE_BY keeps the engine's cache of the one from being of use to
-the other. Each pair is taken one right after the other, by turns beginning with the one and the other. Before the first
-one an app is deployed that does not count: engine, cluster and services have been at work before. A cold one is a
-new app, with dependencies that were not installed before: twelve packages of 40 modules, from wheels in the repository,
-so that no network is measured. A warm one changes one line of the app.
+the other. Each pair is taken one right after the other, by turns beginning with the one and the other, each of them
+after a pause of random length below a second: a kubelet looks for new states once a second, and what always begins
+right after such a look, with which the last deployment ended, meets the next ones at moments of its own. Before the
+first pair an app is deployed that does not count: engine, cluster and services have been at work before. A cold one is
+a new app, with dependencies that were not installed before: twelve packages of 40 modules, from wheels in the
+repository, so that no network is measured. A warm one changes one line of the app.
 """
 
 import argparse
 import contextlib
 import os
+import random
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -228,9 +232,19 @@ def _pairs(where: Place, knarr: Knarr, wheels: Path, runs: range, warm_runs: int
 def _pair(
     knarr: Knarr, repository: Repository, by_hand: ByHand, version: str, url: str, *, hand_first: bool
 ) -> Deployed:
-    hand_s = by_hand.deploy_s(version) if hand_first else 0.0
-    deployed = by_knarr(knarr, repository, version, hand_s, url)
-    return deployed if hand_first else replace(deployed, hand_s=by_hand.deploy_s(version))
+    def hand_s() -> float:
+        _out_of_step()
+        return by_hand.deploy_s(version)
+
+    before_s = hand_s() if hand_first else 0.0
+    _out_of_step()
+    deployed = by_knarr(knarr, repository, version, before_s, url)
+    return deployed if hand_first else replace(deployed, hand_s=hand_s())
+
+
+def _out_of_step() -> None:
+    """With the kubelet's looks, to which the end of the last deployment was bound."""
+    time.sleep(random.random())  # noqa: S311
 
 
 def tell(what: str, deployed: Sequence[Deployed], *, live: bool) -> None:
@@ -255,8 +269,8 @@ def tell(what: str, deployed: Sequence[Deployed], *, live: bool) -> None:
 def main() -> None:
     """From the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=8)
-    parser.add_argument("--warm-runs", type=int, default=4)
+    parser.add_argument("--runs", type=int, default=16)
+    parser.add_argument("--warm-runs", type=int, default=2)
     parser.add_argument("--replicas", nargs="*", type=int, default=(1, 2))
     given = parser.parse_args()
     for replicas in given.replicas:

@@ -134,23 +134,26 @@ class Blobs:
             NotFound: It has no file, and is nowhere.
             InvalidInput: Its file is not what its descriptor says.
         """
-        wanted = layer.descriptor
+        wanted, neighbour = layer.descriptor, layer.from_repository
 
         async def once() -> None:
+            upload = None
+            if neighbour and neighbour != repository:  # without a look whether it is there: half of the requests
+                upload = await self._mount(repository, wanted.digest, neighbour)
+                if upload is None:
+                    return
             found = await self.size(repository, wanted.digest)
-            if found == wanted.size_bytes:
-                return
-            upload = await self._mount(repository, wanted.digest, layer.from_repository)
-            if upload is None:
-                return
-            if layer.path is None:
-                await self._forget(repository, upload)
+            if found == wanted.size_bytes or layer.path is None:
+                if upload is not None:
+                    await self._forget(repository, upload)
+                if found == wanted.size_bytes:
+                    return
                 raise NotFound(
                     f"The image for {repository} cannot be stored",
                     why=f"the registry does not have {wanted.digest}, and no file was given for it",
                     todo="Build the layer again.",
                 )
-            await self._send_file(repository, upload, wanted, layer.path)
+            await self._send_file(repository, upload or await self._begin(repository), wanted, layer.path)
             await self._replaced(repository, wanted.digest, found, wanted.size_bytes)
 
         await self._registry.patiently(once)
@@ -192,9 +195,9 @@ class Blobs:
         )
         return _location(answer, "")
 
-    async def _mount(self, repository: str, digest: str, source: str | None) -> str | None:
+    async def _mount(self, repository: str, digest: str, source: str) -> str | None:
         """None: the blob is now there, from the other repository; else where it can be sent to."""
-        if source is None or source == repository:
+        if source == repository:
             return await self._begin(repository)
         query = f"mount={digest}&from={self._registry.name(source)}"
         answer = await self._registry.call(

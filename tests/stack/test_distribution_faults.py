@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -305,6 +306,38 @@ async def test_where_the_registry_does_not_mount_a_copy_sends(
 
     assert (await straight.get("shop", image.digest, verify=True)).digest == image.digest
     assert proxy.asked("PUT", f"digest={layer.descriptor.digest}") == 2
+
+
+async def test_a_layer_of_a_neighbour_takes_one_request_whether_it_is_there_or_not(
+    proxy: FaultyProxy, store: DistributionStore, tmp_path: Path
+) -> None:
+    """It is mounted without a look; the registry says the same where it has it already."""
+    layer = big_layer(tmp_path)
+    await store.put("staging/incoming", config=image_config([layer]), layers=[layer])
+    theirs = replace(layer, path=None, from_repository="staging/incoming")
+    proxy.requests.clear()
+
+    for label in "ab":
+        await store.put("staging/1", config=image_config([theirs], labels={"a": label}), layers=[theirs])
+
+    about_it = [method for method, path in proxy.requests if layer.descriptor.digest in path]
+    assert about_it == ["POST", "POST"]
+
+
+async def test_where_the_registry_does_not_mount_a_layer_that_is_there_is_left_and_no_upload_stays(
+    proxy: FaultyProxy, store: DistributionStore, tmp_path: Path
+) -> None:
+    """What was begun for it is taken away again; one that is nowhere is refused in the same way."""
+    layer = big_layer(tmp_path)
+    await store.put("shop", config=image_config([layer]), layers=[layer])
+    theirs = replace(layer, path=None, from_repository="staging/incoming")
+    proxy.rewrite = lambda path: path.partition("?mount=")[0]
+
+    await store.put("shop", config=image_config([theirs]), layers=[theirs])
+    assert proxy.asked("DELETE", "/v2/shop/blobs/uploads/") == 1
+    with pytest.raises(NotFound, match=layer.descriptor.digest):
+        await store.put("other", config=image_config([theirs]), layers=[theirs])
+    assert proxy.asked("DELETE", "/v2/other/blobs/uploads/") == 1
 
 
 async def test_a_layer_that_is_there_is_not_sent_again(

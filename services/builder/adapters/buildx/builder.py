@@ -82,8 +82,9 @@ class BuildxBuilder:
         progress = Progress(output, note)
         forgetting: asyncio.Task[None] | None = None
         try:
-            pushed = await self._pushed(order, context, dockerfile, scratch, progress)
+            digest = await self._run_engine(order, context, dockerfile, scratch, progress)
             forgetting = asyncio.create_task(self._clear_engine(order.saga_id, scratch))  # while we store
+            pushed = await self._pushed(digest)
             note("storing the image")
             config, layers = stored_config(pushed, order, processes), stored_layers(pushed)
             await hold(manifest.draft(config, layers).manifest_digest)
@@ -121,12 +122,12 @@ class BuildxBuilder:
         await in_thread(lambda stop: _lay_out(context, files, order.source_digest, stop))
         return context, dockerfile, recipe.processes
 
-    async def _pushed(
+    async def _run_engine(
         self, order: BuildOrder, context: Path, dockerfile: Path, scratch: Path, progress: Progress
-    ) -> Image:
-        """What the engine made of it."""
+    ) -> str:
+        """The digest of what the engine pushed."""
         try:
-            digest = await self._engine.build(
+            return await self._engine.build(
                 context,
                 dockerfile,
                 saga_id=order.saga_id,
@@ -143,6 +144,9 @@ class BuildxBuilder:
             raise StorageFull(
                 "There is no room left for the build", why=error.why, todo="Make room here or where the engine builds."
             ) from error
+
+    async def _pushed(self, digest: str) -> Image:
+        """It, as the registry has it."""
         try:
             return await self._images.get(INCOMING, digest, tagged=False)
         except NotFound as error:

@@ -271,7 +271,7 @@ class Front:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 while not await _takes_connections(self._ways.host, address.port):
-                    await self._clock.sleep(0.05)
+                    await self._clock.sleep(0.01)
 
 
 async def _takes_connections(host: str, port: int) -> bool:

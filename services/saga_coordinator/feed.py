@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from seedwork.clock import Clock
 
-LOOK_S = 0.1
+LOOK_S = 0.05
 """Between two looks for what another coordinator wrote: one query for all sagas that are followed here."""
 
 Versions = Callable[[Sequence[str]], Awaitable[Mapping[str, int]]]

@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 
 _RACES = 20
 _NODE_PORTS_END = 32_768
+_LOOKS_S = (0.01, 0.02, 0.04, 0.08, *(0.1,) * 100)
+"""Pauses between looks whether a Service has its addresses; the first are short, since a deployment waits for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,10 +256,10 @@ class Front:
         listed = await self._cluster.list(POD, namespace, self.labels(app_id, saga_id, step="deploy"))
         pods = verdicts.read_pods(listed.items)
         wanted = {each.name for each in pods if each.ready and each.process == objects.WEB and not each.stopping}
-        for _ in range(100):
+        for pause_s in _LOOKS_S:
             if not wanted or _routed(await self._cluster.get(ENDPOINTS, namespace, objects.WEB)) >= wanted:
                 return
-            await self._clock.sleep(0.1)
+            await self._clock.sleep(pause_s)
         log.warning("a Service has no addresses yet", namespace=namespace)
 
     async def until_open(self, namespace: str, *, limit_s: float) -> None:

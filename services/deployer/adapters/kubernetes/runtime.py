@@ -162,11 +162,12 @@ class KubernetesRuntime:
             raise Unavailable("The app has no namespace in the cluster", why="somebody removed it")
         before = await self._front.select(namespace, saga_id, fence=fence)
         if saga_id is not None and before != saga_id:
-            await self._front.until_routed(namespace, app_id, saga_id)
+            routed = self._front.until_routed(namespace, app_id, saga_id)
             settle_s = self._options.settle_after_switch_s
             if before == objects.NOBODY:
-                await self._front.until_open(namespace, limit_s=settle_s)
+                await asyncio.gather(routed, self._front.until_open(namespace, limit_s=settle_s))
             else:
+                await routed
                 await self._clock.sleep(settle_s)
 
     async def stop(self, app_id: str, saga_id: str) -> Sequence[str]:

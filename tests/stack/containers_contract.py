@@ -1,5 +1,6 @@
 """What every runtime of containers keeps beside `RuntimeContract`: images with their own system, config, verdicts."""
 
+import asyncio
 from typing import Any, ClassVar, Protocol
 
 import httpx2
@@ -69,6 +70,15 @@ class ContainersContract(RuntimeContract):
         release = bench.shelf.release(image, env={"HEALTH": "503", "KEY": "s3cret-of-the-app"})
         fault = await bench.fails(release, start_timeout_s=4)
         assert "GET /health answered 503" in fault.message
+
+    async def test_of_an_app_that_prints_faster_than_it_is_read_the_last_lines_are_read_and_no_more(
+        self, bench: ContainerBench
+    ) -> None:
+        """The answer of the engine or the cluster has no end then; here those that stand beside a verdict."""
+        image = await bench.shelf.image({"app.py": "while True: print('x' * 100)"})
+        async with asyncio.timeout(300):  # and not for ever
+            fault = await bench.fails(bench.shelf.release(image), start_timeout_s=4)
+        assert fault.log_tail == ("x" * 100,) * 50
 
     async def test_lines_in_errors_hold_no_config_values(self, bench: ContainerBench) -> None:
         """What an app prints of its config is blotted out."""

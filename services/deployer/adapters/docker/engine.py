@@ -7,9 +7,11 @@ Reference: https://docs.docker.com/reference/api/engine/ (v1.41 and later).
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -194,7 +196,8 @@ class Engine:
 
         Args:
             container_id: Whose.
-            lines: The last ones only; None: all.
+            lines: The last ones only, and no more than so many: the answer has no end where a container prints faster
+                than it is read. None: all.
             follow: Go on until it ends.
             times: Whether lines begin with their time.
             since: Only later ones, in seconds since 1970 with a fraction.
@@ -208,10 +211,16 @@ class Engine:
             "since": since,
         }
         streams: dict[int, Lines] = {}
+        left = lines if lines is not None and not follow else sys.maxsize
+        printed = self._pieces(f"containers/{container_id}/logs", params)
         with contextlib.suppress(NotFound, Conflict):  # Conflict: it is being removed
-            async for stream, data in self._pieces(f"containers/{container_id}/logs", params):
-                for line in streams.setdefault(stream, Lines()).add(data):
-                    yield line
+            async with contextlib.aclosing(printed):
+                async for stream, data in printed:
+                    for line in islice(streams.setdefault(stream, Lines()).add(data), left):
+                        left -= 1
+                        yield line
+                    if not left:
+                        return
         for rest in streams.values():
             for line in rest.end():
                 yield line
@@ -225,7 +234,7 @@ class Engine:
                 for line in lines.add(data):
                     yield orjson.loads(line)
 
-    async def _pieces(self, path: str, params: Mapping[str, str]) -> AsyncIterator[tuple[int, bytes]]:
+    async def _pieces(self, path: str, params: Mapping[str, str]) -> AsyncGenerator[tuple[int, bytes], None]:
         async with self._answer("GET", path, params=params, timeout_s=None) as answer:
             while True:
                 try:

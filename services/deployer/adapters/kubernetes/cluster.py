@@ -8,8 +8,10 @@ Reference: https://kubernetes.io/docs/reference/using-api/ (1.20 and later).
 import asyncio
 import contextlib
 import os
+import sys
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -198,7 +200,8 @@ class Cluster:
         Args:
             namespace: Where.
             pod: Whose.
-            lines: The last ones only; None: all.
+            lines: The last ones only, and no more than so many: the answer has no end where a pod prints faster than
+                it is read. None: all.
             follow: Go on until it ends.
             times: Whether lines begin with their time.
             after: Only those of this RFC 3339 time (in full seconds) or later.
@@ -209,12 +212,16 @@ class Cluster:
         if after:
             query.append(("sinceTime", after))
         path = f"{POD.path(namespace, pod)}/log"
+        left = lines if lines is not None and not follow else sys.maxsize
         try:
             async with self._answer("GET", path, query=query, timeout_s=None if follow else CALL_S) as answer:
                 cut = Lines()
                 async for data in answer.content.iter_chunked(_READ_BYTES):
-                    for line in cut.add(data):
+                    for line in islice(cut.add(data), left):
+                        left -= 1
                         yield line
+                    if not left:
+                        return
                 for line in cut.end():
                     yield line
         except (NotFound, BadRequest):  # it is gone, or no container of it was started yet

@@ -49,8 +49,9 @@ class Options:
     shape: objects.Shape
     start_timeout_s: float = 60.0
     pull_timeout_s: float = 600.0
-    settle_after_switch_s: float = 1.0
-    """Until every node's kube-proxy sends new connections to the new pods, before the old ones end."""
+    settle_after_switch_s: float = 2.0
+    """Until every node's kube-proxy sends new connections to the new pods, before the old ones end: it writes its rules
+    once a second at most, and takes a moment for it."""
 
 
 class KubernetesRuntime:

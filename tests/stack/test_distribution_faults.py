@@ -308,13 +308,18 @@ async def test_where_the_registry_does_not_mount_a_copy_sends(
     assert proxy.asked("PUT", f"digest={layer.descriptor.digest}") == 2
 
 
+def of_a_neighbour(layer: LayerFile) -> LayerFile:
+    """The same without its file."""
+    return replace(layer, path=None, from_repository="staging/incoming")
+
+
 async def test_a_layer_of_a_neighbour_takes_one_request_whether_it_is_there_or_not(
     proxy: FaultyProxy, store: DistributionStore, tmp_path: Path
 ) -> None:
     """It is mounted without a look; the registry says the same where it has it already."""
     layer = big_layer(tmp_path)
     await store.put("staging/incoming", config=image_config([layer]), layers=[layer])
-    theirs = replace(layer, path=None, from_repository="staging/incoming")
+    theirs = of_a_neighbour(layer)
     proxy.requests.clear()
 
     for label in "ab":
@@ -330,7 +335,7 @@ async def test_where_the_registry_does_not_mount_a_layer_that_is_there_is_left_a
     """What was begun for it is taken away again; one that is nowhere is refused in the same way."""
     layer = big_layer(tmp_path)
     await store.put("shop", config=image_config([layer]), layers=[layer])
-    theirs = replace(layer, path=None, from_repository="staging/incoming")
+    theirs = of_a_neighbour(layer)
     proxy.rewrite = lambda path: path.partition("?mount=")[0]
 
     await store.put("shop", config=image_config([theirs]), layers=[theirs])

@@ -158,15 +158,21 @@ class Blobs:
 
         await self._registry.patiently(once)
 
-    async def copy(self, repository: str, blob: Descriptor, to: str) -> None:
+    async def copy(self, repository: str, blob: Descriptor, to: str, *, expected: bool) -> None:
         """Have a blob in a second repository: mounted, or sent through us where the registry does not mount.
+
+        Args:
+            repository: The first one.
+            blob: What is wanted.
+            to: The second one.
+            expected: Whether it may well be there. Else nobody looks for it first, which saves a third of the requests.
 
         Raises:
             NotFound: The first one does not have it, or it has not the size that it should have.
         """
 
         async def once() -> None:
-            if await self.size(to, blob.digest) == blob.size_bytes:
+            if expected and await self.size(to, blob.digest) == blob.size_bytes:
                 return
             upload = await self._mount(to, blob.digest, repository)
             if upload is not None:

@@ -17,10 +17,9 @@ own garbage collection's (ADR 15), and a blob that is damaged there stays so unt
 moves or goes takes two requests: killed between them, it names a manifest that nobody runs.
 """
 
-import asyncio
 import re
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -36,11 +35,11 @@ from ocistore.registry import Registry
 from ocistore.store import Descriptor, Image, LayerFile
 from seedwork.errors import InvalidInput, Misconfigured, NotFound, Unavailable
 from seedwork.messages import new_id
+from seedwork.side_by_side import side_by_side
 
 _MARK = re.compile(r"knarr-([0-9a-f]{64})")
 _LINK = re.compile(r'<([^>]+)>\s*;\s*rel="?next"?')
 _PAGE = 500
-_AT_A_TIME = 8
 _REMEMBERED = 64
 """Configs, of some ten kilobytes each: what has a digest never changes."""
 _RACES = 3
@@ -101,7 +100,7 @@ class DistributionStore:
         draft = oci.draft(config, layers)
         files = {each.descriptor.digest: each for each in draft.layers}
         for race in range(1, _RACES + 1):
-            await _side_by_side(
+            await side_by_side(
                 partial(self._blobs.bring, repository, draft.config_digest, draft.config),
                 *(partial(self._blobs.bring_layer, repository, each) for each in files.values()),
             )
@@ -119,17 +118,22 @@ class DistributionStore:
         """See `ImageStore.copy`."""
         _check(repository, digest, to)
         checked = _check_tags(tags)
-        manifest = await self._manifest(repository, digest)
+        manifest: bytes
+        there: list[str]
+        manifest, there = await side_by_side(partial(self._manifest, repository, digest), partial(self._tag_names, to))
         try:
             parsed = oci.read_manifest(manifest)
         except ValueError as error:
             raise damaged(f"{repository}@{digest}", error) from error
         blobs = {each.digest: each for each in (parsed.config, *parsed.layers)}
-        await _side_by_side(*(partial(self._blobs.copy, repository, each, to) for each in blobs.values()))
+        known = bool(there) or to == repository
+        await side_by_side(
+            *(partial(self._blobs.copy, repository, each, to, expected=known) for each in blobs.values())
+        )
         image = await self._image(to, digest, manifest)
         await self._name(to, manifest, [_mark(digest), *checked])
         tags_now: tuple[str, ...]
-        _, tags_now = await _side_by_side(
+        _, tags_now = await side_by_side(
             partial(self._manifest, to, digest), partial(self._tags_of, to, digest, known=checked)
         )
         return replace(image, tags=tags_now)
@@ -234,7 +238,7 @@ class DistributionStore:
     async def _read(self, repository: str, digest: str, manifest: bytes, *, verify: bool = False) -> Image:
         """The image of a manifest, with its tags."""
         image: Image
-        image, tags = await _side_by_side(
+        image, tags = await side_by_side(
             partial(self._image, repository, digest, manifest, verify=verify),
             partial(self._tags_of, repository, digest),
         )
@@ -248,7 +252,7 @@ class DistributionStore:
             if config is None:
                 config = await self._read_config(repository, parsed.config.digest)
             if verify:
-                await _side_by_side(*(partial(self._check_layer, repository, each) for each in parsed.layers))
+                await side_by_side(*(partial(self._check_layer, repository, each) for each in parsed.layers))
             return oci.image(repository, manifest, config, ())
         except ValueError as error:
             raise damaged(f"{repository}@{digest}", error) from error
@@ -293,7 +297,7 @@ class DistributionStore:
     async def _tags_of(self, repository: str, digest: str, *, known: Sequence[str] = ()) -> tuple[str, ...]:
         """The image's tags, sorted, without its mark; those are `known` that were just stored."""
         names = {name for name in await self._tag_names(repository) if not _MARK.fullmatch(name)}.difference(known)
-        digests = await _side_by_side(*(partial(self._digest_of, repository, name) for name in names))
+        digests = await side_by_side(*(partial(self._digest_of, repository, name) for name in names))
         found = (name for name, its in zip(names, digests, strict=True) if its == digest)
         return tuple(sorted({*known, *found}))
 
@@ -351,24 +355,6 @@ class DistributionStore:
             yield orjson.loads(answer.content)
             following = _LINK.search(answer.headers.get("Link", ""))
             path = str(answer.request.url.join(following[1])) if following else ""
-
-
-async def _side_by_side(*works: Callable[[], Awaitable[Any]]) -> list[Any]:
-    """What they give, some of them at a time; a fault is told when all have ended: none is at work behind our back."""
-    limit = asyncio.Semaphore(_AT_A_TIME)
-
-    async def one(work: Callable[[], Awaitable[Any]]) -> Any:
-        async with limit:
-            return await work()
-
-    tasks = [asyncio.ensure_future(one(each)) for each in works]
-    try:
-        await asyncio.gather(*tasks, return_exceptions=True)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    return [task.result() for task in tasks]
 
 
 def _mark(digest: str) -> str:

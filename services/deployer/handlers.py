@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -19,6 +20,7 @@ from seedwork.errors import Conflict, FinalError, NotFound
 from seedwork.messages import Envelope, envelope
 from seedwork.outbox import Outbox
 from seedwork.participant import Work
+from seedwork.side_by_side import side_by_side
 from seedwork.unit_of_work import Database, database_now_ms
 from services.deployer import addons, configs, releases
 from services.deployer.addons import Removal
@@ -81,9 +83,14 @@ async def deploy_release(command: DeployRelease, *, work: Work, deployer: Deploy
     db, runtime = deployer.db, deployer.runtime
     app = App(app_id=work.app_id, name=command.app or work.app, team=work.team)
     known = await _reserved(command, app, work, deployer)
-    address = await _address(app, deployer)
-    release = await assemble(known, app, db=db, images=deployer.images, vault=deployer.vault)
-    replaced = await db.read(lambda conn: releases.live(conn, app.app_id))
+    address: Address
+    release: Release
+    replaced: KnownRelease | None
+    address, release, replaced = await side_by_side(
+        partial(_address, app, deployer),
+        partial(assemble, known, app, db=db, images=deployer.images, vault=deployer.vault),
+        partial(db.read, lambda conn: releases.live(conn, app.app_id)),
+    )
     served = known.state == "live"
     try:
         await _run(release, work, deployer, with_command=not served)

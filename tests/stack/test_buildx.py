@@ -163,7 +163,7 @@ async def test_a_dockerfile_is_built_as_it_says(yard: Yard) -> None:
 
 
 async def test_buildx_is_started_itself_and_not_by_way_of_docker(yard: Yard, tmp_path: Path) -> None:
-    """Which only says where it is: once, whatever is built."""
+    """Which only says where it is: once, whatever is built. The engine on this machine is told itself to forget."""
     asked, real = tmp_path / "asked", shutil.which("docker")
     docker_in_between = tmp_path / "bin" / "docker"
     docker_in_between.parent.mkdir()
@@ -173,10 +173,23 @@ async def test_buildx_is_started_itself_and_not_by_way_of_docker(yard: Yard, tmp
     builder = yard.builder()
 
     for version in ("1", "2"):
-        await yard.build(DOCKERFILE, {"Dockerfile": f"{SMALL}LABEL version={version}\nCMD ls\n"}, builder=builder)
+        order = yard.bench.order(DOCKERFILE, {"Dockerfile": f"{SMALL}LABEL version={version}\nCMD ls\n"})
+        await yard.run(order, builder)
+        assert await yard.nothing_left(order.saga_id)
 
-    info = "info --format={{json .ClientInfo.Plugins}}"
-    assert asked.read_text().splitlines() == [info, "image rm", "image rm"]
+    assert asked.read_text().splitlines() == ["info --format={{json .ClientInfo.Plugins}}"]
+
+
+async def test_an_engine_that_is_not_on_this_machine_forgets_too(yard: Yard) -> None:
+    """By way of `docker`, which knows all ways to an engine; where there is nothing to forget, that is no error."""
+    async with engine_behind() as (address, _):
+        builder = yard.builder(environ={"DOCKER_HOST": address})
+        order = yard.bench.order(DOCKERFILE, {"Dockerfile": f"{SMALL}LABEL by={new_id()}\nCMD ls\n"})
+
+        await yard.run(order, builder)
+
+        assert await yard.nothing_left(order.saga_id)
+        await builder.stop(order.saga_id)
 
 
 async def test_a_python_app_runs_with_its_packages_and_without_rights(yard: Yard) -> None:
@@ -341,9 +354,8 @@ async def test_an_engine_that_is_away_may_come_back(yard: Yard) -> None:
 async def test_an_engine_that_goes_in_the_middle_is_no_fault_of_the_app(yard: Yard) -> None:
     """The connection breaks while a step runs: worth another attempt; the engine ends the step."""
     marker = f"{90_000_000 + os.getpid()}"
-    socket = yard.folder / "engine.sock"
-    async with broken_engine(socket) as cut:
-        builder = yard.builder(environ={"DOCKER_HOST": f"unix://{socket}"})
+    async with engine_behind(yard.folder / "engine.sock") as (address, cut):
+        builder = yard.builder(environ={"DOCKER_HOST": address})
         files = {"Dockerfile": SMALL + f"RUN echo {new_id()}; sleep {marker}\n"}
         building = asyncio.create_task(yard.build(DOCKERFILE, files, builder=builder))
         await until(lambda: bool(sleeping(marker)))
@@ -518,8 +530,8 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def broken_engine(path: Path) -> AsyncIterator[Callable[[], None]]:
-    """The engine behind a socket of ours; what is yielded breaks all its connections, and no new one is made."""
+async def engine_behind(socket: Path | None = None) -> AsyncIterator[tuple[str, Callable[[], None]]]:
+    """The engine behind a socket of ours, or a TCP port: its address, and what breaks all connections for ever."""
     real = os.environ["DOCKER_HOST"].removeprefix("unix://")
     writers: list[asyncio.StreamWriter] = []
     broken = False
@@ -547,9 +559,13 @@ async def broken_engine(path: Path) -> AsyncIterator[Callable[[], None]]:
         for each in writers:
             each.transport.abort()
 
-    server = await asyncio.start_unix_server(serve, path)
+    if socket:
+        server, address = await asyncio.start_unix_server(serve, socket), f"unix://{socket}"
+    else:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        address = f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
-        yield cut
+        yield address, cut
     finally:
         cut()
         server.close()

@@ -281,6 +281,25 @@ async def test_a_copy_looks_at_each_blob_in_its_new_place_before_it_names_the_im
     assert ("GET", f"/v2/shop/manifests/{second.digest}") in after
 
 
+async def test_a_copy_into_a_new_repository_mounts_each_blob_and_then_looks_at_it(
+    proxy: FaultyProxy, store: DistributionStore, tmp_path: Path
+) -> None:
+    """Nothing can be there already. A copy onto itself, of what somebody pushed, sends nothing."""
+    image = await put_image(store, "staging/1", tmp_path, {"app.py": "1"})
+    blobs = [image.manifest["config"]["digest"], *(each.digest for each in image.layers)]
+    proxy.requests.clear()
+
+    await store.copy("staging/1", image.digest, to="shop")
+
+    about = [[method for method, path in proxy.requests if digest in path] for digest in blobs]
+    assert about == [["POST", "HEAD", "GET"], *(["POST", "HEAD"] for _ in image.layers)]
+
+    await store.untag("shop", f"knarr-{image.digest.removeprefix('sha256:')}")
+    proxy.requests.clear()
+    await store.copy("shop", image.digest, to="shop", tags=["v1"])
+    assert not proxy.asked("POST", "/v2/shop/blobs/uploads/")
+
+
 async def test_an_image_that_is_known_takes_one_request(
     proxy: FaultyProxy, store: DistributionStore, tmp_path: Path
 ) -> None:

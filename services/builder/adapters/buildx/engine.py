@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import orjson
 from pydantic import SecretStr
 
@@ -30,6 +31,7 @@ SHORT_S = 60.0
 _PASSED = ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_TLS", "DOCKER_API_VERSION")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
 _REMOTE = "knarr"
+_USUAL = "unix:///var/run/docker.sock"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,16 +136,16 @@ class Engine:
         """
         environment = await self._environment(saga_id, scratch)
         try:
-            if await self._find_out(environment, _Kept()) == "docker":  # others keep no image
+            if await self._find_out(environment, _Kept()) != "docker":
+                return  # others keep no image
+            if socket := _socket(environment):
+                await _untag(socket, image)
+            else:
                 await self._short(["docker", "image", "rm", image], environment, scratch, _Kept())
         except ToolFailed as error:
             said = b" ".join(error.lines).decode(errors="replace").strip()
             if "No such image" not in said:
-                raise Unavailable(
-                    f"The engine did not let go of {image}",
-                    why=said or error.ending,
-                    todo="Is it running, and reachable from here?",
-                ) from error
+                raise _keeps(image, said or error.ending) from error
 
     # --- how --------------------------------------------------------------------------------------------------------
 
@@ -270,6 +272,28 @@ class _Kept:
     def tail(self, lines: int) -> tuple[str, ...]:
         """The last lines."""
         return tuple(self.text.decode(errors="replace").splitlines()[-lines:])
+
+
+def _socket(environment: Mapping[str, str]) -> str | None:
+    """Of an engine on this machine, where the `docker` command would find it."""
+    scheme, _, path = environment.get("DOCKER_HOST", _USUAL).partition("://")
+    return path if scheme == "unix" else None
+
+
+async def _untag(socket: str, image: str) -> None:
+    """What `docker image rm` does, without a program that starts for it while the image is stored."""
+    transport = httpx2.AsyncHTTPTransport(uds=socket, verify=False)  # plain HTTP: there is nobody to verify
+    try:
+        async with httpx2.AsyncClient(transport=transport, timeout=SHORT_S, trust_env=False) as client:
+            answer = await client.delete(f"http://engine/images/{image}")
+    except httpx2.HTTPError as error:
+        raise _keeps(image, str(error) or type(error).__name__) from error
+    if not answer.is_success and answer.status_code != httpx2.codes.NOT_FOUND:
+        raise _keeps(image, answer.text[:500].strip())
+
+
+def _keeps(image: str, why: str) -> Unavailable:
+    return Unavailable(f"The engine did not let go of {image}", why=why, todo="Is it running, and reachable from here?")
 
 
 def _pushed_digest(told: Path) -> str:

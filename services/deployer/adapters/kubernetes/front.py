@@ -9,11 +9,13 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
 from seedwork.clock import Clock
 from seedwork.errors import Conflict, FinalError, Unavailable
+from seedwork.side_by_side import side_by_side
 from services.deployer.adapters.kubernetes import objects, verdicts
 from services.deployer.adapters.kubernetes.cluster import (
     ENDPOINTS,
@@ -87,9 +89,9 @@ class Front:
 
     async def make_namespace(self, app_id: str, app: str) -> str:
         """The one that it has, else a new one."""
-        known = await self.namespace(app_id)
-        if known is not None:
-            return known
+        return await self.namespace(app_id) or await self._new_namespace(app_id, app)
+
+    async def _new_namespace(self, app_id: str, app: str) -> str:
         name = objects.namespace_name(self._shape.installation, app, app_id)
         labels = objects.app_labels(self._shape.installation, app, app_id)
         await self._cluster.apply(objects.namespace(name, labels, app=app))
@@ -110,15 +112,8 @@ class Front:
         wanted += objects.surroundings(namespace, labels, self._shape)
         if also is not None:
             wanted.append(also(namespace))
-        await self._apply_all(wanted)
+        await side_by_side(*(partial(self._cluster.apply, each) for each in wanted))
         return namespace
-
-    async def _apply_all(self, manifests: Sequence[Object]) -> None:
-        """Side by side. Where one is refused the others are waited for: none comes after what undoes them."""
-        ended = await asyncio.gather(*(self._cluster.apply(each) for each in manifests), return_exceptions=True)
-        for each in ended:
-            if isinstance(each, BaseException):
-                raise each
 
     async def forget(self, namespace: str) -> None:
         """Remove it with everything in it, volumes included."""
@@ -131,19 +126,31 @@ class Front:
 
     # ── the way in ───────────────────────────────────────────────────────────────────────────────────────────────
 
+    async def expose(self, app_id: str, app: str, *, taken: AbstractSet[int]) -> Address:
+        """The address that the app has, else a new one under none of these ports."""
+        known, services = await side_by_side(partial(self.namespace, app_id), self._services)
+        namespace = known or await self._new_namespace(app_id, app)
+        for each in services:
+            if (each["metadata"]["namespace"], each["metadata"]["name"]) == (namespace, objects.WEB):
+                return _address(each)
+        return await self._first_free(namespace, app_id, app, taken=taken | self._ports(services))
+
     async def address(self, namespace: str) -> Address | None:
         """Where the app is reached, if it has its Service."""
         service = await self._cluster.get(SERVICE, namespace, objects.WEB)
         return _address(service) if service else None
 
-    async def open(
-        self, namespace: str, app_id: str, app: str, *, taken: AbstractSet[int] = frozenset(), port: int | None = None
-    ) -> Address:
-        """Make the app's Service, under the first port that is free (or the one that it had before).
+    async def open_again(self, namespace: str, app_id: str, app: str, *, port: int) -> None:
+        """Make the app's Service under the port that it had before.
 
         Raises:
-            Conflict: There is none.
+            Conflict: Somebody else has it.
         """
+        await self._first_free(namespace, app_id, app, taken=self._ports(await self._services()), port=port)
+
+    async def _first_free(
+        self, namespace: str, app_id: str, app: str, *, taken: AbstractSet[int], port: int | None = None
+    ) -> Address:
         labels = objects.app_labels(self._shape.installation, app, app_id)
         host = await self._host(app_id, app)
         if host:
@@ -155,9 +162,8 @@ class Front:
                 tls_secret=self._ways.tls_secret,
             )
             await self._cluster.apply(way)
-        used = taken | await self._used_ports()
         for candidate in [port] if port else range(self._ways.node_port_base, _NODE_PORTS_END):
-            if candidate not in used and await self._open(namespace, labels, host, candidate):
+            if candidate not in taken and await self._open(namespace, labels, host, candidate):
                 return Address(url=self._url(host, candidate), port=candidate)
         raise Conflict(
             "There is no free port for the app",
@@ -177,13 +183,16 @@ class Front:
             return False
         return True
 
-    async def _used_ports(self) -> set[int]:
-        """By Services of anybody, so that few guesses are needed."""
-        listed = await self._cluster.list(SERVICE, None, {})
-        nodes = {port.get("nodePort", 0) for each in listed.items for port in each["spec"].get("ports") or ()}
+    async def _services(self) -> Sequence[Object]:
+        """Of anybody."""
+        return (await self._cluster.list(SERVICE, None, {})).items
+
+    def _ports(self, services: Sequence[Object]) -> set[int]:
+        """Those that are used, so that few guesses are needed."""
+        nodes = {port.get("nodePort", 0) for each in services for port in each["spec"].get("ports") or ()}
         ours = [
             each["metadata"].get("annotations") or {}
-            for each in listed.items
+            for each in services
             if (each["metadata"].get("labels") or {}).get(objects.INSTALLATION) == self._shape.installation
         ]
         return nodes | {int(each[objects.PORT]) for each in ours if objects.PORT in each}

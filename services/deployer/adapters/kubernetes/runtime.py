@@ -86,9 +86,7 @@ class KubernetesRuntime:
 
     async def expose(self, app_id: str, app: str, *, taken: AbstractSet[int]) -> Address:
         """See `Runtime.expose`."""
-        namespace = await self._front.make_namespace(app_id, app)
-        known = await self._front.address(namespace)
-        return known or await self._front.open(namespace, app_id, app, taken=taken)
+        return await self._front.expose(app_id, app, taken=taken)
 
     async def prepare(self, release: Release) -> None:
         """See `Runtime.prepare`: the nodes pull when pods start; here the image is only looked at."""
@@ -293,7 +291,7 @@ class KubernetesRuntime:
         namespace = await self._front.make_namespace(standing.app_id, standing.app)
         if await self._front.address(namespace) is None:
             log.warning("an app's Service is made again", app=standing.app, port=standing.port)
-            await self._front.open(namespace, standing.app_id, standing.app, port=standing.port)
+            await self._front.open_again(namespace, standing.app_id, standing.app, port=standing.port)
         if standing.saga_id is None:
             return
         # First: what is gone because another process has put a newer release in its place must stay away.

@@ -6,8 +6,8 @@ python -m bench.stack --write              and puts each one's table into bench/
 python -m bench.stack --quick              each with one small run, to see that all of it works
 
 The servers are those that the environment names (MYSQL_URL, PULSAR_URL, REGISTRY, DOCKER_HOST, KUBECONFIG); where a
-Docker engine answers, MySQL, Pulsar and the registry are started for the run if they are not named. A measurement whose
-servers are missing is not run. Each table tells which servers were there: idle ones take time, too.
+Docker engine answers, those of MySQL, Pulsar and the registry that are wanted and not named are started for the run. A
+measurement whose servers are missing is not run. Each table tells which servers were there: idle ones take time, too.
 """
 
 import argparse
@@ -75,7 +75,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one small run of each")
     given = parser.parse_args()
     names = chosen(given.only, list(NEEDS))
-    with started() if find_docker() else contextlib.nullcontext():
+    wanted = {variable for name in names for variable in NEEDS[name]}
+    with started(wanted) if find_docker() else contextlib.nullcontext():
         measure(names, write=given.write, quick=given.quick)
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from bench.orchestra import Kind
 from bench.stack import steps, webhook
 from bench.stack.__main__ import NEEDS, PAGE, allocator
 from bench.stack.place import Processors, place, running
+from tests.stack import servers
+from tests.stack.servers import SERVERS
 
 REAL = pytest.mark.stack("MYSQL_URL", "PULSAR_URL", "PULSAR_ADMIN_URL")
 
@@ -34,6 +38,29 @@ def test_every_measurement_is_a_module_and_stands_on_its_page() -> None:
     for name in NEEDS:
         assert (PAGE.parent / "stack" / f"{name}.py").is_file()
         assert f"`{name}`" in PAGE.read_text()
+
+
+def test_only_servers_that_are_wanted_and_not_named_are_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps need no registry, and the one that the environment names is the one that is used."""
+    begun = []
+
+    def starting(variable: str) -> Callable[[], AbstractContextManager[None]]:
+        return lambda: begun.append(variable) or nullcontext()  # type: ignore[func-returns-value]
+
+    async def answers_at_once(_: object) -> None:
+        return
+
+    variables = [each.variables[0] for each in SERVERS]
+    for variable in variables:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("PULSAR_URL", "pulsar://127.0.0.1:1")
+    monkeypatch.setattr(servers, "STARTED", [starting(each) for each in variables[:4]])
+    monkeypatch.setattr(servers, "answers", answers_at_once)
+
+    with servers.started(set(NEEDS["steps"])):
+        assert begun == ["MYSQL_URL"]
+    with servers.started():
+        assert begun == ["MYSQL_URL", "MYSQL_URL", "REGISTRY", "BUILDKIT_HOST"]
 
 
 @pytest.mark.parametrize("found", ["libjemalloc.so.2", None])

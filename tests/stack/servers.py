@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,11 +137,15 @@ def find_docker() -> bool:
 
 
 @contextlib.contextmanager
-def started() -> Iterator[None]:
-    """Servers of this run's own in place of those that the environment does not name; gone afterwards."""
+def started(variables: Collection[str] | None = None) -> Iterator[None]:
+    """Servers of this run's own in place of those that the environment does not name; gone afterwards.
+
+    Args:
+        variables: Only servers that the run wants, by what the environment calls them; None: all that can be started.
+    """
     with contextlib.ExitStack() as stack:
         for server, start in zip(SERVERS, STARTED, strict=False):
-            if server.is_named:
+            if server.is_named or (variables is not None and server.variables[0] not in variables):
                 continue
             try:
                 stack.enter_context(start())

@@ -11,10 +11,12 @@ A first deployment ends with its saga, when the app's port takes connections.
 Both build the app's own Dockerfile. Its build argument MADE_BY keeps the engine's cache of the one from being of use to
 the other. Each pair is taken one right after the other, by turns beginning with the one and the other, each of them
 after a pause of random length below a second: a kubelet looks for new states once a second, and what always begins
-right after such a look, with which the last deployment ended, meets the next ones at moments of its own. Before the
-first pair an app is deployed that does not count: engine, cluster and services have been at work before. A cold one is
-a new app, with dependencies that were not installed before: twelve packages of 40 modules, from wheels in the
-repository, so that no network is measured. A warm one changes one line of the app.
+right after such a look, with which the last deployment ended, meets the next ones at moments of its own. What is still
+chance is noted (`looks`), and the difference told without it, too.
+
+Before the first pair an app is deployed that does not count: engine, cluster and services have been at work before. A
+cold one is a new app, with dependencies that were not installed before: twelve packages of 40 modules, from wheels in
+the repository, so that no network is measured. A warm one changes one line of the app.
 """
 
 import argparse
@@ -37,6 +39,7 @@ from cryptography.fernet import Fernet
 from bench.deploys import PACKAGES, Deployed, by_knarr, make_wheels, program
 from bench.figures import Figure
 from bench.platform import Knarr, Repository, environment, git
+from bench.stack.looks import Looks, watched
 from bench.stack.place import TOKEN, Place, place, running
 from knarr.home import Address
 from seedwork.chassis.settings import SERVICE_PORTS
@@ -195,52 +198,80 @@ def _forget_images(name: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Pair:
+    """One deployment both ways, in seconds."""
+
+    both: Deployed
+    hand_looks_s: float
+    """How long a kubelet took to notice that the container runs, and that it answers."""
+    knarr_looks_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Pairs:
     """What was measured, in the order of time."""
 
-    cold: list[Deployed]
-    warm: list[Deployed]
+    cold: list[Pair]
+    warm: list[Pair]
 
 
-def measure(where: Place, knarr: Knarr, runs: int, warm_runs: int) -> Pairs:
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where pairs are taken."""
+
+    where: Place
+    knarr: Knarr
+    looks: Looks
+
+    @property
+    def wheels(self) -> Path:
+        """What the apps depend on."""
+        return self.where.folder / "wheels"
+
+
+def measure(site: Site, runs: int, warm_runs: int) -> Pairs:
     """New apps, and some redeployments of each; before them one that does not count, as nothing was used before."""
-    wheels = where.folder / "wheels"
-    make_wheels(wheels)
-    _pairs(where, knarr, wheels, range(1), 0)
-    return _pairs(where, knarr, wheels, range(1, runs + 1), warm_runs)
+    make_wheels(site.wheels)
+    _pairs(site, range(1), 0)
+    return _pairs(site, range(1, runs + 1), warm_runs)
 
 
-def _pairs(where: Place, knarr: Knarr, wheels: Path, runs: range, warm_runs: int) -> Pairs:
-    pairs = Pairs([], [])
+def _pairs(site: Site, runs: range, warm_runs: int) -> Pairs:
+    where, knarr, pairs = site.where, site.knarr, Pairs([], [])
     for run in runs:
         name = f"knarr-bench-{where.pulsar.namespace[-8:]}-{run}"
         repository = knarr.app(name)
-        shutil.copytree(wheels, repository.path / "wheels")
+        shutil.copytree(site.wheels, repository.path / "wheels")
         by_hand = ByHand(where.folder / f"hand-{run}", repository, f"{name}-hand")
         try:
             repository.commit(app("v0", name))
-            pairs.cold.append(_pair(knarr, repository, by_hand, "v0", "", hand_first=run % 2 == 0))
+            pairs.cold.append(_pair(site, repository, by_hand, "v0", hand_first=run % 2 == 0))
             url = knarr.api.get("deployer", f"/apps/{name}")["url"]
             for change in range(1, warm_runs + 1):
                 version = f"v{change}"
                 repository.commit(app(version, name))
-                pairs.warm.append(_pair(knarr, repository, by_hand, version, url, hand_first=change % 2 == 0))
+                pairs.warm.append(_pair(site, repository, by_hand, version, url, hand_first=change % 2 == 0))
         finally:
             by_hand.remove()
     return pairs
 
 
 def _pair(
-    knarr: Knarr, repository: Repository, by_hand: ByHand, version: str, url: str, *, hand_first: bool
-) -> Deployed:
-    def hand_s() -> float:
+    site: Site, repository: Repository, by_hand: ByHand, version: str, url: str = "", *, hand_first: bool
+) -> Pair:
+    def hand() -> tuple[float, float]:
         _out_of_step()
-        return by_hand.deploy_s(version)
+        began = perf_counter()
+        return by_hand.deploy_s(version), site.looks.took_s(began)
 
-    before_s = hand_s() if hand_first else 0.0
+    hand_s, hand_looks_s = hand() if hand_first else (0.0, 0.0)
     _out_of_step()
-    deployed = by_knarr(knarr, repository, version, before_s, url)
-    return deployed if hand_first else replace(deployed, hand_s=hand_s())
+    began = perf_counter()
+    deployed = by_knarr(site.knarr, repository, version, hand_s, url)
+    knarr_looks_s = site.looks.took_s(began)
+    if not hand_first:
+        hand_s, hand_looks_s = hand()
+    return Pair(replace(deployed, hand_s=hand_s), hand_looks_s, knarr_looks_s)
 
 
 def _out_of_step() -> None:
@@ -248,8 +279,9 @@ def _out_of_step() -> None:
     time.sleep(random.random())  # noqa: S311  nothing is kept secret with it
 
 
-def tell(what: str, deployed: Sequence[Deployed], *, live: bool) -> None:
+def tell(what: str, pairs: Sequence[Pair], *, live: bool) -> None:
     """By hand, with knarr, what its steps took, and what is left beyond 5 %: of the same by hand, and of its steps."""
+    deployed = [each.both for each in pairs]
     bare = "git, build, push, apply and rollout by hand"
     reached = "push to answer" if live else "push to SUCCEEDED"
     Figure(group=what, name=bare, values=[each.hand_s for each in deployed], unit="s").tell()
@@ -259,6 +291,12 @@ def tell(what: str, deployed: Sequence[Deployed], *, live: bool) -> None:
     more = [(each.live_s - 1.05 * each.hand_s) * 1000 for each in deployed]
     Figure(group=what, name="more than by hand and 5 %", values=more, unit="ms", target="<= 100").tell()
     Figure(group=what, name="standard error of this median", values=[standard_error(more)], unit="ms").tell()
+    looks = [(each.knarr_looks_s - each.hand_looks_s) * 1000 for each in pairs]
+    without = [whole - chance for whole, chance in zip(more, looks, strict=True)]
+    Figure(group=what, name="the same, without a kubelet's looks", values=without, unit="ms").tell()
+    Figure(group=what, name="standard error of this one", values=[standard_error(without)], unit="ms").tell()
+    Figure(group=what, name="a kubelet's looks: by hand", values=[each.hand_looks_s for each in pairs], unit="s").tell()
+    Figure(group=what, name="with knarr", values=[each.knarr_looks_s for each in pairs], unit="s").tell()
     if live:
         ended = [each.ended_s for each in deployed]
         Figure(group=what, name="push to SUCCEEDED: nothing of the old release runs", values=ended, unit="s").tell()
@@ -284,8 +322,8 @@ def main() -> None:
     given = parser.parse_args()
     for replicas in given.replicas:
         many = "" if replicas == 1 else f", {replicas} replicas of everything"
-        with place(SERVICE_PORTS) as where, platform(where, replicas) as knarr:
-            pairs = measure(where, knarr, given.runs, given.warm_runs)
+        with place(SERVICE_PORTS) as where, platform(where, replicas) as knarr, watched() as looks:
+            pairs = measure(Site(where, knarr, looks), given.runs, given.warm_runs)
         tell(f"Kubernetes, a new app with 12 packages{many}", pairs.cold, live=False)
         tell(f"Kubernetes, one line changed{many}", pairs.warm, live=True)
     leave(0)

@@ -13,6 +13,8 @@ from bench.__main__ import chosen
 from bench.orchestra import Kind
 from bench.stack import steps, webhook
 from bench.stack.__main__ import NEEDS, PAGE, allocator
+from bench.stack.deploys import standard_error
+from bench.stack.looks import Looks
 from bench.stack.place import Processors, place, running
 from tests.stack import servers
 from tests.stack.servers import SERVERS
@@ -73,6 +75,19 @@ def test_processes_get_the_allocator_of_the_image_where_it_is_installed(
     told = allocator()
     assert os.environ["LD_PRELOAD"] == (found or "")
     assert ("as in the image" in told) == bool(found)
+
+
+def test_a_kubelets_looks_are_those_of_the_pod_that_was_started_last_and_became_ready() -> None:
+    """The old pod was started before; of two new ones, one never became ready."""
+    looks = Looks(started={"old": 1.0, "new": 11.0, "broken": 12.0}, ready={"old": 2.0, "new": 11.75})
+    assert looks.took_s(10.0) == 0.75
+
+
+def test_the_error_of_a_median_falls_with_the_number_of_values() -> None:
+    """None where all are the same; with four times as many half as much, more or less."""
+    spread = [float(each) for each in range(-10, 11)]
+    assert standard_error([3.0] * 9) == 0.0
+    assert 1.5 < standard_error(spread) / standard_error(spread * 4) < 2.5
 
 
 @REAL

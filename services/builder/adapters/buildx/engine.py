@@ -1,7 +1,8 @@
 """The docker command line: a build's folder in, an image in the registry out, all of it ended when the caller is.
 
 Every command runs in the builder's sandbox: no shell, a clean environment, a session of its own, killed as a whole. An
-engine ends a build whose client is gone, so that no step of it goes on behind our back.
+engine ends a build whose client is gone, so that no step of it goes on behind our back. Only to forget an image, an
+engine on this machine is asked by its socket (https://docs.docker.com/reference/api/engine/, "Remove an image").
 
 Each build has a private configuration folder (`DOCKER_CONFIG`, mode 0700): the platform user's logins, and our own for
 the registry. It goes with the build's folder; no password is in an argument or in a log.

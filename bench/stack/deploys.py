@@ -293,7 +293,7 @@ def tell(what: str, pairs: Sequence[Pair], *, live: bool) -> None:
     Figure(group=what, name="standard error of this median", values=[standard_error(more)], unit="ms").tell()
     looks = [(each.knarr_looks_s - each.hand_looks_s) * 1000 for each in pairs]
     without = [whole - chance for whole, chance in zip(more, looks, strict=True)]
-    Figure(group=what, name="the same, without a kubelet's looks", values=without, unit="ms").tell()
+    Figure(group=what, name="the same, without a kubelet's looks", values=without, unit="ms", target="<= 100").tell()
     Figure(group=what, name="standard error of this one", values=[standard_error(without)], unit="ms").tell()
     Figure(group=what, name="a kubelet's looks: by hand", values=[each.hand_looks_s for each in pairs], unit="s").tell()
     Figure(group=what, name="with knarr", values=[each.knarr_looks_s for each in pairs], unit="s").tell()

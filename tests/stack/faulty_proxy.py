@@ -27,6 +27,8 @@ class Fault:
     """So many go wrong; then all is well again."""
     status: int = 500
     headers: tuple[str, ...] = ()
+    body: bytes = b""
+    """Of an answer in the server's place."""
     after_bytes: int = 0
     """Of the body, before it is cut."""
 
@@ -101,8 +103,8 @@ class FaultyProxy:
             return
         if fault and fault.how == "answer":
             await self._pass(body, None)
-            answer = [f"HTTP/1.1 {fault.status} Fault", *fault.headers, "Content-Length: 0", "Connection: close"]
-            writer.write("\r\n".join([*answer, "", ""]).encode())
+            answer = [f"HTTP/1.1 {fault.status} Fault", *fault.headers, f"Content-Length: {len(fault.body)}"]
+            writer.write("\r\n".join([*answer, "Connection: close", "", ""]).encode() + fault.body)
             await writer.drain()
             return
         host, _, port = self.upstream.partition(":")

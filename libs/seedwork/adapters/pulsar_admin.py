@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import httpx2
 import orjson
+import stamina
 
 from seedwork import tls
 from seedwork.adapters.avro import schema_of
@@ -31,6 +32,14 @@ _RETENTION_MB = 1024
 """What was acknowledged stays for three days and 1 GB a topic, for people who look what happened: a message has some
 300 bytes."""
 _TIMEOUT_S = 30.0
+_TRIES = 8
+_FIRST_WAIT_S = 0.1
+_LONGEST_WAIT_S = 4.0
+_PATIENCE_S = 30.0
+"""A request to which the broker answers with a fault of its own is made again, for so long at most: one that has just
+started or has lost its storage for a moment is well again soon."""
+
+_REASON_CHARS = 300
 
 POLICIES: Mapping[str, tuple[str, Any]] = {
     "retention": (
@@ -116,10 +125,12 @@ class _Admin:
         done = []
         clusters = await self._call("GET", "clusters")
         if await self._call("GET", f"tenants/{self._tenant}", missing_ok=True) is None:
-            await self._call("PUT", f"tenants/{self._tenant}", {"adminRoles": [], "allowedClusters": clusters})
+            body = {"adminRoles": [], "allowedClusters": clusters}
+            await self._call("PUT", f"tenants/{self._tenant}", body, conflict_ok=True)
             done.append(f"tenant {self._tenant}")
         if await self._call("GET", f"namespaces/{self._space}", missing_ok=True) is None:
-            await self._call("PUT", f"namespaces/{self._space}", {"replication_clusters": clusters})
+            body = {"replication_clusters": clusters}
+            await self._call("PUT", f"namespaces/{self._space}", body, conflict_ok=True)
             done.append(f"namespace {self._space}")
         for name, (method, body) in POLICIES.items():
             await self._call(method, f"namespaces/{self._space}/{name}", body)
@@ -130,7 +141,7 @@ class _Admin:
         there = await self._call("GET", path, missing_ok=True)
         count = int(there["partitions"]) if there else 0
         if count == 0:
-            await self._call("PUT", path, partitions)
+            await self._call("PUT", path, partitions, conflict_ok=True)
             return [f"topic {name}"]
         if count < partitions:
             await self._call("POST", path, partitions)
@@ -158,6 +169,22 @@ class _Admin:
     async def _call(
         self, method: str, path: str, body: Any = None, *, missing_ok: bool = False, conflict_ok: bool = False
     ) -> Any:
+        """What the API answers; None for a 404 or 409 that is all right.
+
+        What makes something has `conflict_ok`: an attempt before, or somebody else, may have made it.
+        """
+        async for attempt in stamina.retry_context(
+            on=_Faulty,
+            attempts=_TRIES,
+            timeout=_PATIENCE_S,
+            wait_initial=_FIRST_WAIT_S,
+            wait_max=_LONGEST_WAIT_S,
+        ):
+            with attempt:
+                return await self._once(method, path, body, missing_ok=missing_ok, conflict_ok=conflict_ok)
+        raise AssertionError("stamina gives at least one attempt")
+
+    async def _once(self, method: str, path: str, body: Any, *, missing_ok: bool, conflict_ok: bool) -> Any:
         content = None if body is None else orjson.dumps(body)
         try:
             answer = await self._http.request(
@@ -179,17 +206,27 @@ class _Admin:
         if answer.status_code in (401, 403):
             raise NotAllowed(f"Pulsar does not allow {method} {path}", todo="Look at KNARR_PULSAR_TOKEN.")
         if answer.status_code >= 500:
-            raise Unavailable(f"Pulsar could not do {method} {path}", why=_reason(answer))
+            raise _Faulty(f"Pulsar could not do {method} {path}", why=_reason(answer))
         if answer.status_code >= 400:
             raise Misconfigured(f"Pulsar refuses {method} {path}", why=_reason(answer))
         return orjson.loads(answer.content) if answer.content else None
 
 
+class _Faulty(Unavailable):
+    """The broker's own fault, which may be over soon."""
+
+
 def _reason(answer: httpx2.Response) -> str:
+    """In one line; a broker that did not expect the fault sends its whole stack."""
     try:
-        return f"{answer.status_code}: {orjson.loads(answer.content)['reason']}"
+        text = str(orjson.loads(answer.content)["reason"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return str(answer.status_code)
+    lines = [line.strip() for line in text.splitlines()]
+    causes = [line.removeprefix("Message:").strip() for line in lines if line.startswith("Message:")]
+    # A fault is told within a fault: the last one is the cause.
+    last = next((each for each in reversed(causes) if each), "") or next((each for each in lines if each), "")
+    return f"{answer.status_code}: {last[:_REASON_CHARS]}"
 
 
 @contextlib.asynccontextmanager

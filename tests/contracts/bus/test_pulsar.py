@@ -4,19 +4,23 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx2
+import orjson
 import pytest
 from msgspec import structs
 from pydantic import create_model
 
+from seedwork.adapters import pulsar_admin
 from seedwork.adapters.avro import Codec, schema_of, unreadable
 from seedwork.adapters.pulsar import PulsarBus, properties_of
 from seedwork.adapters.pulsar_admin import Letter, Letters, Plan, set_up
 from seedwork.adapters.pulsar_client import NotSetUp, Outgoing, PulsarAddress, PulsarClient, SchemaRefused
 from seedwork.bus import Bus
-from seedwork.errors import Conflict, NotFound, RetryableError
+from seedwork.errors import Conflict, NotFound, RetryableError, Unavailable
 from seedwork.messages import Envelope, envelope, new_id
 from seedwork.testing.bus_contract import (
     SOON_S,
@@ -31,6 +35,7 @@ from seedwork.testing.bus_contract import (
     publish,
 )
 from seedwork.testing.servers import pulsar_namespace
+from tests.stack.faulty_proxy import Fault, faulty_proxy
 
 pytestmark = pytest.mark.stack("PULSAR_URL", "PULSAR_ADMIN_URL")
 
@@ -250,6 +255,34 @@ async def test_setting_up_again_makes_what_is_missing_and_nothing_else(broker: B
         await bus.subscribe(name, [Brew], got.handle)
         await bus.open()
         await got.until({waiting.id})
+
+
+async def test_setting_up_outlives_faults_of_the_broker_that_are_soon_over(broker: Broker) -> None:
+    """A broker that has just started, or whose storage was away for a moment, answers 500."""
+    async with faulty_proxy(urlsplit(broker.address.admin_url).netloc) as proxy:
+        proxy.faults = [
+            Fault(how="answer", path="/clusters", times=2),
+            Fault(how="answer", method="PUT", path="/subscription/museum", times=2),
+        ]
+        address = replace(broker.address, admin_url=proxy.url)
+        done = await set_up(address, Plan(types=TYPES, subscriptions={**SUBSCRIPTIONS, "museum": (Brew,)}))
+    assert done == ["subscription museum to Brew"]
+    assert proxy.asked("PUT", "/subscription/museum") == 3
+
+
+async def test_a_fault_of_the_broker_that_stays_is_told_in_one_line(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pulsar sends the stack of its faults in place of a reason; a person wants the cause."""
+    monkeypatch.setattr(pulsar_admin, "_TRIES", 2)
+    cause = "org.example.LedgerException: Not enough bookies"
+    reason = f"\n --- An error ---\n\nMessage: \n --- Within ---\n\nMessage: {cause}\n\nStacktrace:\n\tat x.y"
+    async with faulty_proxy(urlsplit(broker.address.admin_url).netloc) as proxy:
+        proxy.faults = [Fault(how="answer", path="/clusters", times=99, body=orjson.dumps({"reason": reason}))]
+        with pytest.raises(Unavailable) as told:
+            await set_up(replace(broker.address, admin_url=proxy.url), Plan(types=TYPES, subscriptions={}))
+    assert told.value.message == f"Pulsar could not do GET clusters: 500: {cause}."
+    assert proxy.asked("GET", "/clusters") == 2
 
 
 async def test_a_message_that_cannot_be_read_is_put_aside_listed_and_sent_again(broker: Broker) -> None:

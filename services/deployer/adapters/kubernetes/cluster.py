@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -29,6 +29,9 @@ FIELD_MANAGER = "knarr"
 CONNECT_S = 5.0
 CALL_S = 30.0
 _READ_BYTES = 64 * 1024
+_OBJECT_BYTES = 16 * 1024 * 1024
+"""More than etcd takes for one."""
+_CHANGES = frozenset({"ADDED", "MODIFIED", "DELETED"})
 _IN_CLUSTER = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 Object = dict[str, Any]
@@ -176,18 +179,34 @@ class Cluster:
         with contextlib.suppress(NotFound):
             await self._json("DELETE", kind.path(namespace), query=query)
 
+    async def watch(
+        self, kind: Kind, namespace: str, labels: Mapping[str, str], since: str, *, limit_s: int
+    ) -> AsyncGenerator[tuple[str, Object], None]:
+        """What happens to them after that version of the list: `ADDED`, `MODIFIED` or `DELETED`, and the object.
+
+        It ends when the time is over, or when the API has forgotten what came after that version: list again then.
+
+        Raises:
+            Unavailable: The connection was lost, or there is none.
+            NotFound: The version is too old.
+        """
+        query = _watching(labels, since, limit_s)
+        async with self._answer("GET", kind.path(namespace), query=query, timeout_s=limit_s + CALL_S) as answer:
+            cut = Lines(line_bytes=_OBJECT_BYTES)
+            async for data in answer.content.iter_any():
+                for line in cut.add(data):
+                    told = orjson.loads(line)
+                    if told["type"] not in _CHANGES:
+                        return
+                    yield told["type"], told["object"]
+
     async def changed(self, kind: Kind, namespace: str, labels: Mapping[str, str], since: str, *, limit_s: int) -> None:
         """Wait until one of them may have changed after that version of the list, or the time is over.
 
         An expired version, a lost connection and whatever else a watch may answer count as a change: who waits lists
         again and compares, so nothing is missed and nothing is believed that a watch alone said.
         """
-        query = [
-            ("labelSelector", _selector(labels)),
-            ("watch", "true"),
-            ("resourceVersion", since),
-            ("timeoutSeconds", str(limit_s)),
-        ]
+        query = _watching(labels, since, limit_s)
         with contextlib.suppress(Unavailable, NotFound):
             async with self._answer("GET", kind.path(namespace), query=query, timeout_s=limit_s + CALL_S) as answer:
                 await answer.content.readany()
@@ -349,6 +368,15 @@ _STATUS: Mapping[int, type[KnarrError]] = {
 }
 _RIGHTS = "Give knarr's service account the rights of deploy/k8s, or check the credentials in KUBECONFIG."
 _TODO: Mapping[int, str] = {401: _RIGHTS, 403: _RIGHTS}
+
+
+def _watching(labels: Mapping[str, str], since: str, limit_s: int) -> list[tuple[str, str]]:
+    return [
+        ("labelSelector", _selector(labels)),
+        ("watch", "true"),
+        ("resourceVersion", since),
+        ("timeoutSeconds", str(limit_s)),
+    ]
 
 
 def _selector(labels: Mapping[str, str]) -> str:

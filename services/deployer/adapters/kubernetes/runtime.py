@@ -20,6 +20,7 @@ from seedwork.errors import Conflict, KnarrError, Unavailable
 from services.deployer.adapters.images import Pullable, runnable_anywhere
 from services.deployer.adapters.kubernetes import jobs, objects, verdicts
 from services.deployer.adapters.kubernetes.cluster import DEPLOYMENT, EVENT, JOB, POD, REPLICA_SET, SECRET, Cluster
+from services.deployer.adapters.kubernetes.followed import WATCH_S, Followed
 from services.deployer.adapters.kubernetes.front import Front
 from services.deployer.adapters.lines import blotted
 from services.deployer.adapters.merged_log import Source, merged
@@ -30,7 +31,6 @@ log = structlog.get_logger(__name__)
 
 AGAIN = "Run the image on your machine with PORT set to see the same."
 _TAIL_LINES = 50
-_WATCH_S = 5
 _FIRST_AGAIN_S = 1.0
 _LONGEST_AGAIN_S = 60.0
 _LATE_S = 120.0
@@ -134,23 +134,22 @@ class KubernetesRuntime:
         digests = frozenset({release.digest, image.manifest["config"]["digest"]})
         kept = await self._front.serves(namespace) == release.saga_id
         patience = _Patience(self._options, asyncio.get_running_loop().time())
-        while True:
-            deployments, pods = await asyncio.gather(
-                *(self._cluster.list(kind, namespace, labels) for kind in (DEPLOYMENT, POD))
-            )
-            if len(deployments.items) < len(release.formation):
-                raise Conflict("The release was stopped meanwhile", why=f"it has {len(deployments.items)} Deployments")
-            standing = verdicts.judge(
-                deployments.items, pods.items, wanted=release.formation, digests=digests, kept=kept
-            )
-            if standing.runs:
-                return
-            note(standing.note)
-            if standing.fault and standing.fault.at_once and not kept:
-                raise await self._verdict(namespace, release, standing.fault)
-            if patience.is_over(standing, asyncio.get_running_loop().time()):
-                raise await self._given_up(namespace, release, standing)
-            await self._something_changed(namespace, labels, deployments.version, pods.version)
+        async with Followed(self._cluster, namespace, labels, DEPLOYMENT, POD) as seen:
+            while True:
+                deployments = seen.of(DEPLOYMENT)
+                if len(deployments) < len(release.formation):
+                    raise Conflict("The release was stopped meanwhile", why=f"it has {len(deployments)} Deployments")
+                standing = verdicts.judge(
+                    deployments, seen.of(POD), wanted=release.formation, digests=digests, kept=kept
+                )
+                if standing.runs:
+                    return
+                note(standing.note)
+                if standing.fault and standing.fault.at_once and not kept:
+                    raise await self._verdict(namespace, release, standing.fault)
+                if patience.is_over(standing, asyncio.get_running_loop().time()):
+                    raise await self._given_up(namespace, release, standing)
+                await seen.change()
 
     async def switch(self, app_id: str, saga_id: str | None, *, fence: int) -> None:
         """See `Runtime.switch`."""
@@ -322,18 +321,6 @@ class KubernetesRuntime:
 
     # ── observing ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _something_changed(self, namespace: str, labels: Mapping[str, str], *versions: str) -> None:
-        watches = [
-            asyncio.create_task(self._cluster.changed(kind, namespace, labels, version, limit_s=_WATCH_S))
-            for kind, version in zip((DEPLOYMENT, POD), versions, strict=True)
-        ]
-        try:
-            await asyncio.wait(watches, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for watch in watches:
-                watch.cancel()
-            await asyncio.gather(*watches, return_exceptions=True)
-
     async def _verdict(self, namespace: str, release: Release, fault: verdicts.Fault) -> AppDoesNotStart:
         tail = await self._tail(namespace, fault.pod, release) if fault.pod else ()
         return AppDoesNotStart(fault.what, why=fault.why, todo=AGAIN if fault.blame == "app" else "", log_tail=tail)
@@ -409,7 +396,7 @@ class KubernetesRuntime:
                 raise Unavailable("The cluster does not end pods", why=f"{names} in {namespace}; is their node away?")
             if not all("deletionTimestamp" in each["metadata"] for each in pods.items):
                 await self._cluster.delete_all(POD, namespace, labels)  # made after we had looked
-            await self._cluster.changed(POD, namespace, labels, pods.version, limit_s=_WATCH_S)
+            await self._cluster.changed(POD, namespace, labels, pods.version, limit_s=WATCH_S)
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 

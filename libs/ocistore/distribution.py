@@ -100,7 +100,8 @@ class DistributionStore:
         draft = oci.draft(config, layers)
         files = {each.descriptor.digest: each for each in draft.layers}
         for race in range(1, _RACES + 1):
-            await side_by_side(
+            there, *_ = await side_by_side(
+                partial(self._tag_names, repository),
                 partial(self._blobs.bring, repository, draft.config_digest, draft.config),
                 *(partial(self._blobs.bring_layer, repository, each) for each in files.values()),
             )
@@ -111,7 +112,7 @@ class DistributionStore:
                 if race == _RACES or "BLOB_UNKNOWN" not in error.why:
                     raise
                 log.warning("a blob went while its image was stored", repository=repository, error=error.message)
-        tags_now = await self._tags_of(repository, draft.manifest_digest, known=checked)
+        tags_now = await self._tags_with(repository, draft.manifest_digest, new=checked, there=there)
         return oci.image(repository, draft.manifest, draft.config, tags_now)
 
     async def copy(self, repository: str, digest: str, *, to: str, tags: Sequence[str] = ()) -> Image:
@@ -125,16 +126,23 @@ class DistributionStore:
             parsed = oci.read_manifest(manifest)
         except ValueError as error:
             raise damaged(f"{repository}@{digest}", error) from error
-        blobs = {each.digest: each for each in (parsed.config, *parsed.layers)}
         known = bool(there) or to == repository
-        await side_by_side(
-            *(partial(self._blobs.copy, repository, each, to, expected=known) for each in blobs.values())
+        layers = {each.digest: each for each in parsed.layers if each.digest != parsed.config.digest}
+
+        async def config() -> Image:
+            await self._blobs.copy(repository, parsed.config, to, expected=known)
+            return await self._image(to, digest, manifest)
+
+        image: Image
+        image, *_ = await side_by_side(
+            config, *(partial(self._blobs.copy, repository, each, to, expected=known) for each in layers.values())
         )
-        image = await self._image(to, digest, manifest)
-        await self._name(to, manifest, [_mark(digest), *checked])
+        await self._name(to, manifest, [_mark(digest)])
         tags_now: tuple[str, ...]
-        _, tags_now = await side_by_side(
-            partial(self._manifest, to, digest), partial(self._tags_of, to, digest, known=checked)
+        _, _, tags_now = await side_by_side(
+            partial(self._name, to, manifest, checked),
+            partial(self._manifest, to, digest),
+            partial(self._tags_with, to, digest, new=checked, there=there),
         )
         return replace(image, tags=tags_now)
 
@@ -163,10 +171,14 @@ class DistributionStore:
         answer = await self._registry.call(
             "DELETE", path, repository=repository, doing="removing an image", okay=(202, 404)
         )
-        marked = _mark(digest) in await self._tag_names(repository)
+        names, there = await side_by_side(
+            partial(self._tag_names, repository), partial(self._digest_of, repository, digest)
+        )
+        marked = _mark(digest) in names
         if marked:  # its manifest is damaged, or this registry leaves the tags of what went
             await self.untag(repository, _mark(digest))
-        if await self._digest_of(repository, digest) is not None:
+            there = await self._digest_of(repository, digest)
+        if there is not None:
             raise Unavailable(
                 f"The registry {self._registry.host} still has {repository}@{digest}",
                 why="it accepted the removal, and shows the image all the same",
@@ -294,12 +306,21 @@ class DistributionStore:
 
     # --- tags and repositories ----------------------------------------------------------------------------------------
 
-    async def _tags_of(self, repository: str, digest: str, *, known: Sequence[str] = ()) -> tuple[str, ...]:
-        """The image's tags, sorted, without its mark; those are `known` that were just stored."""
-        names = {name for name in await self._tag_names(repository) if not _MARK.fullmatch(name)}.difference(known)
-        digests = await side_by_side(*(partial(self._digest_of, repository, name) for name in names))
-        found = (name for name, its in zip(names, digests, strict=True) if its == digest)
-        return tuple(sorted({*known, *found}))
+    async def _tags_of(self, repository: str, digest: str) -> tuple[str, ...]:
+        """The image's tags, sorted, without its mark."""
+        return await self._tags_among(repository, digest, await self._tag_names(repository))
+
+    async def _tags_with(
+        self, repository: str, digest: str, *, new: Sequence[str], there: Sequence[str]
+    ) -> tuple[str, ...]:
+        """Its tags with the `new` ones. Where its mark was not `there` before, it had none: then nothing is asked."""
+        others = set(there).difference(new) if _mark(digest) in there else ()
+        return tuple(sorted({*new, *await self._tags_among(repository, digest, others)}))
+
+    async def _tags_among(self, repository: str, digest: str, names: Iterable[str]) -> tuple[str, ...]:
+        asked = sorted(name for name in names if not _MARK.fullmatch(name))
+        digests = await side_by_side(*(partial(self._digest_of, repository, name) for name in asked))
+        return tuple(name for name, its in zip(asked, digests, strict=True) if its == digest)
 
     async def _digest_of(self, repository: str, named: str) -> str | None:
         """The digest of the manifest that a tag (or digest) names; None: it is not there."""

@@ -8,14 +8,14 @@ process's, since the `layers` builder of a machine is one process.
 import asyncio
 
 import structlog
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ocistore.store import ImageStore
 from seedwork.clock import Clock
 from seedwork.errors import RetryableError
 from seedwork.messages import Envelope
-from seedwork.unit_of_work import Database, after_commit, database_now_ms
+from seedwork.unit_of_work import Database, after_commit, database_now_ms, insert_ignore
 from services.builder.locks import Locks
 from services.builder.models import staged
 from services.builder.ports import staging_repository
@@ -39,17 +39,16 @@ class Staging:
 
     async def hold(self, app_id: str, digest: str, saga_id: str) -> None:
         """Take the saga's reference; one to another digest, of an earlier attempt, is dropped."""
-        known = await self._db.read(lambda conn: _digest_of(conn, saga_id))
-        if known is not None and known != digest:
-            await self.drop(saga_id)
         row = {"saga_id": saga_id, "app_id": app_id, "digest": digest}
 
-        async def write(conn: AsyncConnection) -> None:
-            await conn.execute(delete(staged).where(staged.c.saga_id == saga_id))
-            await conn.execute(insert(staged).values(row))
+        async def write(conn: AsyncConnection) -> str | None:
+            return None if await insert_ignore(conn, staged, [row]) else await _digest_of(conn, saga_id)
 
-        async with self._locks.of(f"{app_id} {digest}"):
-            await self._db.write(write)
+        while True:
+            async with self._locks.of(f"{app_id} {digest}"):
+                if await self._db.write(write) in (None, digest):
+                    return
+            await self.drop(saga_id)
 
     async def drop(self, saga_id: str) -> tuple[str, bool] | None:
         """Drop the saga's reference; the image (`staging/…@sha256:…`) and whether it went. None: there was none."""

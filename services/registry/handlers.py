@@ -48,8 +48,7 @@ async def publish_image(
         repository=await _repository(command, work, references),
         commit=command.commit,
     )
-    async with references.locked(reference.repository):
-        await references.take(reference, step=work.step)
+    async with references.taken(reference, step=work.step):
         try:
             image = await _bring(command, reference.repository, images)
         except NotFound:

@@ -6,7 +6,7 @@ crash in between leaves a row by which the next attempt finds the rest.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +26,7 @@ LOCK_S = 60.0
 seconds, and is cut off well before."""
 _WORK_S = 45.0
 _POLL_S = 0.05
+Taking = Callable[[AsyncConnection], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,13 +98,31 @@ class References:
         Raises:
             Unavailable: Another replica has it all the time, or the work took so long that it may lose the lock.
         """
+        async with self._locked(repository, None):
+            yield
+
+    @asynccontextmanager
+    async def taken(self, reference: Reference, *, step: str) -> AsyncIterator[None]:
+        """Hold the image for good, and for now the lock of its repository, to bring it; the same again is no change.
+
+        Raises:
+            FinalError: The saga's step was undone already (code `undone`).
+            Unavailable: As `locked`.
+        """
+        async with self._locked(reference.repository, lambda conn: _take(conn, reference, step)):
+            yield
+
+    @asynccontextmanager
+    async def _locked(self, repository: str, take: Taking | None) -> AsyncIterator[None]:
         lock = self._locks.setdefault(repository, asyncio.Lock())
         async with lock:
             if not self._shared:
+                if take is not None:
+                    await self._db.write(take)
                 yield
                 return
             owner = new_id()
-            await self._acquire(repository, owner)
+            await self._acquire(repository, owner, take)
             try:
                 async with asyncio.timeout(_WORK_S):
                     yield
@@ -112,34 +131,22 @@ class References:
             finally:
                 await asyncio.shield(self._db.write(lambda conn: _unlock(conn, repository, owner)))
 
-    async def _acquire(self, repository: str, owner: str) -> None:
+    async def _acquire(self, repository: str, owner: str, take: Taking | None) -> None:
+        """The lock, and in the same commit what is taken under it."""
+
+        async def work(conn: AsyncConnection) -> bool:
+            ours = await _lock(conn, repository, owner)
+            if ours and take is not None:
+                await take(conn)
+            return ours
+
         for _ in range(int(LOCK_S / _POLL_S) + 100):
-            if await self._db.write(lambda conn: _lock(conn, repository, owner)):
+            if await self._db.write(work):
                 return
             await self._clock.sleep(_POLL_S)
         raise errors.busy(repository, LOCK_S)
 
-    # --- taking ---------------------------------------------------------------------------------------------------
-
-    async def take(self, reference: Reference, *, step: str) -> None:
-        """Hold the image; the same again is no change.
-
-        Raises:
-            FinalError: The saga's step was undone already (code `undone`).
-        """
-
-        async def work(conn: AsyncConnection) -> None:
-            # The row is locked until the commit: an undo is accepted before, and seen here, or after, and sees this.
-            job = select(kernel.jobs.c.tombstone_ms).where(
-                kernel.jobs.c.saga_id == reference.saga_id, kernel.jobs.c.step == step
-            )
-            if (await conn.execute(job.with_for_update(read=True))).scalar_one_or_none() is not None:
-                raise errors.undone(reference.saga_id)
-            await insert_ignore(conn, repositories, [{"repository": reference.repository, "lock_until_ms": 0}])
-            row = {name: getattr(reference, name) for name in Reference.__slots__}
-            await insert_ignore(conn, image_references, [{**row, "taken_ms": await database_now_ms(conn)}])
-
-        await self._db.write(work)
+    # --- publishing -----------------------------------------------------------------------------------------------
 
     async def record(self, conn: AsyncConnection, image: Published) -> None:
         """Write down, in the transaction of the outcome, that the image is published."""
@@ -275,6 +282,18 @@ async def _forget_unheld(conn: AsyncConnection, repository: str, digest: str) ->
     )
     if (await conn.execute(held.limit(1))).first() is None:
         await conn.execute(delete(images).where(images.c.repository == repository, images.c.digest == digest))
+
+
+async def _take(conn: AsyncConnection, reference: Reference, step: str) -> None:
+    # The row is locked until the commit: an undo is accepted before, and seen here, or after, and sees this.
+    job = select(kernel.jobs.c.tombstone_ms).where(
+        kernel.jobs.c.saga_id == reference.saga_id, kernel.jobs.c.step == step
+    )
+    if (await conn.execute(job.with_for_update(read=True))).scalar_one_or_none() is not None:
+        raise errors.undone(reference.saga_id)
+    await insert_ignore(conn, repositories, [{"repository": reference.repository, "lock_until_ms": 0}])
+    row = {name: getattr(reference, name) for name in Reference.__slots__}
+    await insert_ignore(conn, image_references, [{**row, "taken_ms": await database_now_ms(conn)}])
 
 
 async def _lock(conn: AsyncConnection, repository: str, owner: str) -> bool:

@@ -129,8 +129,8 @@ async def test_an_image_that_is_being_published_is_not_collected(world: World, c
     """Its reference is there before its bytes, and its outcome need not be."""
     staged = await world.staged()
     taken = Reference(app_id=world.app_id, digest=staged.digest, saga_id="s1", repository="shop", commit=COMMIT)
-    await world.references.take(taken, step="publish")
-    await world.images.copy(staged.repository, staged.digest, to="shop", tags=[COMMIT])
+    async with world.references.taken(taken, step="publish"):
+        await world.images.copy(staged.repository, staged.digest, to="shop", tags=[COMMIT])
 
     await collector.everything()
 

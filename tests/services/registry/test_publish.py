@@ -148,8 +148,8 @@ async def test_an_undo_of_a_publication_that_was_cut_off_removes_what_it_made(wo
     """Killed between the copy and the outcome, and again between removing the bytes and dropping the reference."""
     staged = await world.staged()
     cut_off = Reference(app_id=world.app_id, digest=staged.digest, saga_id="s1", repository="shop", commit=COMMIT)
-    await world.references.take(cut_off, step="publish")
-    await world.images.copy(staged.repository, staged.digest, to="shop", tags=[COMMIT])
+    async with world.references.taken(cut_off, step="publish"):
+        await world.images.copy(staged.repository, staged.digest, to="shop", tags=[COMMIT])
 
     await world.images.remove("shop", staged.digest)
     answer = await world.unpublish("s1")

@@ -80,6 +80,7 @@ class BuildxBuilder:
         scratch = order.folder / "scratch"
         await asyncio.to_thread(scratch.mkdir, mode=0o700)
         progress = Progress(output, note)
+        digest: str | None = None
         forgetting: asyncio.Task[None] | None = None
         try:
             digest = await self._run_engine(order, context, dockerfile, scratch, progress)
@@ -90,7 +91,8 @@ class BuildxBuilder:
             await hold(manifest.draft(config, layers).manifest_digest)
             image = await self._images.put(order.repository, config=config, layers=layers)
         finally:
-            await _surely(self._tidied(order.saga_id, forgetting or self._clear_engine(order.saga_id, scratch)))
+            forgotten = forgetting or self._clear_engine(order.saga_id, scratch)
+            await _surely(self._tidied(order.saga_id, digest, forgotten))
         await asyncio.to_thread(output.say, f"Image {image.repository}@{image.digest}")
         return Built(repository=image.repository, digest=image.digest, layers=built_layers(pushed, progress.began))
 
@@ -156,17 +158,18 @@ class BuildxBuilder:
                 todo="Do KNARR_BUILDX_REGISTRY and KNARR_IMAGE_STORE name the same registry?",
             ) from error
 
-    async def _tidied(self, saga_id: str, forgetting: Awaitable[None]) -> None:
+    async def _tidied(self, saga_id: str, digest: str | None, forgetting: Awaitable[None]) -> None:
         """Nothing of this build stays under its saga's name; what cannot be removed now, `stop` removes."""
-        results = await asyncio.gather(self._clear_registry(saga_id), forgetting, return_exceptions=True)
+        results = await asyncio.gather(self._clear_registry(saga_id, digest), forgetting, return_exceptions=True)
         for error in results:
             if isinstance(error, KnarrError):
                 log.warning("a build's tag was left behind", saga_id=saga_id, error=error.message)
             elif error is not None:
                 raise error
 
-    async def _clear_registry(self, saga_id: str) -> None:
-        digest = await self._images.resolve(INCOMING, _tag(saga_id))
+    async def _clear_registry(self, saga_id: str, digest: str | None = None) -> None:
+        """What an engine pushed, and whose `digest` nobody knows perhaps."""
+        digest = digest or await self._images.resolve(INCOMING, _tag(saga_id))
         if digest is not None:
             await self._images.remove(INCOMING, digest)
 

@@ -120,6 +120,8 @@ class GitMirror:
         self._env = env
         self._limits = limits
         self._fetch_timeout_s = fetch_timeout_s
+        self._trees: dict[str, str] = {}
+        """Of commits that were read on the way: a program less."""
 
     async def bring(self, ref: str | None, commit: str | None) -> Brought:
         """Get the exact commit, see the port."""
@@ -176,7 +178,11 @@ class GitMirror:
         kept = f"refs/knarr/refs/{hashlib.sha256(ref.encode()).hexdigest()[:32]}"
         if not await self._fetch(f"+{ref}:{kept}", f"Fetching {ref} of {self._url}"):
             return None
-        return await _git(["rev-parse", "--verify", f"{kept}^{{commit}}"], mirror=self._path, what=f"Reading {ref}")
+        names = [f"{kept}^{{commit}}", f"{kept}^{{tree}}"]
+        answer = await _git(["rev-parse", *names], mirror=self._path, what=f"Reading {ref}")
+        commit, tree = answer.split()
+        self._trees[commit] = tree
+        return commit
 
     async def _fetch_commit(self, commit: str, ref: str) -> None:
         """Ask for it by its name: a force push took it out of the ref's history, or it is on another ref."""
@@ -253,7 +259,10 @@ class GitMirror:
         parts = [part for part in root.split("/") if part not in {"", "."}]
         if root.startswith("/") or ".." in parts or not root.isprintable():
             raise InvalidInput(f"The app's root {root[:100]!r} is no folder inside the repository")
-        tree = await _git(["rev-parse", "--verify", f"{commit}^{{tree}}"], mirror=self._path, what="Reading a commit")
+        tree = self._trees.get(commit)
+        if tree is None:
+            question = ["rev-parse", "--verify", f"{commit}^{{tree}}"]
+            tree = await _git(question, mirror=self._path, what="Reading a commit")
         if not parts:
             return tree
         question = ["--literal-pathspecs", "ls-tree", "-z", tree, "--", "/".join(parts)]

@@ -103,9 +103,9 @@ def _runtime(settings: DeployerSettings, home: Path, images: ImageStore, clock: 
     if settings.runtime == "memory":
         return MemoryRuntime(clock=clock), None
     if settings.runtime == "docker":
-        return make_docker_runtime(settings, home, images, clock)
+        return make_docker_runtime(settings, home, clock)
     if settings.runtime == "kubernetes":
-        return make_kubernetes_runtime(settings, images, clock)
+        return make_kubernetes_runtime(settings, clock)
     router = Router(host=settings.app_host, port_base=settings.app_port_base, idle_s=settings.request_idle_s)
     limits = Limits(
         start_timeout_s=settings.start_timeout_s,

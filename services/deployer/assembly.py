@@ -21,7 +21,8 @@ async def assemble(known: KnownRelease, app: App, *, db: Database, images: Image
         Conflict: The config version is gone.
         Misconfigured: The config vars were sealed with another key.
     """
-    facts = facts_of(await images.get(known.repository, known.digest, tagged=False))
+    image = await images.get(known.repository, known.digest, tagged=False)
+    facts = facts_of(image)
     version = await db.read(lambda conn: configs.get(conn, known.app_id, known.config_version))
     if version is None:
         raise Conflict(f"Config version {known.config_version} of {app.name} is gone", why="the app was removed")
@@ -33,8 +34,7 @@ async def assemble(known: KnownRelease, app: App, *, db: Database, images: Image
         team=app.team,
         saga_id=known.saga_id,
         number=known.number,
-        repository=known.repository,
-        digest=known.digest,
+        image=image,
         processes=facts.processes,
         formation=known.formation,
         env=variables(facts, addons.variables(theirs, vault) | vault.unseal(version.sealed)),

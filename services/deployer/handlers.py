@@ -83,16 +83,16 @@ async def deploy_release(command: DeployRelease, *, work: Work, deployer: Deploy
     db, runtime = deployer.db, deployer.runtime
     app = App(app_id=work.app_id, name=command.app or work.app, team=work.team)
     known = await _reserved(command, app, work, deployer)
+    served = known.state == "live"
     address: Address
     release: Release
     replaced: KnownRelease | None
-    address, release, replaced = await side_by_side(
-        partial(_address, app, deployer),
-        partial(assemble, known, app, db=db, images=deployer.images, vault=deployer.vault),
-        partial(db.read, lambda conn: releases.live(conn, app.app_id)),
-    )
-    served = known.state == "live"
     try:
+        address, release, replaced = await side_by_side(
+            partial(_address, app, deployer),
+            partial(_prepared, known, app, work, deployer),
+            partial(db.read, lambda conn: releases.live(conn, app.app_id)),
+        )
         await _run(release, work, deployer, with_command=not served)
         await _to_its_end(_take_traffic(known, work.fence, db, runtime))
         served = True
@@ -283,15 +283,21 @@ async def _address(app: App, deployer: Deployer) -> Address:
     return address
 
 
-async def _run(release: Release, work: Work, deployer: Deployer, *, with_command: bool) -> None:
-    """Until every instance was seen to answer."""
-    runtime = deployer.runtime
+async def _prepared(known: KnownRelease, app: App, work: Work, deployer: Deployer) -> Release:
+    """All that its instances need is there."""
+    release = await assemble(known, app, db=deployer.db, images=deployer.images, vault=deployer.vault)
     if deployer.provider is not None:
         for addon in release.addons:
             work.note(f"starting the add-on {addon.name}")
             await deployer.provider.provide(addon, note=work.note)
     work.note("unpacking the image")
-    await runtime.prepare(release)
+    await deployer.runtime.prepare(release)
+    return release
+
+
+async def _run(release: Release, work: Work, deployer: Deployer, *, with_command: bool) -> None:
+    """Until every instance was seen to answer."""
+    runtime = deployer.runtime
     if with_command and release.release_command:
         work.note("running the release command")
         await runtime.run_release_command(release)
@@ -368,7 +374,7 @@ async def _start_again(previous: KnownRelease, ours: KnownRelease, work: Work, d
     work.note(f"starting release {previous.number} again")
     app = App(app_id=work.app_id, name=work.app, team=work.team)
     try:
-        release = await assemble(previous, app, db=deployer.db, images=deployer.images, vault=deployer.vault)
+        release = await _prepared(previous, app, work, deployer)
         await _run(release, work, deployer, with_command=False)
     except FinalError as error:
         raise PreviousDoesNotStart(

@@ -11,6 +11,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from ocistore.store import Image
+
 InstanceState = Literal["starting", "up", "crashed", "stopping"]
 """`crashed`: it ended by itself; it is started again after a wait that grows (the note says when)."""
 
@@ -48,8 +50,7 @@ class Release:
     saga_id: str
     """The label: whoever removes this saga's things finds them by it."""
     number: int
-    repository: str
-    digest: str
+    image: Image
     processes: Mapping[str, tuple[str, ...]]
     """Argument lists by process type."""
     formation: Mapping[str, int]
@@ -62,6 +63,16 @@ class Release:
     """What it was built from; instances are told, so that an app can show it."""
     addons: tuple[AddOn, ...] = ()
     """What must be there before anything of the release runs."""
+
+    @property
+    def repository(self) -> str:
+        """Where its image is."""
+        return self.image.repository
+
+    @property
+    def digest(self) -> str:
+        """Of its image."""
+        return self.image.digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,10 +164,12 @@ class Runtime(Protocol):
         """Give the app its stable address, or say which one it has; `taken` ports belong to other apps."""
 
     async def prepare(self, release: Release) -> None:
-        """Have the image's bytes where they can run.
+        """Have the image's bytes, and what else is there before instances, where they can run.
+
+        The app's address may be found at the same time.
 
         Raises:
-            NotFound: The image is not in the store.
+            NotFound: The image's bytes are not in the store.
             CannotRun: It is no image for this runtime.
         """
 

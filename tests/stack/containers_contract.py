@@ -4,11 +4,9 @@ import asyncio
 from typing import Any, ClassVar, Protocol
 
 import httpx2
-import pytest
 
 from ocistore.distribution import DistributionStore
 from ocistore.store import Image
-from seedwork.errors import NotFound
 from services.deployer.errors import AppDoesNotStart
 from services.deployer.ports import Release
 from tests.services.deployer.test_runtime_contract import RuntimeContract
@@ -50,12 +48,6 @@ class ContainersContract(RuntimeContract):
         assert "PORT=8080" in text
         assert f"KNARR_SAGA_ID={release.saga_id}" in text
         assert f"KNARR_INSTANCE={await bench.instance_of(release)}" in text
-
-    async def test_an_image_that_is_gone_is_not_found(self, bench: ContainerBench, runtime: Any, sound: Image) -> None:
-        """Before anything was made of it."""
-        await bench.images.remove(sound.repository, sound.digest)
-        with pytest.raises(NotFound):
-            await runtime.prepare(bench.shelf.release(sound))
 
     async def test_an_app_that_never_answers_is_a_verdict(self, bench: ContainerBench) -> None:
         """The text says what its port does; what the app printed stands beside it."""

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from ocistore.distribution import DistributionStore
 from ocistore.store import Image
 from seedwork.clock import SystemClock
 from seedwork.messages import new_id
@@ -79,11 +78,9 @@ async def grounds(shelf: ContainerShelf) -> AsyncIterator[DockerGrounds]:
     installation = f"knarr-t{new_id()[-12:]}"
     engine = Engine()
     networks = Networks(engine, installation)
-    assert isinstance(shelf.images, DistributionStore)
     runtime = DockerRuntime(
         engine=engine,
         networks=networks,
-        images=shelf.images,
         pullable=Pullable(f"{registry()}/{PREFIX}"),
         router=Router(host="127.0.0.1", port_base=24_000, idle_s=30),
         clock=SystemClock(),

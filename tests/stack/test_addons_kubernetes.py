@@ -94,7 +94,6 @@ async def grounds(shelf: ContainerShelf) -> AsyncIterator[ClusterGrounds]:
     runtime = KubernetesRuntime(
         cluster=cluster,
         front=front,
-        images=shelf.images,
         pullable=Pullable(f"{registry()}/{PREFIX}"),
         clock=clock,
         options=Options(shape=shape),

@@ -1,6 +1,7 @@
 """What is followed by watches is what the cluster has, whatever becomes of a watch."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
@@ -53,6 +54,21 @@ def server_of(kubeconfig: str) -> tuple[str, int]:
     """Host and port of the API."""
     server = urlsplit(yaml.safe_load(kubeconfig)["clusters"][0]["cluster"]["server"])
     return server.hostname or "", server.port or 443
+
+
+@contextlib.asynccontextmanager
+async def over_a_wire(kubeconfig: str, folder: Path) -> AsyncIterator[tuple[Cluster, Wire]]:
+    """The cluster, and what lies between it and us."""
+    host, port = server_of(kubeconfig)
+    wire = Wire(host, port)
+    path = folder / "kubeconfig"
+    path.write_text(kubeconfig.replace(f"{host}:{port}", f"127.0.0.1:{await wire.open()}"))
+    far = Cluster(path)
+    try:
+        yield far, wire
+    finally:
+        await far.close()
+        await wire.close()
 
 
 def secret(namespace: str, name: str, word: str = "one", labels: dict[str, str] = LABELS) -> Object:
@@ -119,22 +135,21 @@ async def test_a_connection_that_breaks_is_made_again_and_an_api_that_is_away_is
     cluster: Cluster, namespace: str, kubeconfig: str, tmp_path: Path
 ) -> None:
     """What happened while nobody watched is seen; without an API nobody waits for ever."""
-    host, port = server_of(kubeconfig)
-    wire = Wire(host, port)
-    config = kubeconfig.replace(f"{host}:{port}", f"127.0.0.1:{await wire.open()}")
-    path = tmp_path / "kubeconfig"
-    path.write_text(config)
-    far = Cluster(path)
-    try:
-        async with Followed(far, namespace, LABELS, SECRET) as seen:
-            await cluster.apply(secret(namespace, "a"))
-            await until(seen, ("a", ONE))
-            wire.cut()
-            await cluster.apply(secret(namespace, "a", "two"))
-            await until(seen, ("a", TWO))
-            await wire.close()
-            with pytest.raises(Unavailable, match="does not answer"):
-                await until(seen, ("never", ONE))
-    finally:
-        await far.close()
+    async with over_a_wire(kubeconfig, tmp_path) as (far, wire), Followed(far, namespace, LABELS, SECRET) as seen:
+        await cluster.apply(secret(namespace, "a"))
+        await until(seen, ("a", ONE))
+        wire.cut()
+        await cluster.apply(secret(namespace, "a", "two"))
+        await until(seen, ("a", TWO))
         await wire.close()
+        with pytest.raises(Unavailable, match="does not answer"):
+            await until(seen, ("never", ONE))
+
+
+async def test_a_connection_is_kept_between_the_requests_of_deployments(kubeconfig: str, tmp_path: Path) -> None:
+    """For longer than aiohttp's fifteen seconds: a TLS handshake is dear for the one and the other."""
+    async with over_a_wire(kubeconfig, tmp_path) as (far, wire):
+        await far.version()
+        await asyncio.sleep(17)
+        await far.version()
+        assert wire.connections == 1

@@ -14,7 +14,7 @@ import pytest
 from ocistore.distribution import DistributionStore
 from ocistore.store import LABEL_BASE, Image
 from seedwork.clock import SystemClock
-from seedwork.errors import Unavailable
+from seedwork.errors import NotFound, Unavailable
 from seedwork.messages import new_id
 from services.deployer.adapters.docker import spec
 from services.deployer.adapters.docker.engine import Container, Engine
@@ -50,7 +50,6 @@ class Bench:
         runtime = DockerRuntime(
             engine=engine,
             networks=Networks(engine, options.installation),
-            images=self.images,
             pullable=self.pullable,
             router=Router(host="127.0.0.1", port_base=port_base, idle_s=30),
             clock=SystemClock(),
@@ -167,6 +166,13 @@ class TestDockerRuntime(ContainersContract):
     """Everything that local processes and other containers keep."""
 
     REFUSES = "refuses connections on PORT (8080)"
+
+
+async def test_an_image_that_is_gone_is_not_found(bench: Bench, runtime: DockerRuntime, sound: Image) -> None:
+    """Before anything was made of it."""
+    await bench.images.remove(sound.repository, sound.digest)
+    with pytest.raises(NotFound):
+        await runtime.prepare(bench.shelf.release(sound))
 
 
 # ── what instances get ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -70,7 +70,6 @@ class Bench:
         runtime = KubernetesRuntime(
             cluster=cluster,
             front=Front(cluster, SystemClock(), options.shape, self.ways),
-            images=self.images,
             pullable=self.pullable,
             clock=SystemClock(),
             options=options,
@@ -313,6 +312,18 @@ async def test_a_release_command_that_takes_too_long_is_ended(bench: Bench) -> N
     assert await bench.of_saga(release) == []
 
 
+async def test_the_address_is_found_while_the_release_is_prepared(bench: Bench, sound: Image) -> None:
+    """Both make the namespace of a new app, and the one takes nothing back of what the other wants."""
+    runtime, releases = bench.made(), [bench.shelf.release(sound, app_id=new_id()) for _ in range(5)]
+    for each in releases:
+        await asyncio.gather(
+            runtime.expose(each.app_id, each.app, taken=frozenset()),
+            runtime.prepare(each),
+        )
+    teams = [each["metadata"]["labels"].get(objects.TEAM) for each in await bench.namespaces()]
+    assert teams == ["default"] * 5
+
+
 async def test_a_cluster_that_is_away_is_worth_another_attempt(bench: Bench, sound: Image, tmp_path: Path) -> None:
     """Nothing is said about the app."""
     nowhere = tmp_path / "kubeconfig"
@@ -354,7 +365,9 @@ async def test_no_request_is_lost_while_a_release_replaces_another(bench: Bench,
     assert {each.saga_id for each in await runtime.instances(one.app_id)} == {two.saga_id}
     assert await bench.of_saga(one) == []
     seen = len(answers)
-    await eventually(lambda: _length(answers), until=lambda length: length > seen + 20)
+    await eventually(
+        lambda: _length(answers), until=lambda length: length > seen + 20 or any(task.done() for task in asking)
+    )
     for task in asking:
         task.cancel()
     faults = [each for each in await asyncio.gather(*asking, return_exceptions=True) if isinstance(each, Exception)]

@@ -105,6 +105,8 @@ class Wire:
         self._listening: asyncio.Server | None = None
         self.cuts = 0
         """How often the wire was cut by `cut_after`."""
+        self.connections = 0
+        """How many there were."""
 
     async def open(self) -> int:
         """Listen on this machine; the port."""
@@ -134,6 +136,7 @@ class Wire:
         except OSError:
             writer.close()
             return
+        self.connections += 1
         pair = {writer, back}
         self._pairs |= pair
         for task in (self._carry(reader, back, pair, watch=True), self._carry(there, writer, pair, watch=False)):

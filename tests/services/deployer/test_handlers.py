@@ -163,6 +163,23 @@ async def test_a_release_is_live_when_its_instances_were_observed(world: World) 
     assert (release.state, release.commit, release.layers) == ("live", COMMIT, [each.digest for each in image.layers])
 
 
+async def test_an_image_that_the_store_does_not_have_is_not_found(world: World) -> None:
+    """Before anything is made of it, and again where the store lost it while its release waited."""
+    image, saga = await world.shelf.image(), new_id()
+    await world.images.remove(image.repository, image.digest)
+    with pytest.raises(NotFound):
+        await world.deploy(image, saga)
+    assert await world.release(saga) is None
+    waiting = await world.shelf.image()
+    world.runtime.fails[waiting.digest] = "it ended with status 1"
+    with pytest.raises(AppDoesNotStart):
+        await world.deploy(waiting, saga)
+    await world.images.remove(waiting.repository, waiting.digest)
+    with pytest.raises(NotFound):
+        await world.deploy(waiting, saga)
+    assert await world.runtime.instances(world.app_id) == []
+
+
 async def test_the_next_release_replaces_the_one_before(world: World) -> None:
     """One runs afterwards; the other one can be rolled back to."""
     first, second = new_id(), new_id()

@@ -16,7 +16,6 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from ocistore.store import ImageStore
 from seedwork.clock import Clock
 from seedwork.errors import Conflict, KnarrError, NotFound, Unavailable
 from services.deployer.adapters.docker import spec
@@ -69,7 +68,6 @@ class DockerRuntime:
     Args:
         engine: Runs the containers.
         networks: Of the apps.
-        images: Where images are described.
         pullable: How the engine names them.
         router: The apps' ports.
         clock: For waiting.
@@ -84,7 +82,6 @@ class DockerRuntime:
         *,
         engine: Engine,
         networks: Networks,
-        images: ImageStore,
         pullable: Pullable,
         router: Router,
         clock: Clock,
@@ -92,7 +89,6 @@ class DockerRuntime:
     ) -> None:
         self._engine = engine
         self._networks = networks
-        self._images = images
         self._pullable = pullable
         self._router = router
         self._clock = clock
@@ -101,7 +97,6 @@ class DockerRuntime:
         self._served: dict[str, str] = {}
         self._fences: dict[str, int] = {}
         self._troubles: dict[str, str] = {}
-        self._ports: dict[str, int] = {}
         self._stopping: set[str] = set()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._background: dict[str, asyncio.Task[None]] = {}
@@ -117,7 +112,7 @@ class DockerRuntime:
 
     async def prepare(self, release: Release) -> None:
         """See `Runtime.prepare`."""
-        await self._port(release)
+        self._port(release)
         reference = self._pullable.reference(release.repository, release.digest)
         if await self._engine.image(reference) is None:
             await self._engine.pull(reference, login=self._options.login)
@@ -397,7 +392,7 @@ class DockerRuntime:
             arguments,
             step=step,
             image=self._pullable.reference(release.repository, release.digest),
-            port=await self._port(release),
+            port=self._port(release),
             network=await self._networks.of_app(release.app_id, release.app, release.team),
             bounds=options.bounds,
         )
@@ -408,18 +403,14 @@ class DockerRuntime:
         except NotFound as error:
             raise Unavailable("The image went away before its container was made", why=error.why) from error
 
-    async def _port(self, release: Release) -> int:
-        """Where its web processes listen; read from the image once.
+    def _port(self, release: Release) -> int:
+        """Where its web processes listen, as the image says.
 
         Raises:
-            NotFound: The image is not in the store.
             CannotRun: It is no image for containers.
         """
-        if release.digest not in self._ports:
-            image = await self._images.get(release.repository, release.digest, tagged=False)
-            runnable_anywhere(image, runtime=self.name)
-            self._ports[release.digest] = port_of(image)
-        return self._ports[release.digest]
+        runnable_anywhere(release.image, runtime=self.name)
+        return port_of(release.image)
 
     async def _prove(self, container: Container, release: Release, notes: dict[str, str]) -> None:
         """Until it answers, or has stayed.

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from ocistore.store import ImageStore
 from seedwork.clock import Clock
 from services.deployer.adapters.addon_recipes import addon_means
 from services.deployer.adapters.docker import spec
@@ -17,9 +16,7 @@ from services.deployer.adapters.router import Router
 from services.deployer.settings import MIB, DeployerSettings
 
 
-def make_docker_runtime(
-    settings: DeployerSettings, home: Path, images: ImageStore, clock: Clock
-) -> tuple[DockerRuntime, DockerAddOns]:
+def make_docker_runtime(settings: DeployerSettings, home: Path, clock: Clock) -> tuple[DockerRuntime, DockerAddOns]:
     """The runtime and what provides its add-ons; the engine is asked nothing before `recover`.
 
     Raises:
@@ -46,7 +43,6 @@ def make_docker_runtime(
     runtime = DockerRuntime(
         engine=engine,
         networks=networks,
-        images=images,
         pullable=Pullable(settings.pull_registry()),
         router=Router(host=settings.app_host, port_base=settings.app_port_base, idle_s=settings.request_idle_s),
         clock=clock,

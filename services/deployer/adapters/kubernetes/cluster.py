@@ -1,7 +1,7 @@
 """The Kubernetes API: manifests in, objects as plain JSON or errors of knarr's tree out.
 
 Credentials, TLS and their renewal are kubernetes-asyncio's; requests go through its dynamic client. Everything that we
-write is server-side applied under the field manager `knarr`, so fields that others manage stay theirs.
+want so is server-side applied under the field manager `knarr`, so fields that others manage stay theirs.
 Reference: https://kubernetes.io/docs/reference/using-api/ (1.20 and later).
 """
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 FIELD_MANAGER = "knarr"
 CONNECT_S = 5.0
 CALL_S = 30.0
+KEEPALIVE_S = 45.0
+"""For an idle connection, where aiohttp has 15: a TLS handshake takes as long as three requests. Proxies before an API
+server close theirs after 50 s or later."""
 _READ_BYTES = 64 * 1024
 _OBJECT_BYTES = 16 * 1024 * 1024
 """More than etcd takes for one."""
@@ -150,6 +153,16 @@ class Cluster:
             "PATCH", path, query=query, body=manifest, content_type="application/apply-patch+yaml"
         )
         return applied
+
+    async def create(self, manifest: Mapping[str, Any]) -> None:
+        """Have it there; one that is there already stays as it is.
+
+        Raises:
+            Unavailable: It is being deleted.
+        """
+        path = _KINDS[manifest["kind"]].path(manifest["metadata"].get("namespace"))
+        with contextlib.suppress(Stale):
+            await self._json("POST", path, query=[("fieldManager", FIELD_MANAGER)], body=manifest)
 
     async def change(self, kind: Kind, namespace: str, name: str, spec: Mapping[str, Any]) -> None:
         """Give these fields of its spec these values and leave the others alone; nothing, if it is gone."""
@@ -331,7 +344,14 @@ class Cluster:
                 todo="Set KUBECONFIG to a file with its address and credentials, or run knarr in the cluster.",
             ) from error
         api = ApiClient(configuration=settings)
+        _stay_connected(api)
         return api, DynamicClient(api)
+
+
+def _stay_connected(api: "ApiClient") -> None:
+    connector = api.rest_client.pool_manager.connector
+    if connector is not None:
+        connector._keepalive_timeout = KEEPALIVE_S  # noqa: SLF001  kubernetes-asyncio makes it, and takes no such setting
 
 
 class BadRequest(FinalError):

@@ -88,13 +88,13 @@ class Front:
         return str(min(names)) if names else None
 
     async def make_namespace(self, app_id: str, app: str) -> str:
-        """The one that it has, else a new one."""
+        """The one that it has, else a new one, if nobody makes it at this moment."""
         return await self.namespace(app_id) or await self._new_namespace(app_id, app)
 
     async def _new_namespace(self, app_id: str, app: str) -> str:
         name = objects.namespace_name(self._shape.installation, app, app_id)
         labels = objects.app_labels(self._shape.installation, app, app_id)
-        await self._cluster.apply(objects.namespace(name, labels, app=app))
+        await self._cluster.create(objects.namespace(name, labels, app=app))
         return name
 
     async def surround(self, app_id: str, app: str, team: str, *, also: Callable[[str], Object] | None = None) -> str:

@@ -14,7 +14,6 @@ from functools import partial
 
 import structlog
 
-from ocistore.store import Image, ImageStore
 from seedwork.clock import Clock
 from seedwork.errors import Conflict, KnarrError, Unavailable
 from services.deployer.adapters.images import Pullable, runnable_anywhere
@@ -60,7 +59,6 @@ class KubernetesRuntime:
     Args:
         cluster: Runs the pods.
         front: Namespaces and Services of the apps.
-        images: Where images are described.
         pullable: How the cluster names them.
         clock: For waiting.
         options: How long, how much.
@@ -69,17 +67,15 @@ class KubernetesRuntime:
     name = "kubernetes"
     addons: AbstractSet[str] = frozenset({"mongodb", "mysql", "postgres", "redis"})
 
-    def __init__(
-        self, *, cluster: Cluster, front: Front, images: ImageStore, pullable: Pullable, clock: Clock, options: Options
-    ) -> None:
+    def __init__(self, *, cluster: Cluster, front: Front, pullable: Pullable, clock: Clock, options: Options) -> None:
         self._cluster = cluster
-        self._images = images
         self._pullable = pullable
         self._clock = clock
         self._options = options
         self._shape = options.shape
         self._front = front
-        self._described: dict[str, Image] = {}
+        self._prepared: dict[str, str] = {}
+        """The namespace, by saga: between `prepare` and `start` it is not surrounded a second time."""
         self._background: dict[str, asyncio.Task[None]] = {}
 
     # ── a release, step by step ──────────────────────────────────────────────────────────────────────────────────
@@ -89,15 +85,16 @@ class KubernetesRuntime:
         return await self._front.expose(app_id, app, taken=taken)
 
     async def prepare(self, release: Release) -> None:
-        """See `Runtime.prepare`: the nodes pull when pods start; here the image is only looked at."""
-        await self._facts(release)
+        """See `Runtime.prepare`: the nodes pull when pods start; here is made what they need beside the image."""
+        self._facts(release)
+        self._prepared[release.saga_id] = await self._surround(release)
 
     async def run_release_command(self, release: Release) -> None:
         """See `Runtime.run_release_command`: a Job; one that an interrupted run of this saga left is waited for."""
         if release.release_command is None:
             return
-        facts = await self._facts(release)
-        namespace = await self._surround(release)
+        facts = self._facts(release)
+        namespace = self._prepared.get(release.saga_id) or await self._surround(release)
         job = objects.release_job(namespace, release, facts, self._shape)
         if await self._cluster.get(JOB, namespace, job["metadata"]["name"]) is None:
             await self._cluster.apply(job)
@@ -119,8 +116,8 @@ class KubernetesRuntime:
 
     async def start(self, release: Release) -> None:
         """See `Runtime.start`."""
-        facts = await self._facts(release)
-        namespace = await self._surround(release)
+        facts = self._facts(release)
+        namespace = self._prepared.pop(release.saga_id, None) or await self._surround(release)
         for process in release.formation:
             await self._cluster.apply(objects.deployment(namespace, release, process, facts, self._shape))
 
@@ -130,8 +127,7 @@ class KubernetesRuntime:
         if namespace is None:
             raise Conflict("The release was stopped meanwhile", why="the app's namespace is gone")
         labels = self._front.labels(release.app_id, release.saga_id, step="deploy")
-        image = await self._image(release)
-        digests = frozenset({release.digest, image.manifest["config"]["digest"]})
+        digests = frozenset({release.digest, release.image.manifest["config"]["digest"]})
         kept = await self._front.serves(namespace) == release.saga_id
         patience = _Patience(self._options, asyncio.get_running_loop().time())
         async with Followed(self._cluster, namespace, labels, DEPLOYMENT, POD) as seen:
@@ -170,6 +166,7 @@ class KubernetesRuntime:
 
     async def stop(self, app_id: str, saga_id: str) -> Sequence[str]:
         """See `Runtime.stop`: a pod's record stays for some seconds after its containers, until nothing is mounted."""
+        self._prepared.pop(saga_id, None)
         namespace = await self._front.namespace(app_id)
         await self._end_background(saga_id)
         if namespace is None:
@@ -409,24 +406,15 @@ class KubernetesRuntime:
             also=lambda namespace: objects.config_secret(namespace, release, self._shape),
         )
 
-    async def _facts(self, release: Release) -> objects.Facts:
+    def _facts(self, release: Release) -> objects.Facts:
         """What the image says.
 
         Raises:
-            NotFound: The image is not in the store.
             CannotRun: It is no image for containers.
         """
-        image = await self._image(release)
-        runnable_anywhere(image, runtime=self.name)
+        runnable_anywhere(release.image, runtime=self.name)
         reference = self._pullable.reference(release.repository, release.digest)
-        return objects.facts_of(image, reference, default_user=self._shape.run_as_user)
-
-    async def _image(self, release: Release) -> Image:
-        """Read once."""
-        if release.digest not in self._described:
-            image = await self._images.get(release.repository, release.digest, tagged=False)
-            self._described[release.digest] = image
-        return self._described[release.digest]
+        return objects.facts_of(release.image, reference, default_user=self._shape.run_as_user)
 
 
 class _Patience:

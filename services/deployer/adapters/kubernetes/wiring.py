@@ -2,7 +2,6 @@
 
 from math import ceil
 
-from ocistore.store import ImageStore
 from seedwork.clock import Clock
 from services.deployer.adapters.addon_recipes import addon_means
 from services.deployer.adapters.images import Pullable
@@ -16,9 +15,7 @@ from services.deployer.settings import DeployerSettings
 INSTALLATION = "knarr"
 
 
-def make_kubernetes_runtime(
-    settings: DeployerSettings, images: ImageStore, clock: Clock
-) -> tuple[KubernetesRuntime, KubernetesAddOns]:
+def make_kubernetes_runtime(settings: DeployerSettings, clock: Clock) -> tuple[KubernetesRuntime, KubernetesAddOns]:
     """The runtime and what provides its add-ons; the cluster is asked nothing before its first use.
 
     Raises:
@@ -54,7 +51,6 @@ def make_kubernetes_runtime(
     runtime = KubernetesRuntime(
         cluster=cluster,
         front=front,
-        images=images,
         pullable=Pullable(registry),
         clock=clock,
         options=Options(shape=shape, start_timeout_s=settings.start_timeout_s),

@@ -78,11 +78,11 @@ class Folders:
         """Unpack the release, unless it is there.
 
         Raises:
-            NotFound: The image is not in the store.
+            NotFound: A layer of the image is not in the store.
             CannotRun: It is no image for processes of this machine.
             StorageFull: The disk has no room left; nothing half-made stays.
         """
-        image = await self._images.get(release.repository, release.digest, tagged=False)
+        image = release.image
         if facts_of(image).base != "host":
             raise CannotRun(
                 "The image brings an operating system of its own",

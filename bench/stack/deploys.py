@@ -316,8 +316,8 @@ def standard_error(values: Sequence[float]) -> float:
 def main() -> None:
     """From the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=28)
-    parser.add_argument("--warm-runs", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=32)
+    parser.add_argument("--warm-runs", type=int, default=1)
     parser.add_argument("--replicas", nargs="*", type=int, default=(1, 2))
     given = parser.parse_args()
     for replicas in given.replicas:

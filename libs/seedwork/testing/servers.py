@@ -22,8 +22,8 @@ from seedwork.adapters.mysql import CHARSET, COLLATION
 from seedwork.adapters.pulsar_client import PulsarAddress
 from seedwork.messages import new_id
 
-_DELETIONS = 20
-"""How often a namespace's deletion is asked for, half a second apart."""
+_DELETIONS = 60
+"""How often a namespace's deletion is asked for, a second apart: a broker that compacts takes its time."""
 
 
 @contextlib.asynccontextmanager
@@ -67,7 +67,7 @@ async def _remove(address: PulsarAddress) -> None:
             answer = await http.delete(f"namespaces/{space}")
             if answer.status_code not in (409, 422) or not left:
                 break
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(1.0)
         if answer.status_code != 404:
             answer.raise_for_status()
 

@@ -118,7 +118,7 @@ class References:
         async with lock:
             if not self._shared:
                 if take is not None:
-                    await self._db.write(take)
+                    await self._take_alone(repository, take)
                 yield
                 return
             owner = new_id()
@@ -130,6 +130,13 @@ class References:
                 raise errors.busy(repository, _WORK_S) from error
             finally:
                 await asyncio.shield(self._db.write(lambda conn: _unlock(conn, repository, owner)))
+
+    async def _take_alone(self, repository: str, take: Taking) -> None:
+        async def work(conn: AsyncConnection) -> None:
+            await _know(conn, repository)
+            await take(conn)
+
+        await self._db.write(work)
 
     async def _acquire(self, repository: str, owner: str, take: Taking | None) -> None:
         """The lock, and in the same commit what is taken under it."""
@@ -284,6 +291,10 @@ async def _forget_unheld(conn: AsyncConnection, repository: str, digest: str) ->
         await conn.execute(delete(images).where(images.c.repository == repository, images.c.digest == digest))
 
 
+async def _know(conn: AsyncConnection, repository: str) -> None:
+    await insert_ignore(conn, repositories, [{"repository": repository, "lock_until_ms": 0}])
+
+
 async def _take(conn: AsyncConnection, reference: Reference, step: str) -> None:
     # The row is locked until the commit: an undo is accepted before, and seen here, or after, and sees this.
     job = select(kernel.jobs.c.tombstone_ms).where(
@@ -291,14 +302,13 @@ async def _take(conn: AsyncConnection, reference: Reference, step: str) -> None:
     )
     if (await conn.execute(job.with_for_update(read=True))).scalar_one_or_none() is not None:
         raise errors.undone(reference.saga_id)
-    await insert_ignore(conn, repositories, [{"repository": reference.repository, "lock_until_ms": 0}])
     row = {name: getattr(reference, name) for name in Reference.__slots__}
     await insert_ignore(conn, image_references, [{**row, "taken_ms": await database_now_ms(conn)}])
 
 
 async def _lock(conn: AsyncConnection, repository: str, owner: str) -> bool:
     now_ms = await database_now_ms(conn)
-    await insert_ignore(conn, repositories, [{"repository": repository, "lock_until_ms": 0}])
+    await _know(conn, repository)
     free = and_(repositories.c.repository == repository, repositories.c.lock_until_ms <= now_ms)
     taken = await conn.execute(
         update(repositories).where(free).values(lock_owner=owner, lock_until_ms=now_ms + int(LOCK_S * 1000))

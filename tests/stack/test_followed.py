@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,7 +14,7 @@ from seedwork.errors import Unavailable
 from seedwork.messages import new_id
 from seedwork.testing.servers import Wire
 from services.deployer.adapters.kubernetes import followed
-from services.deployer.adapters.kubernetes.cluster import LIMITS, NAMESPACE, SECRET, Cluster, Listed, Object
+from services.deployer.adapters.kubernetes.cluster import LIMITS, NAMESPACE, SECRET, Cluster, Kind, Listed, Object
 from services.deployer.adapters.kubernetes.followed import Followed
 
 pytestmark = pytest.mark.stack("KUBECONFIG")
@@ -118,12 +118,10 @@ async def test_a_watch_from_a_version_that_has_expired_is_begun_again(
     """With a list of what there is now: what such a watch cannot tell any more is not missed."""
     list_now, lists = cluster.list, 0
 
-    async def list_as_long_ago(*what: object, **how: object) -> Listed:
+    async def list_as_long_ago(kind: Kind, where: str | None, labels: Mapping[str, str]) -> Listed:
         nonlocal lists
         lists += 1
-        if lists == 1:
-            return Listed([], "1")
-        return await list_now(*what, **how)  # type: ignore[arg-type]
+        return Listed([], "1") if lists == 1 else await list_now(kind, where, labels)
 
     await cluster.apply(secret(namespace, "a"))
     monkeypatch.setattr(cluster, "list", list_as_long_ago)

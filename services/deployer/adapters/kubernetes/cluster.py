@@ -203,7 +203,12 @@ class Cluster:
             Unavailable: The connection was lost, or there is none.
             NotFound: The version is too old.
         """
-        query = _watching(labels, since, limit_s)
+        query = [
+            ("labelSelector", _selector(labels)),
+            ("watch", "true"),
+            ("resourceVersion", since),
+            ("timeoutSeconds", str(limit_s)),
+        ]
         async with self._answer("GET", kind.path(namespace), query=query, timeout_s=limit_s + CALL_S) as answer:
             cut = Lines(line_bytes=_OBJECT_BYTES)
             async for data in answer.content.iter_any():
@@ -219,10 +224,9 @@ class Cluster:
         An expired version, a lost connection and whatever else a watch may answer count as a change: who waits lists
         again and compares, so nothing is missed and nothing is believed that a watch alone said.
         """
-        query = _watching(labels, since, limit_s)
         with contextlib.suppress(Unavailable, NotFound):
-            async with self._answer("GET", kind.path(namespace), query=query, timeout_s=limit_s + CALL_S) as answer:
-                await answer.content.readany()
+            async with contextlib.aclosing(self.watch(kind, namespace, labels, since, limit_s=limit_s)) as changes:
+                await anext(changes, None)
 
     async def logs(
         self, namespace: str, pod: str, *, lines: int | None, follow: bool, times: bool, after: str = ""
@@ -388,15 +392,6 @@ _STATUS: Mapping[int, type[KnarrError]] = {
 }
 _RIGHTS = "Give knarr's service account the rights of deploy/k8s, or check the credentials in KUBECONFIG."
 _TODO: Mapping[int, str] = {401: _RIGHTS, 403: _RIGHTS}
-
-
-def _watching(labels: Mapping[str, str], since: str, limit_s: int) -> list[tuple[str, str]]:
-    return [
-        ("labelSelector", _selector(labels)),
-        ("watch", "true"),
-        ("resourceVersion", since),
-        ("timeoutSeconds", str(limit_s)),
-    ]
 
 
 def _selector(labels: Mapping[str, str]) -> str:

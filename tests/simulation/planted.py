@@ -201,14 +201,17 @@ CANCELLED = Plan((Storm(12), replace(CANCELS[0], gap_s=1.0), *CANCELS), Weather(
 
 STANDS_STILL = Plan(
     (
-        Storm(6),
-        Outage("slow", 60.0, gap_s=2.0),
-        PauseProcess(5, 300.0, gap_s=15.0),
-        Storm(6, gap_s=1.0),
+        Storm(36),
+        Outage("slow", 120.0, gap_s=2.0),
+        PauseProcess(5, 300.0, gap_s=60.0),
+        Storm(36, gap_s=1.0),
         Push(0, gap_s=240.0),
     )
 )
-"""A deployer stands still for minutes after it has moved traffic in the row, and before it does in what runs."""
+"""A deployer stands still for minutes after it has moved traffic in the row, and before it does in what runs.
+
+Every sixth seed has it there just then: many apps' deployments are about to, and each call takes long.
+"""
 
 
 BUGS = (
@@ -221,5 +224,5 @@ BUGS = (
     Bug(a_late_success_taken_during_the_undo, _some(CANCELLED)),
     Bug(an_epoch_ignored, plans=()),
     Bug(a_reference_dropped_twice, _seeds(3, 2)),
-    Bug(an_old_fence_accepted, _some(STANDS_STILL, 2, 19)),
+    Bug(an_old_fence_accepted, _some(STANDS_STILL)),
 )

@@ -137,10 +137,9 @@ class DistributionStore:
         image, *_ = await side_by_side(
             config, *(partial(self._blobs.copy, repository, each, to, expected=known) for each in layers.values())
         )
-        await self._name(to, manifest, [_mark(digest)])
+        await self._name(to, manifest, [_mark(digest), *checked])
         tags_now: tuple[str, ...]
-        _, _, tags_now = await side_by_side(
-            partial(self._name, to, manifest, checked),
+        _, tags_now = await side_by_side(  # not beside the writing, during which distribution may answer 500
             partial(self._manifest, to, digest),
             partial(self._tags_with, to, digest, new=checked, there=there),
         )

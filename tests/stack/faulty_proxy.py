@@ -54,11 +54,14 @@ class FaultyProxy:
     faults: list[Fault] = field(default_factory=list)
     requests: list[tuple[str, str]] = field(default_factory=list)
     """Method and path, oldest first."""
+    overlapping: list[tuple[tuple[str, str], tuple[str, str]]] = field(default_factory=list)
+    """Each two of them that were under way at once."""
     bytes_up: int = 0
     """Of request bodies."""
     rewrite: Callable[[str], str] = str
     """What the server behind is asked instead."""
     _connections: set[asyncio.Task[None]] = field(default_factory=set)
+    _under_way: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -95,7 +98,18 @@ class FaultyProxy:
     async def _one(self, head: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         first, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
         method, path, _ = first.split(" ", 2)
-        self.requests.append((method, path))
+        asked = (method, path)
+        self.requests.append(asked)
+        self.overlapping.extend((other, asked) for other in self._under_way)
+        self._under_way.append(asked)
+        try:
+            await self._answered(method, path, lines, reader, writer)
+        finally:
+            self._under_way.remove(asked)
+
+    async def _answered(
+        self, method: str, path: str, lines: list[str], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         body = _body(reader, [line.lower() for line in lines])
         fault = next((each for each in self.faults if each.takes(method, path)), None)
         if fault and fault.how == "refuse":

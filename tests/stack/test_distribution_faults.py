@@ -281,6 +281,24 @@ async def test_a_copy_looks_at_each_blob_in_its_new_place_before_it_names_the_im
     assert ("GET", f"/v2/shop/manifests/{second.digest}") in after
 
 
+async def test_a_copy_asks_for_nothing_while_it_names_the_image(
+    proxy: FaultyProxy, store: DistributionStore, tmp_path: Path
+) -> None:
+    """Distribution's file system driver empties a file before it writes it: who reads then is answered 500."""
+    image = await put_image(store, "staging/1", tmp_path, {"app.py": "1"})
+    proxy.requests.clear()
+    proxy.overlapping.clear()
+
+    await store.copy("staging/1", image.digest, to="shop", tags=["v1", "v2"])
+
+    assert proxy.asked("PUT", "/manifests/") == 3
+    assert not [pair for pair in proxy.overlapping if any(_names_an_image(*each) for each in pair)]
+
+
+def _names_an_image(method: str, path: str) -> bool:
+    return method == "PUT" and "/manifests/" in path
+
+
 async def test_a_copy_into_a_new_repository_mounts_each_blob_and_then_looks_at_it(
     proxy: FaultyProxy, store: DistributionStore, tmp_path: Path
 ) -> None:

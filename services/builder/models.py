@@ -38,6 +38,8 @@ staged = Table(
     Column("digest", Digest, nullable=False),
     # set when the saga needs it no more; the image is collected after that
     Column("released_ms", Ms),
+    # set while its holder removes the image, which nobody else has: until then nobody takes it
+    Column("removing_ms", Ms),
     Index("ix_staged_image", "app_id", "digest"),
     Index("ix_staged_released", "released_ms"),
 )

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx2
-from sqlalchemy import text
+from sqlalchemy import MetaData, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from seedwork.adapters.mysql import CHARSET, COLLATION
 from seedwork.adapters.pulsar_client import PulsarAddress
 from seedwork.messages import new_id
+from seedwork.unit_of_work import Database
 
 _DELETIONS = 60
 """How often a namespace's deletion is asked for, a second apart: a broker that compacts takes its time."""
@@ -41,6 +42,21 @@ async def mysql_schema(server: str | None = None, *, name: str | None = None) ->
         yield url.set(database=name).render_as_string(hide_password=False)
     finally:
         await _run(url, f"DROP DATABASE IF EXISTS `{name}`")
+
+
+@contextlib.asynccontextmanager
+async def database(kind: str, folder: Path, metadata: MetaData) -> AsyncIterator[Database]:
+    """An open database with these tables: `sqlite`, a file in `folder`, or `mysql`, a schema of its own."""
+    async with contextlib.AsyncExitStack() as stack:
+        url = f"sqlite+aiosqlite:///{folder}/test.db"
+        if kind == "mysql":
+            url = await stack.enter_async_context(mysql_schema())
+        database = Database(url)
+        await database.open()
+        stack.push_async_callback(database.close)
+        async with database.engine.begin() as conn:
+            await conn.run_sync(metadata.create_all)
+        yield database
 
 
 @contextlib.asynccontextmanager

@@ -133,9 +133,13 @@ def command(*argv: str, given: str = "", **more: str) -> None:
     """Run it to its end.
 
     Raises:
-        subprocess.CalledProcessError: It failed.
+        subprocess.CalledProcessError: It failed; what it said stands below.
     """
-    subprocess.run(argv, input=given, env={**environment(), **more}, check=True, capture_output=True, text=True)
+    try:
+        subprocess.run(argv, input=given, env={**environment(), **more}, check=True, capture_output=True, text=True)
+    except subprocess.CalledProcessError as error:
+        error.add_note(error.stderr)
+        raise
 
 
 def manifests(name: str, image: str) -> str:

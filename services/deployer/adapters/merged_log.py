@@ -6,13 +6,17 @@ each once.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 LOOK_AGAIN_S = 1.0
 """How often a follower looks for instances that came."""
-_WAITING_LINES = 1000
+TAIL_BYTES = 32 * 1024 * 1024
+"""Of the last lines that are read before the first one is shown, all instances together: a line may have a mebibyte."""
+_PIECE_LINES = 500
+_WAITING_LINES = 64
 """Read ahead of a slow reader; then the engine waits."""
 
 
@@ -36,21 +40,47 @@ class Source:
 Sources = Callable[[], Awaitable[Sequence[Source]]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Tail:
+    """The last lines of one instance, with their times."""
+
+    lines: Sequence[tuple[str, bytes]]
+    cut: bool
+    """Whether lines before them were let go, for their size."""
+
+    @property
+    def newest(self) -> str:
+        return self.lines[-1][0] if self.lines else ""
+
+
 async def merged(sources: Sources, *, lines: int, follow: bool) -> AsyncIterator[bytes]:
-    """The last `lines` of all together; with `follow` what comes, until the caller closes it."""
+    """The last `lines` of all together, at most `TAIL_BYTES`; with `follow` what comes, until the caller closes it."""
     known = await sources()
-    tails = await asyncio.gather(*(_tail(each, lines) for each in known))
-    newest = {each.id: tail[-1][0] if tail else "" for each, tail in zip(known, tails, strict=True)}
-    together = sorted((line for tail in tails for line in tail), key=lambda line: line[0])
-    if text := b"".join(shown for _, shown in together[max(0, len(together) - lines) :]):
-        yield text
+    tails = await asyncio.gather(*(_tail(each, lines, TAIL_BYTES // len(known)) for each in known))
+    first = max((each.lines[0][0] for each in tails if each.cut), default="")  # before it lines are missing
+    together = sorted((line for tail in tails for line in tail.lines if line[0] >= first), key=lambda line: line[0])
+    if first and len(together) < lines:
+        what = f"lines before this are left out: more than {TAIL_BYTES // 1024**2} MiB are not shown at once"
+        yield _split("knarr", f"{first} [knarr] {what}".encode())[1]
+    last = together[max(0, len(together) - lines) :]
+    for begin in range(0, len(last), _PIECE_LINES):
+        yield b"".join(shown for _, shown in last[begin : begin + _PIECE_LINES])
     if follow:
+        newest = {each.id: tail.newest for each, tail in zip(known, tails, strict=True)}
         async for line in _followed(sources, newest):
             yield line
 
 
-async def _tail(source: Source, lines: int) -> list[tuple[str, bytes]]:
-    return [_split(source.label, line) async for line in source.read(lines=lines, follow=False, after="")]
+async def _tail(source: Source, lines: int, most_bytes: int) -> _Tail:
+    kept: deque[tuple[str, bytes]] = deque()
+    size_bytes, cut = 0, False
+    async for line in source.read(lines=lines, follow=False, after=""):
+        kept.append(_split(source.label, line))
+        size_bytes += len(kept[-1][1])
+        while size_bytes > most_bytes and len(kept) > 1:
+            size_bytes -= len(kept.popleft()[1])
+            cut = True
+    return _Tail(kept, cut)
 
 
 async def _followed(sources: Sources, newest: Mapping[str, str]) -> AsyncIterator[bytes]:

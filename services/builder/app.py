@@ -68,7 +68,7 @@ def create_app(settings: BuilderSettings | None = None, *, bus: Bus | None = Non
     )
     service.participant.on(DeploymentSucceeded, staging.release)
     if service.db.sole_process:  # elsewhere what lies there may be a living replica's work
-        service.on_start(partial(clear_up, builder, folders))
+        service.on_start(partial(clear_up, builder, folders, staging))
     service.on_stop(images.close)
     service.background("collect", staging.run)
     service.background("sweep-logs", partial(sweep_logs, logs, service, settings.build_log_keep_days))
@@ -98,10 +98,11 @@ def make_builder(settings: BuilderSettings, home: Path, images: ImageStore, sand
     return make_buildx_builder(settings, home, images, sandbox)
 
 
-async def clear_up(builder: ImageBuilder, folders: WorkFolders) -> None:
-    """What builds of a killed process left: their processes and their folders. The builds begin anew."""
+async def clear_up(builder: ImageBuilder, folders: WorkFolders, staging: Staging) -> None:
+    """What builds of a killed process left: their processes, folders and removals. The builds begin anew."""
     processes = await builder.stop()
     left = await folders.sweep()
+    await staging.nobody_removes()
     if processes or left:
         log.info("cleared up after a process that was killed", processes=processes, work_folders=left)
 

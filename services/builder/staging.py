@@ -96,6 +96,10 @@ class Staging:
             raise
         await self._db.write(lambda conn: _delete(conn, saga_id))
 
+    async def nobody_removes(self) -> None:
+        """Where one process has the database, and has just begun: whoever was removing is dead."""
+        await self._db.write(lambda conn: conn.execute(update(staged).values(removing_ms=None)))
+
     async def release(self, _event: DeploymentSucceeded, envelope: Envelope, conn: AsyncConnection) -> None:
         """The image has its permanent place: the saga needs the staged one no more."""
         now_ms = await database_now_ms(conn)

@@ -63,6 +63,14 @@ async def put(images: SlowStore) -> str:
     return (await images.put(PLACE, config=CONFIG, layers=())).digest
 
 
+async def die_removing(staging: Staging, images: SlowStore, saga_id: str) -> None:
+    """After it said that it removes the image, and before it has."""
+    dropping = asyncio.create_task(staging.drop(saga_id))
+    await images.removing.wait()
+    dropping.cancel()
+    await asyncio.wait([dropping])
+
+
 async def test_who_takes_an_image_waits_until_it_is_removed(one: Staging, other: Staging, images: SlowStore) -> None:
     """Else what it stores would go with what the first saga had."""
     digest, first, second = await put(images), new_id(), new_id()
@@ -110,10 +118,7 @@ async def test_a_remover_that_died_is_not_waited_for(
 ) -> None:
     digest, dead, saga = await put(images), new_id(), new_id()
     await one.hold(APP, digest, dead)
-    dropping = asyncio.create_task(one.drop(dead))
-    await images.removing.wait()
-    dropping.cancel()
-    await asyncio.wait([dropping])
+    await die_removing(one, images, dead)
     long_ago = await db.now_ms() - int(module.REMOVAL_S * 1000) - 1
     await db.write(lambda conn: conn.execute(update(staged).values(removing_ms=long_ago)))
     images.may_remove.set()
@@ -121,6 +126,17 @@ async def test_a_remover_that_died_is_not_waited_for(
         await other.hold(APP, digest, saga)
         assert await other.drop(dead) == (f"{PLACE}@{digest}", False)
         assert await other.drop(saga) == (f"{PLACE}@{digest}", True)
+
+
+async def test_a_process_that_has_the_database_alone_waits_for_nobody(one: Staging, images: SlowStore) -> None:
+    """It was killed while it removed, and begins anew."""
+    digest, dead, saga = await put(images), new_id(), new_id()
+    await one.hold(APP, digest, dead)
+    await die_removing(one, images, dead)
+    await one.nobody_removes()
+    async with asyncio.timeout(BOUND_S):
+        await one.hold(APP, digest, saga)
+        assert await one.drop(dead) == (f"{PLACE}@{digest}", False)
 
 
 async def test_a_removal_that_fails_keeps_the_reference(one: Staging, other: Staging, images: SlowStore) -> None:

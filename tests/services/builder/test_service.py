@@ -15,6 +15,7 @@ import psutil
 import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr
+from sqlalchemy import update
 
 from ocistore.layout import OciLayout
 from seedwork.adapters.in_process import InProcessBus
@@ -26,9 +27,10 @@ from seedwork.testing.http import running
 from seedwork.testing.migrations import assert_migrations_match
 from seedwork.testing.servers import mysql_schema
 from seedwork.unit_of_work import Database
+from services.builder import staging
 from services.builder.app import MIGRATIONS, create_app
 from services.builder.contract import BuildDiscarded, BuildImage, DiscardBuild, ImageBuildFailed, ImageBuilt
-from services.builder.models import metadata
+from services.builder.models import metadata, staged
 from services.builder.settings import BuilderSettings
 from services.saga_coordinator.contract import DeploymentSucceeded
 from services.source.contract import AppDescription, Runtime
@@ -150,6 +152,12 @@ def alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No settings from the working directory; no interpreters but knarr's own and the system's."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
+
+
+async def nothing_is_staged(service: Running) -> None:
+    async with asyncio.timeout(BOUND_S):
+        while await service.staged():  # noqa: ASYNC110  the collector tells nobody
+            await asyncio.sleep(0.02)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -310,9 +318,7 @@ async def test_a_deployment_that_succeeded_needs_the_staged_image_no_more(servic
 
     await service.tell(DeploymentSucceeded(app="shop", saga="deploy", commit=COMMIT), saga)
 
-    async with asyncio.timeout(BOUND_S):
-        while await service.staged():  # noqa: ASYNC110  the collector tells nobody
-            await asyncio.sleep(0.02)
+    await nothing_is_staged(service)
     assert (await service.client.get(f"/builds/{saga}")).json()["state"] == "succeeded"
 
 
@@ -357,6 +363,22 @@ async def test_a_start_clears_up_after_a_process_that_was_killed(
     async with started(tmp_path) as service:
         assert service.work_left() == []
         assert await asyncio.wait_for(left.wait(), BOUND_S) < 0
+
+
+async def test_an_image_whose_remover_was_killed_goes_after_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once: a process that has its database alone knows that nobody else removes it."""
+    alone(tmp_path, monkeypatch)
+    monkeypatch.setattr(staging, "REMOVAL_S", 10 * BOUND_S)
+    async with started(tmp_path) as service:
+        await service.build()
+        now_ms = await service.chassis.db.now_ms()
+        killed = update(staged).values(released_ms=now_ms, removing_ms=now_ms)
+        await service.chassis.db.write(lambda conn: conn.execute(killed))
+
+    async with started(tmp_path) as service:
+        await nothing_is_staged(service)
 
 
 @pytest.mark.stack("MYSQL_URL")

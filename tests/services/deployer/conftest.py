@@ -23,6 +23,7 @@ from ocistore.store import (
 )
 from ocistore.testing import layer_file
 from seedwork.messages import new_id
+from seedwork.testing.servers import database
 from seedwork.unit_of_work import Database
 from services.deployer import models
 from services.deployer.ports import Release
@@ -164,9 +165,5 @@ def shelf(images: OciLayout, tmp_path: Path) -> Shelf:
 
 @pytest.fixture
 async def db(tmp_path: Path) -> AsyncIterator[Database]:
-    database = Database(f"sqlite+aiosqlite:///{tmp_path}/deployer.db")
-    await database.open()
-    async with database.engine.begin() as conn:
-        await conn.run_sync(models.metadata.create_all)
-    yield database
-    await database.close()
+    async with database("sqlite", tmp_path, models.metadata) as found:
+        yield found

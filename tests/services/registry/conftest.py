@@ -12,6 +12,7 @@ from ocistore.testing import put_image
 from seedwork.clock import SystemClock
 from seedwork.messages import new_id
 from seedwork.participant import Work
+from seedwork.testing.servers import database
 from seedwork.unit_of_work import Database
 from services.registry import handlers, models
 from services.registry.contract import (
@@ -87,12 +88,8 @@ class World:
 
 @pytest.fixture
 async def db(tmp_path: Path) -> AsyncIterator[Database]:
-    database = Database(f"sqlite+aiosqlite:///{tmp_path}/registry.db")
-    await database.open()
-    async with database.engine.begin() as conn:
-        await conn.run_sync(models.metadata.create_all)
-    yield database
-    await database.close()
+    async with database("sqlite", tmp_path, models.metadata) as found:
+        yield found
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 
 from seedwork.messages import new_id
 from seedwork.participant import Work
+from seedwork.testing.servers import database
 from seedwork.unit_of_work import Database
 from services.source import models
 from services.source.archives import Archives
@@ -23,12 +24,8 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture
 async def db(home: Path) -> AsyncIterator[Database]:
     """The service's database, all tables made."""
-    database = Database(f"sqlite+aiosqlite:///{home}/source.db")
-    await database.open()
-    async with database.engine.begin() as conn:
-        await conn.run_sync(models.metadata.create_all)
-    yield database
-    await database.close()
+    async with database("sqlite", home, models.metadata) as found:
+        yield found
 
 
 @pytest.fixture

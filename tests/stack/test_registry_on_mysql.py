@@ -1,13 +1,14 @@
 """What `registry` asks MySQL: the server's plan must not decide what is found."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from sqlalchemy import delete, insert, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from seedwork.clock import SystemClock
-from seedwork.testing.servers import mysql_schema
+from seedwork.testing.servers import database
 from seedwork.unit_of_work import Database
 from services.registry.models import image_references, images, metadata
 from services.registry.references import References
@@ -19,20 +20,16 @@ KEPT = 5
 
 
 @pytest.fixture
-async def db() -> AsyncIterator[Database]:
+async def db(tmp_path: Path) -> AsyncIterator[Database]:
     """Three repositories of five images, each held by a saga; the server has counted them."""
-    async with mysql_schema() as url:
-        db = Database(url)
-        await db.open()
+    async with database("mysql", tmp_path, metadata) as db:
         async with db.engine.begin() as conn:
-            await conn.run_sync(metadata.create_all)
             for app in APPS:
                 for number in range(KEPT):
                     await _publish(conn, app, number)
         async with db.engine.connect() as conn:
             await conn.execute(text("ANALYZE TABLE images, image_references"))
         yield db
-        await db.close()
 
 
 async def _publish(conn: AsyncConnection, app: str, number: int) -> None:

@@ -1,7 +1,7 @@
 """Messages of `builder`: an archive in, a staged image out."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from seedwork.messages import Command, Event, FailureEvent, Payload, UndoneEvent
 from services.source.contract import AppDescription
@@ -14,6 +14,8 @@ class BuildImage(Command):
     commit: str | None = None
     source_digest: str
     description: AppDescription
+    builder: Literal["layers", "buildx", "buildpacks"] | None = None
+    """Which builder; null: the one of the service's settings."""
 
     EXAMPLE: ClassVar[Mapping[str, Any]] = {
         "app": "shop",

@@ -23,6 +23,10 @@ class DeployRelease(Command):
     """Instances by process type; null: as live, before the first release as the image says."""
     rollback_to: int | None = None
     """The number of the release whose digest and config come back."""
+    observed: bool = False
+    """True: an `ObserveRelease` follows, so the instances of the release before keep running."""
+    watched_digest: str | None = None
+    """See `SourceFetched.watched_digest`: with an equal image, a change of it is still a change."""
 
     EXAMPLE: ClassVar[Mapping[str, Any]] = {
         "app": "shop",
@@ -44,6 +48,10 @@ class ReleaseDeployed(Event):
     manifest_hash: str
     replaced: int | None = None
     """The release that was live before."""
+    unchanged: bool = False
+    """True: image, config and formation equal those of the current release `number`; no instance was touched."""
+    first_answer_ms: int | None = None
+    """Milliseconds from the start of the first `web` instance to its first answer; null: no `web` instance started."""
 
     EXAMPLE: ClassVar[Mapping[str, Any]] = {
         "number": 1,
@@ -57,6 +65,30 @@ class ReleaseDeployed(Event):
 
 class ReleaseDeployFailed(FailureEvent):
     """Why it does not run; what ran before still has the traffic."""
+
+
+class ObserveRelease(Command):
+    """Observe the release that has the traffic; at the end stop the instances of the release before."""
+
+    app: str
+
+    EXAMPLE: ClassVar[Mapping[str, Any]] = {"app": "shop"}
+
+
+class ReleaseObserved(Event):
+    """The release passed its observation, and the release before has stopped."""
+
+    number: int
+    observed_s: float
+    """Length of the window in seconds; 0: off."""
+    ended_early: str = ""
+    """Why the window was shorter than configured; empty: it was not."""
+
+    EXAMPLE: ClassVar[Mapping[str, Any]] = {"number": 1, "observed_s": 10.0}
+
+
+class ReleaseObserveFailed(FailureEvent):
+    """An instance exited, a liveness check failed, or 5xx answers exceeded the threshold during the window."""
 
 
 class RollBackRelease(Command):

@@ -47,9 +47,9 @@ MAX_FILE_BYTES = 256 * 1024
 MAX_YAML_BYTES = 16 * 1024
 """The YAML parser is slow, some 50 kB a second at its worst; three keys need a few hundred bytes."""
 
-RuntimeKind = Literal["python", "node", "static", "procfile", "dockerfile"]
+RuntimeKind = Literal["python", "node", "go", "static", "procfile", "dockerfile", "buildpacks"]
 AddOnKind = Literal["mongodb", "postgres", "mysql", "redis"]
-_RUNTIMES: tuple[str, ...] = get_args(RuntimeKind)
+_RUNTIMES = ("python", "node", "static", "procfile", "dockerfile")
 _ADDONS: tuple[str, ...] = get_args(AddOnKind)
 _ADDON_NAMES: Mapping[str, str] = {
     **{kind: kind for kind in _ADDONS},

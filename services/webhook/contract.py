@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from seedwork.messages import Event
+from services.source.contract import BuildSettings
 
 Trigger = Literal["push", "upload", "api", "poll", "rollback", "config", "scale", "restart", "retry"]
 
@@ -24,6 +25,9 @@ class AppCreated(Event):
     clone_url: str | None = None
     ref: str = "refs/heads/main"
     root: str = "."
+    settings: BuildSettings = BuildSettings()
+    observe_s: float | None = None
+    """Length of the `observe` step in seconds; 0: off; null: the platform's default."""
 
     EXAMPLE: ClassVar[Mapping[str, Any]] = _APP
 
@@ -36,6 +40,9 @@ class AppChanged(Event):
     clone_url: str | None = None
     ref: str = "refs/heads/main"
     root: str = "."
+    settings: BuildSettings = BuildSettings()
+    observe_s: float | None = None
+    """Length of the `observe` step in seconds; 0: off; null: the platform's default."""
 
     EXAMPLE: ClassVar[Mapping[str, Any]] = _APP
 
@@ -66,6 +73,7 @@ class DeploymentRequested(Event):
     """The saga that this one repeats."""
     force: bool = False
     requested_by: str = ""
+    settings: BuildSettings = BuildSettings()
 
     EXAMPLE: ClassVar[Mapping[str, Any]] = {
         **_APP,

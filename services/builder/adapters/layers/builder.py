@@ -112,6 +112,8 @@ class LayersBuilder:
                     "Dockerfile: a Procfile with requirements.txt, pyproject.toml or package.json.",
                     code="needs_docker",
                 )
+            case kind:
+                raise CannotBuild(f"The builder `layers` cannot build {kind} apps", code="no_interpreter")
 
     async def _store(
         self,

@@ -201,7 +201,6 @@ class FakeImageBuilder:
         layer = layer_file(order.folder, {"app/source": order.source_digest})
         labels = {
             "app": order.app_id,
-            "commit": order.commit or "",
             "what": orjson.dumps(order.description.model_dump()).decode(),
         }
         config = image_config([layer], labels=labels)

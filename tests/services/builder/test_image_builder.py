@@ -5,16 +5,40 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from ocistore.layout import OciLayout
-from ocistore.store import ImageStore
+from ocistore.store import (
+    LABEL_APP_ID,
+    LABEL_CHECKS,
+    LABEL_CRONS,
+    LABEL_PORT,
+    LABEL_PROCESSES,
+    LABEL_STORAGE,
+    ImageStore,
+)
 from ocistore.testing import MemoryImageStore
 from seedwork.errors import StorageFull
+from services.builder.adapters.layers.image import image_labels
 from services.builder.ports import BuildOrder, Built, ImageBuilder, staging_repository
-from services.source.contract import AppDescription
+from services.source.contract import AppDescription, Cron, HealthCheck, Storage
 from tests.services.builder.support import PROCFILE, Bench, FakeImageBuilder, Held, Output, make_bench
 
 FILES = {"Procfile": "web: ./serve\n", "serve": "#!/bin/sh\nexec sleep 60\n"}
+
+
+def order_for(description: AppDescription) -> BuildOrder:
+    """An order without an archive."""
+    return BuildOrder(
+        saga_id="0192f0c1-2345-7abc-8def-0123456789ab",
+        app_id="0192f0c1-0000-7abc-8def-0123456789ab",
+        app="shop",
+        commit="a" * 40,
+        source_digest="sha256:" + "ab" * 32,
+        description=description,
+        archive=Path("unused"),
+        folder=Path("unused"),
+    )
 
 
 async def no_hold(_digest: str) -> None:
@@ -72,21 +96,28 @@ class ImageBuilderContract:
 
         assert (await self._build(builder, first)).digest == (await self._build(builder, second)).digest
 
-    async def test_another_source_commit_or_description_gives_another_digest(
+    async def test_another_commit_with_the_same_content_gives_the_same_digest(
         self, builder: ImageBuilder, bench: Bench
     ) -> None:
-        """What differs is told apart."""
+        """A push that changes nothing of the app builds the image that runs already."""
+        orders = [bench.order(PROCFILE, FILES, commit=commit) for commit in ("a" * 40, "b" * 40, None)]
+
+        digests = {(await self._build(builder, order)).digest for order in orders}
+
+        assert len(digests) == 1
+
+    async def test_another_source_or_description_gives_another_digest(
+        self, builder: ImageBuilder, bench: Bench
+    ) -> None:
+        """The digest depends on the source and on the description."""
         same = bench.order(PROCFILE, FILES)
         other_files = bench.order(PROCFILE, {**FILES, "new": "x"})
-        other_commit = bench.order(PROCFILE, FILES, commit="a" * 40)
         described = AppDescription(**{**PROCFILE.model_dump(), "health_path": "/health"})
         other_description = bench.order(described, FILES)
 
-        digests = {
-            (await self._build(builder, order)).digest for order in (same, other_files, other_commit, other_description)
-        }
+        digests = {(await self._build(builder, order)).digest for order in (same, other_files, other_description)}
 
-        assert len(digests) == 4
+        assert len(digests) == 3
 
     async def test_building_again_changes_nothing(
         self, builder: ImageBuilder, images: ImageStore, bench: Bench
@@ -148,3 +179,31 @@ class TestFakeImageBuilder(ImageBuilderContract):
     @pytest.fixture
     def builder(self, images: MemoryImageStore) -> ImageBuilder:
         return FakeImageBuilder(images)
+
+
+def test_an_image_says_what_the_description_says() -> None:
+    """Checks, port, storage and crons are labels that parse into the description's own types."""
+    check = HealthCheck(type="liveness", path="/health", headers={"Host": "shop"})
+    description = PROCFILE.model_copy(
+        update={
+            "checks": {"web": (check,), "worker": ()},
+            "port": 3000,
+            "storage": (Storage(path="/data", size_bytes=1024),),
+            "crons": (Cron(schedule="0 3 * * *", command=("python", "nightly.py")),),
+        }
+    )
+
+    labels = image_labels(order_for(description), description.processes)
+
+    checks = TypeAdapter(dict[str, tuple[HealthCheck, ...]]).validate_json(labels[LABEL_CHECKS])
+    assert checks == {"web": (check,)}
+    assert labels[LABEL_PORT] == "3000"
+    assert TypeAdapter(tuple[Storage, ...]).validate_json(labels[LABEL_STORAGE]) == description.storage
+    assert TypeAdapter(tuple[Cron, ...]).validate_json(labels[LABEL_CRONS]) == description.crons
+
+
+def test_an_image_has_no_label_for_what_is_not_there() -> None:
+    """A label without content would change the digest of every app when a new label is added."""
+    labels = image_labels(order_for(PROCFILE), PROCFILE.processes)
+
+    assert set(labels) == {LABEL_APP_ID, LABEL_PROCESSES}

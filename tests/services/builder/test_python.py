@@ -81,7 +81,7 @@ async def test_a_changed_line_rebuilds_the_apps_layer_only(bench: Bench) -> None
 
 
 async def test_two_fresh_installs_give_the_same_bytes(tmp_path: Path, offline: Mapping[str, str]) -> None:
-    """The digest depends on the commit, not on the builder, the folder or the time."""
+    """The digest depends on the source, not on the builder, the folder or the time."""
     one = make_bench(tmp_path, environ=offline, cache="one")
     two = make_bench(tmp_path, environ=offline, cache="two")
     two.app_id = one.app_id

@@ -504,7 +504,7 @@ async def test_the_image_is_what_the_specification_asks_for(service: Running) ->
         assert layer["mediaType"] == "application/vnd.oci.image.layer.v1.tar"
         assert layer["digest"] == diff_id == digest_of(_path(layout, layer))
     assert config["config"]["WorkingDir"] == "/app"
-    assert config["config"]["Labels"]["org.opencontainers.image.revision"] == COMMIT
+    assert COMMIT not in orjson.dumps(config).decode()
 
 
 def _path(layout: Path, descriptor: Mapping[str, Any]) -> Path:

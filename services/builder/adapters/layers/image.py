@@ -1,7 +1,7 @@
 """An image's config: how it starts, what it says about itself. Pure; the same input gives the same bytes.
 
-OCI image-spec 1.1, "Image Configuration". `created` is a fixed time and no label names the saga, so that the same
-commit gives the same digest.
+OCI image-spec 1.1, "Image Configuration". `created` is a fixed time, and no label names the saga or the commit: the
+digest depends only on what is built. The commit is a property of the release.
 """
 
 import platform
@@ -15,11 +15,15 @@ from ocistore.store import (
     LABEL_ADDONS,
     LABEL_APP_ID,
     LABEL_BASE,
+    LABEL_CHECKS,
+    LABEL_CRONS,
     LABEL_ENV,
     LABEL_FORMATION,
     LABEL_HEALTH_PATH,
+    LABEL_PORT,
     LABEL_PROCESSES,
     LABEL_RELEASE,
+    LABEL_STORAGE,
     Descriptor,
     LayerFile,
 )
@@ -41,7 +45,6 @@ _ARCHITECTURES = {
     "riscv64": "riscv64",
     "s390x": "s390x",
 }
-_LABEL_REVISION = "org.opencontainers.image.revision"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,24 +107,27 @@ def image_config(order: BuildOrder, prepared: Prepared, layers: Sequence[ReadyLa
 
 
 def image_labels(order: BuildOrder, processes: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
-    """What an image says about itself, whoever built it."""
+    """Return the labels of an image. They are the same for every builder, and absent where there is nothing to say."""
     description = order.description
+    declared: dict[str, Any] = {
+        LABEL_RELEASE: list(description.release or ()),
+        LABEL_FORMATION: dict(description.formation),
+        LABEL_ENV: {name: each.model_dump() for name, each in description.env.items()},
+        LABEL_ADDONS: [each.model_dump() for each in description.addons],
+        LABEL_CHECKS: {
+            name: [check.model_dump() for check in checks] for name, checks in description.checks.items() if checks
+        },
+        LABEL_PORT: description.port,
+        LABEL_STORAGE: [each.model_dump() for each in description.storage],
+        LABEL_CRONS: [each.model_dump() for each in description.crons],
+    }
     labels = {
         LABEL_APP_ID: order.app_id,
         LABEL_PROCESSES: _text({name: list(argv) for name, argv in processes.items()}),
+        **{name: _text(value) for name, value in declared.items() if value},
     }
-    if order.commit:
-        labels[_LABEL_REVISION] = order.commit
-    if description.release:
-        labels[LABEL_RELEASE] = _text(list(description.release))
-    if description.formation:
-        labels[LABEL_FORMATION] = _text(dict(description.formation))
     if description.health_path:
         labels[LABEL_HEALTH_PATH] = description.health_path
-    if description.env:
-        labels[LABEL_ENV] = _text({name: each.model_dump() for name, each in description.env.items()})
-    if description.addons:
-        labels[LABEL_ADDONS] = _text([each.model_dump() for each in description.addons])
     return labels
 
 

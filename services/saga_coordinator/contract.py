@@ -13,6 +13,8 @@ class DeploymentSucceeded(Event):
     saga: str
     """The definition's name: `deploy`, `release` or `remove`."""
     commit: str | None = None
+    kind: str | None = None
+    """Of a `release` saga: `rollback`, `config`, `scale` or `restart`."""
 
     EXAMPLE: ClassVar[Mapping[str, Any]] = {"app": "shop", "saga": "deploy"}
 

@@ -60,6 +60,7 @@ def fetch_source(view: View) -> FetchSource:
         source_digest=asked.source_digest,
         known_commits={saga: commit for saga, commit in view.known_commits.items() if commit != asked.commit},
         force=asked.force,
+        settings=asked.settings,
     )
 
 
@@ -71,6 +72,7 @@ def build_image(view: View) -> BuildImage:
         commit=view.saga.commit,
         source_digest=source.digest,
         description=source.description,
+        builder=view.started(DeploymentRequested).settings.builder,
     )
 
 
@@ -84,7 +86,11 @@ def deploy_built(view: View) -> DeployRelease:
     """The published image, to running instances."""
     image = view.result("publish", ImagePublished)
     return DeployRelease(
-        app=view.saga.origin.app, repository=image.repository, digest=image.digest, commit=view.saga.commit
+        app=view.saga.origin.app,
+        repository=image.repository,
+        digest=image.digest,
+        commit=view.saga.commit,
+        watched_digest=view.result("source", SourceFetched).watched_digest,
     )
 
 
@@ -197,7 +203,7 @@ def left_in(where: str) -> Any:
 def succeeded(view: View) -> DeploymentSucceeded:
     """The news that it is done."""
     origin = view.saga.origin
-    return DeploymentSucceeded(app=origin.app, saga=origin.saga, commit=view.saga.commit)
+    return DeploymentSucceeded(app=origin.app, saga=origin.saga, commit=view.saga.commit, kind=origin.data.get("kind"))
 
 
 def failed(view: View) -> DeploymentFailed:

@@ -5,7 +5,7 @@ from typing import Any
 from services.builder.contract import ImageBuildFailed
 from services.deployer.contract import ReleaseDeployed
 from services.saga_coordinator.sagas import DEPLOY, RELEASE, REMOVE
-from services.source.contract import SourceFetchFailed
+from services.source.contract import SourceFetched, SourceFetchFailed
 from tests.services.saga_coordinator.conftest import APP_ID, Stage, eventually
 
 
@@ -30,6 +30,27 @@ async def test_a_push_becomes_a_release(stage: Stage) -> None:
     assert saga["commit"] == "9c1d3a4b5e6f708192a3b4c5d6e7f8091a2b3c4d"
     (event,) = await eventually(stage.heard)
     assert (event.type, event.data["saga"], event.correlationid) == ("DeploymentSucceeded", "deploy", saga_id)
+
+
+async def test_the_settings_of_an_app_reach_the_steps(stage: Stage) -> None:
+    """The source reads them, the builder is the one that the app wants, and watched files reach the deployer."""
+    digest = "sha256:" + "77" * 32
+    stage.participants.answers["FetchSource"] = lambda _: SourceFetched.model_validate(
+        {**SourceFetched.EXAMPLE, "watched_digest": digest}
+    )
+    settings = {"builder": "buildx", "dockerfile": "docker/Dockerfile", "watch": ["libs/**"]}
+    await stage.until(await stage.start(DEPLOY, settings=settings), "SUCCEEDED")
+    fetch, build, _, deploy = stage.participants.commands[:4]
+    assert settings.items() <= fetch.data["settings"].items()
+    assert build.data["builder"] == "buildx"
+    assert deploy.data["watched_digest"] == digest
+
+
+async def test_the_end_of_a_release_says_of_which_kind_it_was(stage: Stage) -> None:
+    """A rollback that a compensation started has no other event."""
+    await stage.until(await stage.start(RELEASE, kind="rollback", rollback_to=1), "SUCCEEDED")
+    (event,) = await eventually(stage.heard)
+    assert (event.type, event.data["saga"], event.data["kind"]) == ("DeploymentSucceeded", "release", "rollback")
 
 
 async def test_a_build_that_fails_is_undone(stage: Stage) -> None:

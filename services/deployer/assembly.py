@@ -40,6 +40,9 @@ async def assemble(known: KnownRelease, app: App, *, db: Database, images: Image
         env=variables(facts, addons.variables(theirs, vault) | vault.unseal(version.sealed)),
         release_command=facts.release_command,
         health_path=facts.health_path,
+        checks=facts.checks,
+        port=facts.port,
+        storage=facts.storage,
         commit=known.commit,
         addons=addons.given(theirs, app, vault),
     )

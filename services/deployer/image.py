@@ -7,23 +7,27 @@ anything, so each one is checked here, once.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import orjson
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from ocistore.store import (
     LABEL_ADDONS,
     LABEL_BASE,
+    LABEL_CHECKS,
+    LABEL_CRONS,
     LABEL_ENV,
     LABEL_FORMATION,
     LABEL_HEALTH_PATH,
+    LABEL_PORT,
     LABEL_PROCESSES,
     LABEL_RELEASE,
+    LABEL_STORAGE,
     Image,
 )
 from services.deployer.errors import CannotRun
-from services.source.contract import AddOn, EnvVar
+from services.source.contract import AddOn, Cron, EnvVar, HealthCheck, Storage
 
 T = TypeVar("T")
 
@@ -32,6 +36,10 @@ _COMMAND = TypeAdapter(tuple[str, ...])
 _FORMATION = TypeAdapter(dict[str, int])
 _ENV = TypeAdapter(dict[str, EnvVar])
 _ADDONS = TypeAdapter(tuple[AddOn, ...])
+_CHECKS = TypeAdapter(dict[str, tuple[HealthCheck, ...]])
+_PORT = TypeAdapter(Annotated[int, Field(ge=1, le=65_535)])
+_STORAGE = TypeAdapter(tuple[Storage, ...])
+_CRONS = TypeAdapter(tuple[Cron, ...])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +51,13 @@ class ImageFacts:
     formation: Mapping[str, int]
     """By process type, complete: one `web` and no other where the image says nothing."""
     health_path: str | None
+    """Superseded by `checks`."""
+    checks: Mapping[str, tuple[HealthCheck, ...]]
+    """Health checks by process type, as declared."""
+    port: int | None
+    """Port on which `web` listens whatever PORT says; None: PORT."""
+    storage: tuple[Storage, ...]
+    crons: tuple[Cron, ...]
     env: Mapping[str, EnvVar]
     addons: tuple[AddOn, ...]
     base: str
@@ -76,11 +91,16 @@ def facts_of(image: Image) -> ImageFacts:
             "The image's health path is no path", why=f"{health_path!r}", todo="Give one such as `/health` in app.json."
         )
     env = _read(labels, LABEL_ENV, _ENV) or {}
+    checks = _read(labels, LABEL_CHECKS, _CHECKS)
     return ImageFacts(
         processes=processes,
         release_command=_read(labels, LABEL_RELEASE, _COMMAND) or None,
         formation={name: max(0, declared.get(name, int(name == "web"))) for name in sorted(processes)},
         health_path=health_path,
+        checks=checks if checks is not None else _only_path(health_path),
+        port=_read(labels, LABEL_PORT, _PORT),
+        storage=_read(labels, LABEL_STORAGE, _STORAGE) or (),
+        crons=_read(labels, LABEL_CRONS, _CRONS) or (),
         env=env,
         addons=_read(labels, LABEL_ADDONS, _ADDONS) or (),
         base=labels.get(LABEL_BASE, ""),
@@ -99,6 +119,11 @@ def manifest_hash(
         "processes": {name: list(command) for name, command in processes.items()},
     }
     return "sha256:" + hashlib.sha256(orjson.dumps(what, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _only_path(health_path: str | None) -> dict[str, tuple[HealthCheck, ...]]:
+    """Return the checks of an image that was built before `LABEL_CHECKS`."""
+    return {"web": (HealthCheck(path=health_path),)} if health_path else {}
 
 
 def _read(labels: Mapping[str, Any], name: str, shape: TypeAdapter[T]) -> T | None:

@@ -12,9 +12,14 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from ocistore.store import Image
+from services.source.contract import HealthCheck, Storage
 
-InstanceState = Literal["starting", "up", "crashed", "stopping"]
-"""`crashed`: it ended by itself; it is started again after a wait that grows (the note says when)."""
+InstanceState = Literal["starting", "up", "crashed", "stopping", "down", "drifted"]
+"""State of one instance.
+
+`crashed`: it ended by itself and is started again after a wait that grows (`next_start_ms`). `down`: the runtime has no
+such instance although the release wants it. `drifted`: it runs, but not as the release says (another image).
+"""
 
 Note = Callable[[str], None]
 """Told what is waited for, a short phrase."""
@@ -59,6 +64,13 @@ class Release:
     """Config vars and declared defaults; the image's own variables are the runtime's to add."""
     release_command: tuple[str, ...] | None = None
     health_path: str | None = None
+    """Superseded by `checks`."""
+    checks: Mapping[str, tuple[HealthCheck, ...]] = field(default_factory=dict)
+    """Health checks by process type, as the app declares them; `services.deployer.checks` completes them."""
+    port: int | None = None
+    """Port on which `web` listens whatever PORT says; null: PORT."""
+    storage: tuple[Storage, ...] = ()
+    """Folders that outlive releases."""
     commit: str | None = None
     """What it was built from; instances are told, so that an app can show it."""
     addons: tuple[AddOn, ...] = ()
@@ -92,6 +104,51 @@ class Instance:
     """Why it is not up, for people."""
     digest: str = ""
     """Of the image that it was started from, as observed."""
+    next_start_ms: int | None = None
+    """Time of the next start of a crashed instance; null: it is not waiting for one."""
+    log_tail: tuple[str, ...] = ()
+    """Last lines before its last end, without secrets; empty: it has not ended, or the runtime does not keep them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """Counts of one release since it received traffic."""
+
+    requests: int
+    """Answered requests, `errors` included."""
+    errors: int
+    """Answers with a status of 500 or above, and requests that the release did not answer."""
+    cut_requests: int = 0
+    """Requests that were still open when the drain time was over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """A difference between what a release wants and what runs."""
+
+    app_id: str
+    saga_id: str
+    what: str
+    """One sentence for people: `the container of web.1 is gone`."""
+    repaired: bool
+    """True: this pass repaired it. False: it is still there; a later pass tries again."""
+    at_ms: int
+
+
+class RunningCommand(Protocol):
+    """A one-off process.
+
+    Iterating gives its output (stdout and stderr) in pieces, until it has ended and `exit_code` is set.
+    """
+
+    exit_code: int | None
+    """Exit status, or 128 + the number of the signal that ended it; null while it runs."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Pieces of its output."""
+
+    async def close(self) -> None:
+        """End it and everything that it started; without effect where it has ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +263,16 @@ class Runtime(Protocol):
     async def instances(self, app_id: str) -> Sequence[Instance]:
         """What runs, or should."""
 
+    async def run_once(self, release: Release, argv: Sequence[str], *, label: str) -> RunningCommand:
+        """Start a one-off process in the release's environment; `label` is its name in listings (`run.1`).
+
+        Raises:
+            CannotRun: This runtime cannot do it.
+        """
+
+    async def traffic(self, app_id: str, saga_id: str) -> Traffic | None:
+        """Counts since this saga's release received traffic; None: the runtime does not see requests."""
+
     async def trouble(self, app_id: str) -> str:
         """Why the app cannot be reached or started, for people; empty: nothing is known."""
 
@@ -214,6 +281,12 @@ class Runtime(Protocol):
 
     async def recover(self, standing: Sequence[Standing]) -> None:
         """After a restart of ours: exactly this runs, and nothing else of ours; returns before apps are up."""
+
+    async def reconcile(self, standing: Sequence[Standing]) -> Sequence[Drift]:
+        """Compare what runs with what should; repair with a bound and a backoff; return what differed.
+
+        Called every few seconds. A `Standing` whose fence is below one that this runtime has seen is skipped.
+        """
 
     async def sweep(self, needed: Callable[[], Awaitable[Needed]]) -> None:
         """Remove what nobody needs. `needed` is asked after looking what there is: what came later stays."""

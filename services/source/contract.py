@@ -71,6 +71,8 @@ class HealthCheck(Payload):
     """Argument list that is run in the environment of the instance; exit status 0 passes."""
     headers: Mapping[str, str] = {}
     """Request headers, `Host` included."""
+    uptime_s: float | None = None
+    """Time in seconds for which the process must run; passes when it is over. Null: another kind of check."""
     listening: bool = False
     """True: an accepted TCP connection passes; no HTTP request is sent."""
     attempts: int | None = None

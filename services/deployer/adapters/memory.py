@@ -10,13 +10,40 @@ from dataclasses import dataclass, replace
 
 from seedwork.clock import Clock, SystemClock
 from services.deployer.errors import AppDoesNotStart, Fenced, ReleaseCommandFailed
-from services.deployer.ports import Address, Instance, Needed, Note, Release, Standing
+from services.deployer.ports import (
+    Address,
+    Drift,
+    Instance,
+    Needed,
+    Note,
+    Release,
+    RunningCommand,
+    Standing,
+    Traffic,
+)
 
 
 @dataclass(slots=True)
 class _Unit:
     release: Release
     instances: list[Instance]
+
+
+class _Echo:
+    """A command that prints its arguments and ends with status 0."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self.exit_code: int | None = None
+        self._pieces = [" ".join(argv).encode() + b"\n"]
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            yield piece
+        self.exit_code = 0
+
+    async def close(self) -> None:
+        """See `RunningCommand.close`."""
+        self.exit_code = 137 if self.exit_code is None else self.exit_code
 
 
 class MemoryRuntime:
@@ -38,6 +65,10 @@ class MemoryRuntime:
         """The saga that has the traffic, by app."""
         self.prepared: set[str] = set()
         """Sagas whose files are there."""
+        self.traffics: dict[str, Traffic] = {}
+        """What `traffic` answers, by saga."""
+        self.drifts: list[Drift] = []
+        """What the next `reconcile` finds."""
         self._clock = clock or SystemClock()
         self._port_base = port_base
         self._units: dict[str, _Unit] = {}
@@ -137,6 +168,14 @@ class MemoryRuntime:
         """See `Runtime.instances`."""
         return [each for unit in self._units.values() for each in unit.instances if each.app_id == app_id]
 
+    async def run_once(self, release: Release, argv: Sequence[str], *, label: str) -> RunningCommand:  # noqa: ARG002  the port's signature
+        """See `Runtime.run_once`."""
+        return _Echo(argv)
+
+    async def traffic(self, app_id: str, saga_id: str) -> Traffic | None:  # noqa: ARG002  the port's signature
+        """See `Runtime.traffic`."""
+        return self.traffics.get(saga_id)
+
     async def trouble(self, app_id: str) -> str:  # noqa: ARG002  the port's signature
         """See `Runtime.trouble`."""
         return ""
@@ -163,6 +202,11 @@ class MemoryRuntime:
                 self.serving[each.app_id] = each.saga_id
                 await self.start(release)
                 await self.observe(release, note=lambda _: None)
+
+    async def reconcile(self, standing: Sequence[Standing]) -> Sequence[Drift]:  # noqa: ARG002  the port's signature
+        """See `Runtime.reconcile`."""
+        found, self.drifts = self.drifts, []
+        return found
 
     async def sweep(self, needed: Callable[[], Awaitable[Needed]]) -> None:
         """See `Runtime.sweep`."""

@@ -27,8 +27,19 @@ from services.deployer.adapters.lines import blotted
 from services.deployer.adapters.merged_log import Source, merged
 from services.deployer.adapters.probe import REFUSED
 from services.deployer.adapters.router import Backend, Router
-from services.deployer.errors import AppDoesNotStart, Fenced, ReleaseCommandFailed
-from services.deployer.ports import Address, Instance, InstanceState, Needed, Note, Release, Standing
+from services.deployer.errors import AppDoesNotStart, CannotRun, Fenced, ReleaseCommandFailed
+from services.deployer.ports import (
+    Address,
+    Drift,
+    Instance,
+    InstanceState,
+    Needed,
+    Note,
+    Release,
+    RunningCommand,
+    Standing,
+    Traffic,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -240,6 +251,14 @@ class DockerRuntime:
         """See `Runtime.instances`."""
         return [self._instance(each) for each in await self._instances(app_id)]
 
+    async def run_once(self, release: Release, argv: Sequence[str], *, label: str) -> RunningCommand:  # noqa: ARG002  the port's signature
+        """See `Runtime.run_once`."""
+        raise CannotRun(f"One-off processes are not available on the runtime `{self.name}`", why="it has none yet")
+
+    async def traffic(self, app_id: str, saga_id: str) -> Traffic | None:  # noqa: ARG002  the port's signature
+        """See `Runtime.traffic`."""
+        return None
+
     async def trouble(self, app_id: str) -> str:
         """See `Runtime.trouble`."""
         return self._troubles.get(app_id, "")
@@ -292,6 +311,10 @@ class DockerRuntime:
                 self._in_background(each.saga_id, self._bring_up(each))
             self._look_soon(each.app_id)
         self._follow_engine()
+
+    async def reconcile(self, standing: Sequence[Standing]) -> Sequence[Drift]:  # noqa: ARG002  the port's signature
+        """See `Runtime.reconcile`."""
+        return ()
 
     async def sweep(self, needed: Callable[[], Awaitable[Needed]]) -> None:
         """See `Runtime.sweep`: containers of sagas that nobody knows, and images that no release needs."""

@@ -23,8 +23,18 @@ from services.deployer.adapters.kubernetes.followed import WATCH_S, Followed
 from services.deployer.adapters.kubernetes.front import Front
 from services.deployer.adapters.lines import blotted
 from services.deployer.adapters.merged_log import Source, merged
-from services.deployer.errors import AppDoesNotStart, Fenced, ReleaseCommandFailed
-from services.deployer.ports import Address, Instance, Needed, Note, Release, Standing
+from services.deployer.errors import AppDoesNotStart, CannotRun, Fenced, ReleaseCommandFailed
+from services.deployer.ports import (
+    Address,
+    Drift,
+    Instance,
+    Needed,
+    Note,
+    Release,
+    RunningCommand,
+    Standing,
+    Traffic,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -208,6 +218,14 @@ class KubernetesRuntime:
         listed = await self._cluster.list(POD, namespace, {**self._front.labels(app_id), objects.STEP: "deploy"})
         return [verdicts.instance(each) for each in verdicts.read_pods(listed.items) if not each.over]
 
+    async def run_once(self, release: Release, argv: Sequence[str], *, label: str) -> RunningCommand:  # noqa: ARG002  the port's signature
+        """See `Runtime.run_once`."""
+        raise CannotRun(f"One-off processes are not available on the runtime `{self.name}`", why="it has none yet")
+
+    async def traffic(self, app_id: str, saga_id: str) -> Traffic | None:  # noqa: ARG002  the port's signature
+        """See `Runtime.traffic`."""
+        return None
+
     async def trouble(self, app_id: str) -> str:
         """See `Runtime.trouble`."""
         try:
@@ -248,6 +266,10 @@ class KubernetesRuntime:
         gate = asyncio.Semaphore(_AT_ONCE)
         for each in standing:
             self._in_background(each.app_id, self._restore(each, gate))
+
+    async def reconcile(self, standing: Sequence[Standing]) -> Sequence[Drift]:  # noqa: ARG002  the port's signature
+        """See `Runtime.reconcile`."""
+        return ()
 
     async def sweep(self, needed: Callable[[], Awaitable[Needed]]) -> None:
         """See `Runtime.sweep`: objects that carry the id of a saga which nobody knows."""

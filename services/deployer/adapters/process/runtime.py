@@ -25,8 +25,18 @@ from services.deployer.adapters.process.folders import Folders, Root
 from services.deployer.adapters.process.instance import AGAIN, Command, Patience, Process, Supervised
 from services.deployer.adapters.process.output import AppLog
 from services.deployer.adapters.router import Backend, Router
-from services.deployer.errors import Fenced, ReleaseCommandFailed
-from services.deployer.ports import Address, Instance, Needed, Note, Release, Standing
+from services.deployer.errors import CannotRun, Fenced, ReleaseCommandFailed
+from services.deployer.ports import (
+    Address,
+    Drift,
+    Instance,
+    Needed,
+    Note,
+    Release,
+    RunningCommand,
+    Standing,
+    Traffic,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -233,6 +243,14 @@ class ProcessRuntime:
             for each in unit.instances
         ]
 
+    async def run_once(self, release: Release, argv: Sequence[str], *, label: str) -> RunningCommand:  # noqa: ARG002  the port's signature
+        """See `Runtime.run_once`."""
+        raise CannotRun(f"One-off processes are not available on the runtime `{self.name}`", why="it has none yet")
+
+    async def traffic(self, app_id: str, saga_id: str) -> Traffic | None:  # noqa: ARG002  the port's signature
+        """See `Runtime.traffic`."""
+        return None
+
     async def trouble(self, app_id: str) -> str:
         """See `Runtime.trouble`."""
         return self._troubles.get(app_id, "")
@@ -263,6 +281,10 @@ class ProcessRuntime:
         for each in standing:
             if each.saga_id:
                 self._in_background(each.saga_id, self._bring_up(each))
+
+    async def reconcile(self, standing: Sequence[Standing]) -> Sequence[Drift]:  # noqa: ARG002  the port's signature
+        """See `Runtime.reconcile`."""
+        return ()
 
     async def sweep(self, needed: Callable[[], Awaitable[Needed]]) -> None:
         """See `Runtime.sweep`."""

@@ -7,7 +7,7 @@ BIN := .venv/bin
 UV_VERSION := 0.13.8
 PYTHONS := libs services knarr tests bench
 
-.PHONY: help install install-dev run run-tests up stack-up stack-down demo-stack test test-stack chaos-stack scenarios crash-test simulate lint format requirements schemas docs bench bench-stack
+.PHONY: help install install-dev run run-tests up stack-up stack-down demo-stack test test-apps try-apps test-stack chaos-stack scenarios crash-test simulate lint format requirements schemas docs bench bench-stack
 
 help: ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,14 @@ test: install-dev ## Runs everything that needs no Docker: lint, types, import r
 
 run-tests: install-dev ## Runs the tests without the lint.
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+RUNTIME ?= process
+test-apps: install-dev ## Deploys some sixty small apps of many frameworks and asks each: RUNTIME=docker as containers.
+	KNARR_TEST_RUNTIME=$(RUNTIME) $(BIN)/pytest -n 2 -m apps tests/apps $(ARGS)
+
+# LIST: a file with one source a line, [NAME=]FOLDER or URL, then @REF and #ROOT where needed; ARGS='--docker'
+try-apps: install-dev ## Deploys the folders and git repositories of LIST=FILE, and prints what became of each.
+	@$(BIN)/python -m tests.apps $(LIST) $(ARGS)
 
 # What a test needs and is neither named (PULSAR_URL, MYSQL_URL, REGISTRY, DOCKER_HOST, KUBECONFIG) nor can be started
 # in Docker is "not run". ARGS goes to pytest: make test-stack ARGS='-k pulsar'

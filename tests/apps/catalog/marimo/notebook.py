@@ -1,0 +1,13 @@
+import marimo
+
+app = marimo.App()
+
+
+@app.cell
+def hello():
+    "hello from marimo"
+    return
+
+
+if __name__ == "__main__":
+    app.run()

@@ -1,0 +1,1 @@
+exports.hello = () => "hello from a workspace, ms " + require("ms/package.json").version;

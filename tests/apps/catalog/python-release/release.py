@@ -1,0 +1,2 @@
+open("made", "w").write("made by release")
+print("released")

@@ -3,9 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from rich.markup import escape
-
-from knarr.terminal import Terminal, short
+from knarr.terminal import Terminal, escape, short
 from seedwork.bus import Bus
 from seedwork.messages import Envelope
 from services.deployer.contract import ReleaseDeployed

@@ -1,16 +1,40 @@
-"""`knarr`: every command with its family, its help, its examples."""
+"""`knarr`: every command with its family and its sentence. A command is imported when it is called."""
 
-import sys
-from importlib.metadata import version
 from typing import Annotated
 
-import structlog
 import typer
 
-from knarr.command import command, group
-from knarr.commands import apps, config, deploy, running, sagas, webhook
+from knarr.command import group
 from knarr.exit_codes import EXIT_CODES_HELP
-from seedwork.leaving import leave
+from knarr.lazy import Entry, lazy_group
+
+COMMANDS = {
+    "up": Entry("running", "alone", "Start the platform: six services in this process. Ctrl-C stops it."),
+    "deploy": Entry("deploy", "alone", "Deploy a folder, or a commit of the app's repository, and show how it goes."),
+    "apps": Entry("apps", "apps", "What is deployed, and from where."),
+    "logs": Entry("logs", "alone", "What the app's instances print."),
+    "deployments": Entry("deploy", "alone", "Deployments, newest first; with an ID, that one and its steps."),
+    "releases": Entry("deploy", "alone", "What ran, newest first."),
+    "rollback": Entry(
+        "deploy", "alone", "Bring an earlier release back, with its image and its config, as a new release."
+    ),
+    "config": Entry("config", "config", "Config vars, secrets included."),
+    "scale": Entry("processes", "alone", "Run more or fewer instances of a process."),
+    "restart": Entry(
+        "processes", "alone", "Start the running release again: new instances first, then the old ones stop."
+    ),
+    "addons": Entry("apps", "addons", "Databases and caches that an app asked for."),
+    "open": Entry("apps", "alone", "Print the app's address, and open it in a browser where there is one."),
+    "sagas": Entry("sagas", "sagas", "The record of every deployment, and its verbs."),
+    "dead-letters": Entry("sagas", "alone", "Messages that a service could not use."),
+    "webhook": Entry("webhook", "webhook", "What GitHub sends, sent from here."),
+    "db": Entry("running", "db", "The services' databases."),
+    "bus": Entry("running", "bus", "The bus between the services."),
+    "doctor": Entry("running", "alone", "Look at everything that knarr needs; whatever is wrong comes with a fix."),
+    "demo": Entry(
+        "running", "alone", "Start the platform and show a push going through it, and one that is undone. Ctrl-C stops."
+    ),
+}
 
 app = group(
     "A git push becomes a running app, or is undone.\n\n"
@@ -20,45 +44,15 @@ app = group(
     "  knarr demo            see all of it\n\n"
     "\b\nData is on standard output, progress on standard error; --json makes the data JSON.\n"
     "Settings: KNARR_HOME, KNARR_HOST, KNARR_PORT_BASE, KNARR_TOKEN, NO_COLOR.\n\n"
-    f"\b\nExit codes:\n  {EXIT_CODES_HELP.replace(chr(10), chr(10) + '  ')}"
+    f"\b\nExit codes:\n  {EXIT_CODES_HELP.replace(chr(10), chr(10) + '  ')}",
+    cls=lazy_group(COMMANDS),
 )
-
-command(app, "up", examples=["knarr up", "knarr up --home /srv/knarr --port-base 9700"])(running.up)
-command(
-    app,
-    "deploy",
-    examples=["knarr deploy", "knarr deploy examples/hello-python --app hello", "knarr deploy --app shop --ref main"],
-)(deploy.deploy)
-app.add_typer(apps.apps, name="apps")
-command(app, "deployments", examples=["knarr deployments --app shop", "knarr deployments ID --json"])(
-    deploy.deployments
-)
-command(app, "logs", examples=["knarr logs shop", "knarr logs shop --follow --lines 20"])(apps.logs)
-command(app, "releases", examples=["knarr releases shop"])(deploy.releases)
-command(app, "rollback", examples=["knarr rollback shop", "knarr rollback shop --to 3"])(deploy.rollback)
-app.add_typer(config.config, name="config")
-command(app, "scale", examples=["knarr scale shop web=2 worker=1"])(apps.scale)
-command(app, "restart", examples=["knarr restart shop"])(apps.restart)
-app.add_typer(apps.addons, name="addons")
-command(app, "open", examples=["knarr open shop", "curl $(knarr open shop)"])(apps.open_app)
-app.add_typer(sagas.sagas, name="sagas")
-command(app, "dead-letters", examples=["knarr dead-letters", "knarr dead-letters --service builder --resend ID"])(
-    sagas.dead_letters
-)
-app.add_typer(webhook.webhook, name="webhook")
-app.add_typer(running.db, name="db")
-app.add_typer(running.bus, name="bus")
-command(app, "doctor", examples=["knarr doctor", "knarr doctor --json"])(running.doctor)
-command(app, "demo", examples=["knarr demo", "make run"])(running.demo)
-
-
-def _on_standard_error(*_name: str) -> structlog.PrintLogger:
-    """What the libraries log while a command runs is progress, not data."""
-    return structlog.PrintLogger(sys.stderr)
 
 
 def _say_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         typer.echo(f"knarr {version('knarr')}")
         raise typer.Exit
 
@@ -69,11 +63,13 @@ def knarr(  # noqa: D103  its sentence would take the place of the help text
         bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which version this is.")
     ] = False,
 ) -> None:
-    structlog.configure(logger_factory=_on_standard_error)
+    pass
 
 
 def main() -> None:
     """The console script."""
+    from seedwork.leaving import leave
+
     code: str | int | None = 0
     try:
         app(prog_name="knarr")

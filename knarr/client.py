@@ -10,8 +10,7 @@ from typing import Any
 
 import httpx2
 
-from knarr.home import DEFAULT_PORT_BASE, Address, Home
-from seedwork.chassis.settings import SERVICE_PORTS
+from knarr.home import DEFAULT_PORT_BASE, Address, Home, port_of
 from seedwork.errors import (
     Conflict,
     FinalError,
@@ -34,11 +33,6 @@ _BY_STATUS: dict[int, type[KnarrError]] = {
     413: TooLarge,
     422: InvalidInput,
 }
-
-
-def port_of(service: str, port_base: int = DEFAULT_PORT_BASE) -> int:
-    """The service's port."""
-    return port_base + 1 + SERVICE_PORTS.index(service)
 
 
 class Platform:

@@ -10,19 +10,25 @@ A command function gets a `Session`, prints through its terminal, and raises: a 
 
 import inspect
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 
 import typer
+from typer.core import TyperGroup
 
-from knarr.client import Platform
 from knarr.exit_codes import Exit, exit_code
 from knarr.home import Home
 from knarr.terminal import Terminal
 from seedwork.errors import InvalidInput, KnarrError
+
+if TYPE_CHECKING:
+    import structlog
+
+    from knarr.client import Platform
 
 P = ParamSpec("P")
 
@@ -55,8 +61,10 @@ class Session:
     terminal: Terminal = field(default_factory=Terminal)
 
     @cached_property
-    def platform(self) -> Platform:
+    def platform(self) -> "Platform":
         """The platform that the home, or the environment, names."""
+        from knarr.client import Platform
+
         port_base = os.environ.get("KNARR_PORT_BASE")
         if port_base is not None and not port_base.isdecimal():
             raise usage(f"KNARR_PORT_BASE is {port_base!r}", todo="It must be a number, such as 8700.")
@@ -73,9 +81,10 @@ def usage(what: str, *, why: str = "", todo: str = "") -> InvalidInput:
     return InvalidInput(what, why=why, todo=todo, code="usage")
 
 
-def group(help_text: str) -> typer.Typer:
-    """A family of commands; alone it shows its help."""
+def group(help_text: str, *, cls: type[TyperGroup] | None = None) -> typer.Typer:
+    """A family of commands; alone it shows its help. `cls`: of the group, where it is not typer's own."""
     return typer.Typer(
+        cls=cls,
         help=help_text,
         no_args_is_help=True,
         rich_markup_mode=None,
@@ -107,6 +116,19 @@ def command(
         return run
 
     return register
+
+
+def logs_on_standard_error() -> None:
+    """Have what the services' code logs during a command appear as progress, not as data."""
+    import structlog
+
+    structlog.configure(logger_factory=_on_standard_error)
+
+
+def _on_standard_error(*_name: str) -> "structlog.PrintLogger":
+    import structlog
+
+    return structlog.PrintLogger(sys.stderr)
 
 
 def with_errors_as_sentences(terminal: Terminal, work: Callable[[], None]) -> None:

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 import httpx2
-from rich.markup import escape
 
 from knarr.client import Platform
 from knarr.command import Session
 from knarr.home import Address, holder
 from knarr.push import push_of
-from knarr.terminal import short
+from knarr.terminal import escape, short
 from knarr.up import Options, next_steps, program, serve
 from knarr.watch import Saga, watch
 from seedwork.errors import InvalidInput, KnarrError, Misconfigured, NotFound, Unavailable

@@ -19,11 +19,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+from seedwork.chassis.service_ports import SERVICE_PORTS
 from seedwork.errors import Conflict, InvalidInput, KnarrError, Misconfigured, StorageFull, Unavailable
-from seedwork.messages import rfc3339
 
 DEFAULT_PORT_BASE = 8700
 """The base itself is kept for a web console; the services take the next six."""
+
+
+def port_of(service: str, port_base: int = DEFAULT_PORT_BASE) -> int:
+    """The service's port."""
+    return port_base + 1 + SERVICE_PORTS.index(service)
 
 
 class HomeHeld(Conflict):
@@ -150,7 +155,7 @@ class HomeLock:
             raise held_by(self._home) from None
         holder = {
             "pid": os.getpid(),
-            "started_at": rfc3339(datetime.now(UTC)),
+            "started_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "host": host,
             "ports": [port_base + 1, port_base + 6],
         }

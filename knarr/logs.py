@@ -12,9 +12,7 @@ from contextlib import contextmanager
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-from rich.markup import escape
-
-from knarr.terminal import Terminal
+from knarr.terminal import Terminal, escape
 from seedwork.chassis.logging import configure_logging
 from seedwork.chassis.settings import ServiceSettings
 from seedwork.errors import Misconfigured

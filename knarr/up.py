@@ -24,8 +24,7 @@ from typing import Any
 from pydantic import SecretStr, ValidationError
 
 from knarr.activity import show_activity
-from knarr.client import port_of
-from knarr.home import Address, Home, HomeLock
+from knarr.home import Address, Home, HomeLock, port_of
 from knarr.logs import log_to_file
 from knarr.terminal import Terminal
 from seedwork.adapters.in_process import InProcessBus

@@ -14,17 +14,18 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import httpx2
 import orjson
-from rich.markup import escape
-from rich.status import Status
 
 from knarr.client import Platform
 from knarr.exit_codes import Exit
-from knarr.terminal import Terminal, sentence, short, size
+from knarr.terminal import Terminal, escape, sentence, short, size
 from seedwork.errors import KnarrError, NotFound, RetryableError
+
+if TYPE_CHECKING:
+    from rich.status import Status
 
 Saga = Mapping[str, Any]
 
@@ -247,7 +248,7 @@ class _View(AbstractContextManager["_View"]):
     """When the latest wait for another attempt began."""
     _why: str = ""
     """What it was for."""
-    _status: Status | None = None
+    _status: "Status | None" = None
 
     def __enter__(self) -> Self:
         if self.terminal.err.is_terminal:

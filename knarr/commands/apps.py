@@ -1,18 +1,17 @@
 """`knarr apps …` and what one does with a running app: logs, open, scale, restart, add-ons."""
 
-import webbrowser
 from typing import Annotated, Any
 
 import typer
-from rich.text import Text
 
 from knarr.command import AppName, LimitOption, Session, TimeoutOption, WaitOption, command, group, usage
 from knarr.commands.outcome import finish
-from knarr.terminal import facts, short, state, table
+from knarr.terminal import facts, short, state, styled, table
 from seedwork.errors import KnarrError, NotFound
 
 apps = group("What is deployed, and from where.")
 addons = group("Databases and caches that an app asked for.")
+alone = group("Commands that stand alone.")
 
 RepositoryOption = Annotated[
     str | None, typer.Option("--repository", metavar="OWNER/NAME", help="As the Git host names it.")
@@ -31,7 +30,7 @@ def list_apps(session: Session, limit: LimitOption = 200) -> None:
     running = {app["name"]: running_of(session, app["name"]) for app in found}
     rows = [
         (
-            Text(app["name"], style="name"),
+            styled(app["name"], "name"),
             running[app["name"]].get("url"),
             running[app["name"]].get("release"),
             running[app["name"]].get("health"),
@@ -166,19 +165,7 @@ def remove(
     finish(session, started["saga_id"], wait=wait, timeout_s=timeout, done=f"{app} is removed.")
 
 
-def logs(
-    session: Session,
-    app: AppName,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come; Ctrl-C stops.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, max=10_000, help="Lines from before.")] = 100,
-) -> None:
-    """What the app's instances print."""
-    following = 1 if follow else None
-    with session.platform.stream("deployer", f"/apps/{app}/logs", lines=lines, follow=following) as answer:
-        for piece in answer.iter_text():
-            session.terminal.out.out(piece, end="", highlight=False)
-
-
+@command(alone, "open", examples=["knarr open shop", "curl $(knarr open shop)"])
 def open_app(session: Session, app: AppName) -> None:
     """Print the app's address, and open it in a browser where there is one."""
     url = session.platform.get("deployer", f"/apps/{app}").get("url")
@@ -186,33 +173,11 @@ def open_app(session: Session, app: AppName) -> None:
         raise NotFound(
             f"{app} has no address yet", why="no release runs", todo=f"Deploy it: knarr deploy DIR --app {app}"
         )
-    session.terminal.data({"url": url}, Text(url, style="address"))
+    session.terminal.data({"url": url}, styled(url, "address"))
     if session.terminal.out.is_terminal and not session.terminal.as_json:
+        import webbrowser
+
         webbrowser.open(url)
-
-
-def scale(
-    session: Session,
-    app: AppName,
-    formation: Annotated[list[str], typer.Argument(metavar="PROCESS=COUNT…", show_default=False)],
-    wait: WaitOption = True,
-    timeout: TimeoutOption = None,
-) -> None:
-    """Run more or fewer instances of a process."""
-    wanted = {}
-    for pair in formation:
-        process, _, count = pair.partition("=")
-        if not process or not count.isdecimal():
-            raise usage(f"{pair!r} says no count", todo="Write PROCESS=COUNT, such as web=2 worker=1.")
-        wanted[process] = int(count)
-    started = session.platform.patch("deployer", f"/apps/{app}/formation", wanted)
-    finish(session, started["saga_id"], wait=wait, timeout_s=timeout, app=app)
-
-
-def restart(session: Session, app: AppName, wait: WaitOption = True, timeout: TimeoutOption = None) -> None:
-    """Start the running release again: new instances first, then the old ones stop."""
-    started = session.platform.post("deployer", f"/apps/{app}/restart")
-    finish(session, started["saga_id"], wait=wait, timeout_s=timeout, app=app)
 
 
 @command(addons, "list", examples=["knarr addons list shop"])
@@ -235,7 +200,7 @@ def remove_addon(
     if confirm != name:
         raise usage(f"The data of {name} would be deleted", todo=f"Say so: --confirm {name}")
     answer = session.platform.delete("deployer", f"/apps/{app}/addons/{name}", confirm=confirm)
-    session.terminal.data(answer or {"removed": name}, Text(f"{name} is deleted."))
+    session.terminal.data(answer or {"removed": name}, f"{name} is deleted.")
 
 
 def running_of(session: Session, app: str) -> dict[str, Any]:

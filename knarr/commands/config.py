@@ -1,13 +1,14 @@
 """`knarr config …`: config vars of an app. A change makes a release of its own; values are shown masked."""
 
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from knarr.command import AppName, Session, TimeoutOption, WaitOption, command, group, usage
 from knarr.commands.outcome import finish
-from knarr.terminal import table
+from knarr.terminal import styled, table
 from seedwork.errors import NotFound
 
 config = group("Config vars, secrets included.")
@@ -19,7 +20,7 @@ RevealOption = Annotated[bool, typer.Option("--reveal", help="Show values (needs
 def list_config(session: Session, app: AppName, reveal: RevealOption = False) -> None:
     """Every config var of an app, values masked."""
     values = session.platform.get("deployer", f"/apps/{app}/config", reveal=1 if reveal else None)
-    rows = [(Text(name, style="name"), value) for name, value in sorted(values.items())]
+    rows = [(styled(name, "name"), value) for name, value in sorted(values.items())]
     session.terminal.data(values, table(("NAME", "VALUE"), rows, empty=f"{app} has no config vars."))
 
 
@@ -27,25 +28,45 @@ def list_config(session: Session, app: AppName, reveal: RevealOption = False) ->
 def get(
     session: Session, app: AppName, name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
 ) -> None:
-    """One value, not masked: for scripts."""
+    """One value, not masked, byte for byte and with one newline after it: for scripts."""
     values = session.platform.get("deployer", f"/apps/{app}/config", reveal=1)
     if name not in values:
-        raise NotFound(f"{app} has no config var {name}", todo=f"See all: knarr config list {app}")
-    session.terminal.data({name: values[name]}, Text(values[name]))
+        raise NotFound(f"{app} has no config var {name}", todo=f"Run `knarr config list {app}` to see all")
+    if session.terminal.as_json:
+        session.terminal.data({name: values[name]})
+        return
+    sys.stdout.buffer.write(values[name].encode() + b"\n")
+    sys.stdout.buffer.flush()
 
 
 @command(
-    config, "set", examples=["knarr config set shop GREETING=hello LIMIT=10", "knarr config set shop KEY=@key.pem"]
+    config,
+    "set",
+    examples=[
+        "knarr config set shop GREETING=hello LIMIT=10",
+        "knarr config set shop KEY=@key.pem        # the content of a file",
+        "knarr config set shop HANDLE=@@me         # the value @me",
+        "knarr config set shop --literal HANDLE=@me",
+    ],
 )
 def set_config(
     session: Session,
     app: AppName,
-    pairs: Annotated[list[str], typer.Argument(metavar="NAME=VALUE…", help="=@FILE reads the value from a file.")],
+    pairs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME=VALUE…",
+            help="=@FILE reads the value from a file, without one newline at its end; =@@… is a value that begins "
+            "with @.",
+        ),
+    ],
+    *,
+    literal: Annotated[bool, typer.Option("--literal", help="Take each value as it is, also one with @.")] = False,
     wait: WaitOption = True,
     timeout: TimeoutOption = None,
 ) -> None:
     """Set config vars, and release the app with them."""
-    _patch(session, app, dict(_pair(pair) for pair in pairs), wait=wait, timeout_s=timeout)
+    _patch(session, app, dict(_pair(pair, literal=literal) for pair in pairs), wait=wait, timeout_s=timeout)
 
 
 @command(config, "unset", examples=["knarr config unset shop LIMIT"])
@@ -57,6 +78,14 @@ def unset(
     timeout: TimeoutOption = None,
 ) -> None:
     """Remove config vars, and release the app without them."""
+    known = session.platform.get("deployer", f"/apps/{app}/config")
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise NotFound(
+            f"{app} has no config var {', '.join(unknown)}",
+            why="nothing was changed",
+            todo=f"Run `knarr config list {app}` to see all",
+        )
     _patch(session, app, dict.fromkeys(names), wait=wait, timeout_s=timeout)
 
 
@@ -66,17 +95,31 @@ def _patch(session: Session, app: str, changes: dict[str, str | None], *, wait: 
         finish(session, answer["saga_id"], wait=wait, timeout_s=timeout_s, app=app)
         return
     version = answer.get("config_version")
-    session.terminal.data(answer, f"Config version {version}; the first deployment of {app} takes it.")
+    text = f"Config version {version} is stored; the first deployment of {app} uses it."
+    if not answer.get("changed", True):
+        text = f"Nothing changed: {app} has these values already (config version {version})."
+    session.terminal.data(answer, text)
 
 
-def _pair(pair: str) -> tuple[str, str]:
+def _pair(pair: str, *, literal: bool) -> tuple[str, str]:
     name, found, value = pair.partition("=")
     if not found or not name:
-        raise usage(f"{pair!r} names no value", todo="Write NAME=VALUE, or NAME=@FILE.")
-    if not value.startswith("@"):
+        raise usage(f"{pair!r} has no value", todo="Write NAME=VALUE, or NAME=@FILE")
+    if literal or not value.startswith("@"):
         return name, value
+    if value.startswith("@@"):
+        return name, value[1:]
+    return name, _content_of(value[1:], name)
+
+
+def _content_of(path: str, name: str) -> str:
     try:
-        with open(value[1:], encoding="utf-8") as file:  # noqa: PTH123  a path that the user typed
-            return name, file.read()
+        text = Path(path).expanduser().read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise usage(f"Cannot read {value[1:]}", why=str(error)) from error
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise usage(
+            f"Cannot read the file {path}",
+            why=str(why),
+            todo=f"For the value @{path} itself write {name}=@@{path}, or add --literal",
+        ) from error
+    return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text

@@ -6,19 +6,24 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from knarr.command import AppName, LimitOption, Session, TimeoutOption, WaitOption, usage
+from knarr.command import AppName, LimitOption, Session, TimeoutOption, WaitOption, command, group, usage
 from knarr.commands.apps import full_ref
 from knarr.commands.outcome import finish
 from knarr.commands.sagas import show_saga, show_sagas
-from knarr.pack import pack
-from knarr.terminal import age, short, size, state, table
+from knarr.terminal import age, escape, short, size, state, table
 from seedwork.errors import NotFound
+
+alone = group("Commands that stand alone.")
 
 _NAME = re.compile(r"[^a-z0-9]+")
 
 
+@command(
+    alone,
+    "deploy",
+    examples=["knarr deploy", "knarr deploy examples/hello-python --app hello", "knarr deploy --app shop --ref main"],
+)
 def deploy(
     session: Session,
     *,
@@ -57,6 +62,8 @@ def deploy(
 
 def upload(session: Session, app: str, folder: Path) -> Any:
     """Pack a folder and hand it over: `{id, saga_id}`."""
+    from knarr.pack import pack
+
     with tempfile.TemporaryFile() as archive:
         packed = pack(folder, archive)
         length = archive.tell()
@@ -94,6 +101,7 @@ def name_of(folder: Path) -> str:
     return name
 
 
+@command(alone, "deployments", examples=["knarr deployments --app shop", "knarr deployments ID --json"])
 def deployments(
     session: Session,
     saga_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="One deployment.", show_default=False)] = None,
@@ -107,6 +115,7 @@ def deployments(
         show_sagas(session, limit=limit, app=app)
 
 
+@command(alone, "releases", examples=["knarr releases shop"])
 def releases(session: Session, app: AppName, limit: LimitOption = 20) -> None:
     """What ran, newest first."""
     found = session.platform.pages("deployer", f"/apps/{app}/releases", limit=limit)
@@ -126,6 +135,7 @@ def releases(session: Session, app: AppName, limit: LimitOption = 20) -> None:
     session.terminal.data(found, table(columns, rows, empty=f"{app} has no releases yet."))
 
 
+@command(alone, "rollback", examples=["knarr rollback shop", "knarr rollback shop --to 3"])
 def rollback(
     session: Session,
     app: AppName,

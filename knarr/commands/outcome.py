@@ -4,12 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import typer
-from rich.markup import escape
 
 from knarr.command import Session
 from knarr.exit_codes import Exit
-from knarr.terminal import sentence
-from knarr.watch import follow_to_the_end, verdict
+from knarr.terminal import escape, sentence
 from seedwork.errors import NotFound
 
 
@@ -35,6 +33,8 @@ def finish(
     Raises:
         typer.Exit: The saga did not succeed.
     """
+    from knarr.watch import follow_to_the_end, verdict
+
     saga = follow_to_the_end(session.platform, session.terminal, saga_id, wait=wait, timeout_s=timeout_s)
     if saga is None:
         session.terminal.data({"id": saga_id, "saga_id": saga_id}, saga_id)

@@ -1,20 +1,20 @@
 """`knarr up`, `knarr demo`, `knarr doctor`, `knarr db`, `knarr bus`: the platform itself."""
 
-import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from knarr.client import port_of
-from knarr.command import Session, command, group
+from knarr.command import Session, command, group, logs_on_standard_error
 from knarr.exit_codes import Exit
-from knarr.home import DEFAULT_PORT_BASE, Address
-from knarr.terminal import facts
-from seedwork.chassis.settings import SERVICE_PORTS
+from knarr.home import DEFAULT_PORT_BASE, Address, port_of
+from knarr.terminal import facts, styled
+from seedwork.chassis.service_ports import SERVICE_PORTS
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+alone = group("Commands that stand alone.")
 db = group("The services' databases.")
 bus = group("The bus between the services.")
 
@@ -35,6 +35,7 @@ LogFileOption = Annotated[
 ]
 
 
+@command(alone, "up", examples=["knarr up", "knarr up --home /srv/knarr --port-base 9700"])
 def up(
     session: Session,
     host: HostOption = "127.0.0.1",
@@ -85,7 +86,7 @@ def up(
     serve(options, session.terminal, ready=ready)
 
 
-def _addresses(address: Address) -> Table:
+def _addresses(address: Address) -> "Table":
     pages = {"webhook": "/github-webhook"}
     table = facts(
         {
@@ -98,6 +99,7 @@ def _addresses(address: Address) -> Table:
     return table
 
 
+@command(alone, "demo", examples=["knarr demo", "make run"])
 def demo(
     session: Session,
     host: HostOption = "127.0.0.1",
@@ -109,6 +111,7 @@ def demo(
     run(session, host=host, port_base=port_base)
 
 
+@command(alone, "doctor", examples=["knarr doctor", "knarr doctor --json"])
 def doctor(session: Session) -> None:
     """Look at everything that knarr needs; whatever is wrong comes with a fix."""
     from knarr.doctor import examine
@@ -119,9 +122,9 @@ def doctor(session: Session) -> None:
         findings.append(finding)
         if not session.terminal.as_json:
             mark, style = marks[finding.state]
-            line = Text.assemble((mark, style), f" {finding.name:<17} {finding.detail}")
+            line = styled(mark, style).append_text(styled(f" {finding.name:<17} {finding.detail}"))
             if finding.fix:
-                line.append(f"\n    → {finding.fix}", style="quiet")
+                line.append_text(styled(f"\n    → {finding.fix}", "quiet"))
             session.terminal.out.print(line)
     session.terminal.data([finding.as_dict() for finding in findings])
     if any(finding.state == "wrong" for finding in findings):
@@ -136,8 +139,11 @@ def upgrade(
     ] = None,
 ) -> None:
     """Bring each service's database to the newest schema. Services do it themselves where it is a file of theirs."""
+    import asyncio
+
     from knarr.databases import upgrade_all
 
+    logs_on_standard_error()
     done = asyncio.run(upgrade_all(session.home, service or list(SERVICE_PORTS)))
     session.terminal.data(done, facts(done))
 
@@ -150,8 +156,11 @@ def reseal(
     ] = None,
 ) -> None:
     """After a new key was put before the old one: seal with it what the old one has sealed. Services may run."""
+    import asyncio
+
     from knarr.resealing import SERVICES, reseal_all
 
+    logs_on_standard_error()
     done = asyncio.run(reseal_all(session.home, service or list(SERVICES)))
     session.terminal.data(done, facts({name: f"{count} values" for name, count in done.items()}))
 
@@ -165,10 +174,13 @@ def setup(
     ] = 1,
 ) -> None:
     """Make the topics and subscriptions that the services need, and register the schemas. Safe to repeat."""
+    import asyncio
+
     from knarr.buses import set_up
 
+    logs_on_standard_error()
     made = asyncio.run(set_up(session.home, partitions=partitions))
-    session.terminal.data({"changed": made}, Text("\n".join(made) or "Nothing was missing."))
+    session.terminal.data({"changed": made}, styled("\n".join(made) or "Nothing was missing."))
 
 
 @command(bus, "dead-letters", examples=["knarr bus dead-letters", "knarr bus dead-letters --resend ID"])
@@ -177,8 +189,13 @@ def letters(
     resend: Annotated[str | None, typer.Option("--resend", help="Send this message to its topic again.")] = None,
 ) -> None:
     """Messages on the bus that no service could even read; `knarr dead-letters` has those that one could not handle."""
+    import asyncio
+
     from knarr import buses
 
+    logs_on_standard_error()
     found = [asyncio.run(buses.resend(session.home, resend))] if resend else asyncio.run(buses.letters(session.home))
     rows = [{"id": each.id, "topic": each.topic, "error": each.error} for each in found]
-    session.terminal.data(rows, Text("\n".join(f"{each.id}  {each.topic}  {each.error}" for each in found) or "None."))
+    session.terminal.data(
+        rows, styled("\n".join(f"{each.id}  {each.topic}  {each.error}" for each in found) or "None.")
+    )

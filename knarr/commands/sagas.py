@@ -1,16 +1,18 @@
 """`knarr sagas …`: what every deployment, release and removal is made of; and dead letters."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import orjson
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from knarr.command import LimitOption, ReasonOption, Session, command, group, usage
-from knarr.terminal import age, facts, short, state, table
+from knarr.terminal import age, facts, short, state, styled, table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
 
 sagas = group("The record of every deployment, and its verbs.")
+alone = group("Commands that stand alone.")
 
 SagaId = Annotated[
     str, typer.Argument(metavar="ID", help="The saga's id, which is the deployment's.", show_default=False)
@@ -97,6 +99,7 @@ VERBS = {
 }
 
 
+@command(alone, "dead-letters", examples=["knarr dead-letters", "knarr dead-letters --service builder --resend ID"])
 def dead_letters(
     session: Session,
     service: Annotated[str, typer.Option("--service", "-s", help="Whose.")] = "saga_coordinator",
@@ -121,7 +124,7 @@ def show_sagas(session: Session, *, limit: int, **filters: Any) -> None:
     rows = [
         (
             each["id"],
-            Text(each["app"], style="name"),
+            styled(each["app"], "name"),
             each["saga"],
             each.get("trigger"),
             short(each.get("commit")),
@@ -163,7 +166,7 @@ def show_saga(session: Session, saga_id: str) -> None:
         session.terminal.out.print(_steps(saga))
 
 
-def _steps(saga: Any) -> Table | Text:
+def _steps(saga: Any) -> "Table | Text":
     rows = []
     for step in saga["steps"]:
         error = step.get("error")
@@ -173,6 +176,8 @@ def _steps(saga: Any) -> Table | Text:
 
 
 def _gist(payload: Any) -> str:
+    import orjson
+
     text = orjson.dumps(payload).decode() if payload else ""
     return text if len(text) <= 120 else text[:119] + "…"
 

@@ -4,13 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from knarr.command import Session, TimeoutOption, WaitOption, command, group, usage
 from knarr.commands.apps import full_ref
 from knarr.commands.outcome import finish
-from knarr.push import push_of
-from knarr.terminal import age, table
+from knarr.terminal import age, styled, table
 
 webhook = group("What GitHub sends, sent from here.")
 
@@ -45,6 +43,8 @@ def send(
 
     knarr fetches from the app's clone URL, not from DIR: push there first.
     """
+    from knarr.push import push_of
+
     known = session.platform.get("webhook", f"/apps/{app}") if app else {}
     full_name = repository or known.get("repository")
     if not full_name:
@@ -64,7 +64,7 @@ def send(
     started = answer.get("deployments") or []
     session.terminal.say(f"[quiet]Delivery {push.delivery_id}:[/] {answer['status']}")
     if not started or answer["status"] == "ignored":
-        session.terminal.data(answer, Text("No deployment was started; `knarr webhook deliveries` says why."))
+        session.terminal.data(answer, "No deployment was started; `knarr webhook deliveries` says why.")
         return
     for saga_id in started:
         finish(session, saga_id, wait=wait, timeout_s=timeout, app=app)
@@ -97,7 +97,7 @@ def redeliver(
 ) -> None:
     """Take a delivery again, on purpose: new deployments, linked to the first ones."""
     answer = session.platform.post("webhook", f"/deliveries/{delivery_id}/redeliver")
-    session.terminal.data(answer, Text(", ".join(answer.get("deployments") or [answer.get("id", "")])))
+    session.terminal.data(answer, styled(", ".join(answer.get("deployments") or [answer.get("id", "")])))
 
 
 def _secret(secret: str | None, secret_file: Path | None) -> str:

@@ -95,6 +95,8 @@ class SagaStarted(BaseModel):
     id: str | None
     saga_id: str | None
     config_version: int
+    changed: bool = True
+    """False: the values are there already; nothing was written."""
 
 
 class RollBack(BaseModel):
@@ -128,7 +130,9 @@ def router(
         if asked.saga_id:
             response.status_code = 202
             response.headers["Location"] = f"{coordinator_url}/sagas/{asked.saga_id}"
-        return SagaStarted(id=asked.saga_id, saga_id=asked.saga_id, config_version=asked.config_version)
+        return SagaStarted(
+            id=asked.saga_id, saga_id=asked.saga_id, config_version=asked.config_version, changed=asked.changed
+        )
 
     _add_apps(routes, db, requests, runtime, stopping)
     _add_releases(routes, db, requests, started)

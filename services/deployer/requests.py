@@ -28,6 +28,8 @@ class Asked:
     saga_id: str | None
     """The saga that it started; null: none was needed."""
     config_version: int
+    changed: bool = True
+    """False: the request asked for what is there already, so nothing was written."""
 
 
 class Requests:
@@ -81,7 +83,7 @@ class Requests:
             before = self._vault.unseal(base.sealed) if base else {}
             after = configs.changed(before, change)
             if base and after == before:
-                return Asked(saga_id=None, config_version=base.version)
+                return Asked(saga_id=None, config_version=base.version, changed=False)
             live = await releases.live(conn, app.app_id)
             saga_id = new_id() if live else None
             made = await configs.add(conn, app.app_id, after, vault=self._vault, saga_id=saga_id, by=caller.name)

@@ -10,7 +10,7 @@ import structlog
 from rich.console import Console
 
 from knarr.logs import log_to_file
-from knarr.terminal import THEME, Terminal
+from knarr.terminal import Terminal, theme
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def terminal() -> Iterator[Terminal]:
     root, before = logging.getLogger(), structlog.get_config()
     handlers, level = root.handlers, root.level
     terminal = Terminal()
-    terminal.err = Console(file=io.StringIO(), theme=THEME, width=200)
+    terminal.err = Console(file=io.StringIO(), theme=theme(), width=200)
     yield terminal
     root.handlers = handlers
     root.setLevel(level)

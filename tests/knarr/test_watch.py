@@ -11,7 +11,7 @@ from rich.console import Console
 
 from knarr.client import Platform
 from knarr.home import Address
-from knarr.terminal import THEME, Terminal
+from knarr.terminal import Terminal, theme
 from knarr.watch import StillRunning, watch
 
 EVENTS = {"Content-Type": "text/event-stream"}
@@ -76,7 +76,7 @@ def saga(state: str, *states: str, **more: Any) -> dict[str, Any]:
 def watched(coordinator: Coordinator, **options: Any) -> tuple[dict[str, Any], str]:
     terminal = Terminal()
     text = io.StringIO()
-    terminal.err = Console(file=text, theme=THEME, width=200)
+    terminal.err = Console(file=text, theme=theme(), width=200)
     address = Address(host="127.0.0.1", port_base=8700)
     platform = Platform(address, "t", transport=httpx2.MockTransport(coordinator.answer))
     ended = watch(platform, terminal, "s1", **options)

@@ -20,10 +20,10 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from seedwork.chassis import service_ports
 from seedwork.errors import Misconfigured
 
-SERVICE_PORTS: tuple[str, ...] = ("webhook", "source", "builder", "registry", "deployer", "saga_coordinator")
-"""Who listens at `port_base` plus 1, 2, 3 …: data, so that a URL in the documentation holds in every mode."""
+SERVICE_PORTS = service_ports.SERVICE_PORTS
 
 
 def _split(value: Any) -> Any:

@@ -291,7 +291,10 @@ async def test_config_before_the_first_release_starts_no_saga(stack: Stack) -> N
     await stack.send(AppCreated(app="shop"), new_id())
     await eventually(lambda: stack.client.get("/apps/shop"), until=lambda answer: answer.status_code == 200)
     answer = await stack.client.patch("/apps/shop/config", json={"COLOUR": "blue"})
-    assert (answer.status_code, answer.json()) == (200, {"id": None, "saga_id": None, "config_version": 1})
+    assert (answer.status_code, answer.json()) == (
+        200,
+        {"id": None, "saga_id": None, "config_version": 1, "changed": True},
+    )
 
     await stack.deploy(await stack.shelf.image())
     assert "COLOUR=blue" in (await stack.get("env")).text

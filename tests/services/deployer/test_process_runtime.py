@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -116,6 +117,23 @@ async def test_instances_get_their_config_and_nothing_of_ours(bench: Bench, monk
     assert env["PYTHONPATH"] == f"{root}/layers/words:{root}/app:/usr/x"
     assert "KNARR_SERVICE_TOKEN" not in env
     assert "secret" not in text
+
+
+@pytest.mark.parametrize(
+    ("variables", "path"),
+    [(("PATH=/layers/words/bin:/usr/bin:/bin",), "{root}/layers/words/bin:/usr/bin:/bin"), ((), os.defpath)],
+)
+async def test_programs_of_the_platform_are_not_on_an_apps_path(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, variables: tuple[str, ...], path: str
+) -> None:
+    """PATH is the image's own, also where the platform's virtual environment is activated."""
+    monkeypatch.setenv("PATH", f"/opt/platform/bin:{os.environ['PATH']}")
+    release = bench.shelf.release(await bench.shelf.image(variables=variables))
+    url = await bench.up(release)
+
+    env = dict(line.partition("=")[::2] for line in (await get(url + "env")).text.splitlines())
+
+    assert env["PATH"] == path.format(root=bench.home / "releases" / release.saga_id)
 
 
 async def test_dependency_layers_are_unpacked_once_and_are_read_only(bench: Bench) -> None:

@@ -378,8 +378,8 @@ class ProcessRuntime:
                 "LANG": "C.UTF-8",
                 "HOME": os.fspath(root.path / "app"),
                 "TMPDIR": os.fspath(root.path / "tmp"),
+                "PATH": os.defpath,
                 **root.env,
-                "PATH": _joined(root.env.get("PATH", ""), os.environ.get("PATH", os.defpath)),
                 **release.env,
                 "KNARR_APP": release.app,
                 leftovers.APP_ID: release.app_id,
@@ -441,8 +441,3 @@ class ProcessRuntime:
                 raise InvalidInput("That is no app's id", why=repr(app_id[:100]))
             self._logs[app_id] = AppLog(self._home / "logs" / f"{app_id}.log", max_bytes=self._limits.log_max_bytes)
         return self._logs[app_id]
-
-
-def _joined(first: str, second: str) -> str:
-    """One PATH of two, each folder once."""
-    return os.pathsep.join(dict.fromkeys(part for part in (*first.split(":"), *second.split(os.pathsep)) if part))

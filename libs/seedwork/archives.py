@@ -5,6 +5,9 @@ another tar in the normal form (sorted, fixed owner, time and modes: the same tr
 digest). Guaranteed: nothing outside the target is read, made or changed, and no more is written than the limits say.
 Not guaranteed: that a failed extraction leaves nothing; who gave the target folder removes it.
 
+Names are bytes: those that are not UTF-8 are kept as Python keeps them in file names (`surrogateescape`), and are
+written as they came. A text that shows a name shows it with `!r`, since such a name cannot be encoded as UTF-8.
+
 Why not `tarfile`: its data filter can be escaped (a hard link to a deep symlink), and it reads extension headers of any
 size into memory. This reader knows files, folders and symbolic links, and refuses everything else. Formats: ustar and
 pax (POSIX.1-2017, "pax", section "EXTENDED DESCRIPTION"), GNU long names.
@@ -309,10 +312,12 @@ def _cut(field: bytes) -> bytes:
 
 
 def _text(data: bytes) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BadArchive(f"The archive has a name that is not UTF-8: {data[:80]!r}") from error
+    return data.decode("utf-8", "surrogateescape")
+
+
+def name_bytes(name: str) -> bytes:
+    """Return a name of an entry as the bytes that stand in the file system and in the archive."""
+    return name.encode("utf-8", "surrogateescape")
 
 
 def _number(field: bytes) -> int:
@@ -395,9 +400,9 @@ def checked_name(name: str, limits: ArchiveLimits) -> str:
     if "\0" in name:
         raise BadArchive(f"The archive's entry {name[:200]!r} has a zero byte in its name")
     if (
-        len(name.encode()) > limits.max_path_bytes
+        len(name_bytes(name)) > limits.max_path_bytes
         or len(parts) > limits.max_depth
-        or any(len(part.encode()) > _NAME_BYTES for part in parts)
+        or any(len(name_bytes(part)) > _NAME_BYTES for part in parts)
     ):
         raise TooLarge(
             f"The archive's entry {name[:200]!r}… has a name that is too long or too deep",
@@ -421,7 +426,7 @@ def checked_link(name: str, target: str, limits: ArchiveLimits) -> str:
     while climbs < len(parts) and parts[climbs] == "..":
         climbs += 1
     depth = name.count("/")
-    if not name or not target or "\0" in target or len(target.encode()) > limits.max_path_bytes:
+    if not name or not target or "\0" in target or len(name_bytes(target)) > limits.max_path_bytes:
         raise BadArchive(f"The archive's link {name[:200]!r} has no usable target")
     if target.startswith("/") or climbs > depth or ".." in parts[climbs:]:
         raise BadArchive(
@@ -686,7 +691,7 @@ def _place(index: dict[str, tuple[Entry, int]], entry: Entry, offset: int) -> No
 
 
 def _order(entry: Entry) -> bytes:
-    return (entry.name + "/" if entry.kind == "dir" else entry.name).encode()
+    return name_bytes(entry.name + "/" if entry.kind == "dir" else entry.name)
 
 
 def _pieces_at(fd: int, offset: int, size: int) -> Iterator[bytes]:
@@ -724,7 +729,7 @@ class _Writer:
         else:
             info.mode = 0o755 if entry.executable else 0o644
             info.size = entry.size
-        self._write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict"))
+        self._write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
         for piece in content:
             self._write(piece)
         self._write(bytes(_padded(info.size) - info.size))

@@ -400,8 +400,8 @@ class _Turn:
         """The step succeeded, in whatever attempt; a hold is over, a pause is not."""
         self.set_step(current.name, state="DONE", ended_ms=self.at_ms, error=None, result=data)
         commit = data.get("commit")
-        learned = commit if self.saga.commit is None and isinstance(commit, str) else self.saga.commit
-        self.set(held=False, commit=learned)
+        learns = self.saga.commit is None or self.definition.commit_of == current.name
+        self.set(held=False, commit=commit if learns and isinstance(commit, str) else self.saga.commit)
         self.set_wait(None)
         if self.definition.replaces_after == current.name:
             self.lane, replaced = self.lane.without_older_than(self.me)

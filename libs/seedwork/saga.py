@@ -138,6 +138,9 @@ class Saga:
     """What a `retry` of an undone saga starts with; None: the same data."""
     compensation: "Callable[[View], Link] | None" = None
     """What `compensate` starts; raises `VerbRefused` with a sentence where it cannot."""
+    commit_of: str | None = None
+    """The step whose answer has the saga's commit, also where another id was asked for (a tag's); None: the first
+    answer that has one, where no commit was asked for."""
     positions: Mapping[str, int] = field(init=False, compare=False)
     meanings: Mapping[str, tuple[Meaning, int | None]] = field(init=False, compare=False)
     """By message type: what it means, and for which step where only one can send it."""
@@ -147,7 +150,7 @@ class Saga:
         positions = {step.name: i for i, step in enumerate(self.steps)}
         if len(positions) != len(self.steps) or not self.steps:
             raise Misconfigured(f"Saga {self.name} needs steps, each with a name of its own")
-        for named in (self.replaces_after, self.gives_way_before):
+        for named in (self.replaces_after, self.gives_way_before, self.commit_of):
             if named is not None and named not in positions:
                 raise Misconfigured(f"Saga {self.name} has no step {named!r}")
         meanings: dict[str, tuple[Meaning, int | None]] = {

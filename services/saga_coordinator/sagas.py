@@ -254,6 +254,7 @@ DEPLOY = Saga(
     place=newest_push_counts,
     replaces_after="source",
     gives_way_before="deploy",
+    commit_of="source",
     remember=release_to_remember,
     again=deploy_again,
     compensation=put_back,
@@ -295,7 +296,8 @@ REMOVE = Saga(
 
 def version_2(saga: Saga) -> Saga:
     """As sagas began before steps had more patience."""
-    return replace(saga, version=2, steps=tuple(replace(step, retry=FORWARD_2) for step in saga.steps))
+    steps = tuple(replace(step, retry=FORWARD_2) for step in saga.steps)
+    return replace(saga, version=2, steps=steps, commit_of=None)
 
 
 def version_1(saga: Saga) -> Saga:

@@ -2,7 +2,8 @@
 
 FinalError
 ├── InvalidInput
-│   └── AppInvalid          the app's files do not say how to run it, or say it wrongly
+│   ├── AppInvalid          the app's files do not say how to run it, or say it wrongly
+│   └── NotACommit          the id or the ref names a tree or a blob
 ├── NotFound
 │   └── CommitNotFound      the repository is there, the commit (or the ref) is not
 ├── NotAllowed
@@ -18,6 +19,13 @@ class AppInvalid(InvalidInput):
 
     code = "app_invalid"
     title = "The app's files cannot be used"
+
+
+class NotACommit(InvalidInput):
+    """The id or the ref names a tree or a blob; the text says which."""
+
+    code = "not_a_commit"
+    title = "Not a commit"
 
 
 class CommitNotFound(NotFound):

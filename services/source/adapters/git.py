@@ -34,7 +34,7 @@ from seedwork.errors import (
 from seedwork.git import COMMIT, GitUrlPolicy, check_ref, git_command, git_error, run_git, safe_git_env
 from seedwork.git_credentials import GitCredentials
 from seedwork.threads import in_thread
-from services.source.errors import CommitNotFound, RepositoryRefused
+from services.source.errors import CommitNotFound, NotACommit, RepositoryRefused
 from services.source.locks import NamedLocks
 from services.source.ports import Brought
 
@@ -135,8 +135,8 @@ class GitMirror:
             wanted = commit or tip
             if wanted is None:
                 raise CommitNotFound(f"{self._url} has no {ref}", todo="Push it, or correct the app's ref.")
-            if wanted != tip and not (tip and await self._has(wanted) and await self._reaches(tip, wanted)):
-                await self._fetch_commit(wanted, ref or "HEAD")
+            if wanted != tip:
+                wanted = await self._found(wanted, tip, ref or "HEAD")
             return Brought(commit=wanted, tip=tip)
 
     async def is_ancestor(self, older: str, newer: str) -> bool:
@@ -179,13 +179,41 @@ class GitMirror:
         if not await self._fetch(f"+{ref}:{kept}", f"Fetching {ref} of {self._url}"):
             return None
         names = [f"{kept}^{{commit}}", f"{kept}^{{tree}}"]
-        answer = await _git(["rev-parse", *names], mirror=self._path, what=f"Reading {ref}")
+        try:
+            answer = await _git(["rev-parse", *names], mirror=self._path, what=f"Reading {ref}")
+        except FinalError:
+            await self._refuse_others(kept, ref)
+            raise
         commit, tree = answer.split()
         self._trees[commit] = tree
         return commit
 
+    async def _found(self, wanted: str, tip: str | None, ref: str) -> str:
+        """Fetch the commit where it is not here; return its id, which is another one where a tag was asked for."""
+        if tip and await self._has(wanted) and await self._reaches(tip, wanted):
+            return await self._peeled(wanted)
+        await self._fetch_commit(wanted, ref)
+        return await self._peeled(wanted)
+
+    async def _peeled(self, wanted: str) -> str:
+        return await _git(["rev-parse", f"{wanted}^{{commit}}"], mirror=self._path, what="Reading a commit")
+
+    async def _refuse_others(self, name: str, shown: str) -> None:
+        """Raise `NotACommit` where this names a tree or a blob, perhaps through a tag."""
+        try:
+            kind = await _git(["cat-file", "-t", f"{name}^{{}}"], mirror=self._path, what=f"Reading {shown}")
+        except FinalError:
+            return  # it is not here, or damaged: the caller says so
+        if kind != "commit":
+            raise NotACommit(
+                f"{shown} is a {kind}, no commit",
+                why="only a commit, or a tag of one, can be deployed",
+                todo="Give the id of a commit: `git rev-parse HEAD` prints it.",
+            )
+
     async def _fetch_commit(self, commit: str, ref: str) -> None:
         """Ask for it by its name: a force push took it out of the ref's history, or it is on another ref."""
+        await self._refuse_others(commit, commit)
         if not await self._fetch(f"+{commit}:refs/knarr/commits/{commit}", f"Fetching {commit} of {self._url}"):
             raise CommitNotFound(
                 f"The commit {commit} is not in {self._url}",
@@ -193,6 +221,7 @@ class GitMirror:
                 todo="A force push may have removed it: push it again, or deploy another commit.",
             )
         if not await self._has(commit):
+            await self._refuse_others(commit, commit)
             raise FinalError(f"The mirror of {self._url} does not have what was fetched", code="mirror_damaged")
 
     async def _fetch(self, refspec: str, what: str) -> bool:

@@ -46,6 +46,16 @@ async def test_the_settings_of_an_app_reach_the_steps(stage: Stage) -> None:
     assert deploy.data["watched_digest"] == digest
 
 
+async def test_a_saga_has_the_commit_that_its_source_found(stage: Stage) -> None:
+    """The id of a tag object was asked for: the builder, the release and what follows see the commit's id."""
+    found = SourceFetched.EXAMPLE["commit"]
+    saga_id = await stage.start(DEPLOY, commit="7" * 40)
+    saga = await stage.until(saga_id, "SUCCEEDED")
+    fetch, build, _, deploy = stage.participants.commands[:4]
+    assert (fetch.data["commit"], build.data["commit"], deploy.data["commit"]) == ("7" * 40, found, found)
+    assert saga["commit"] == found
+
+
 async def test_the_end_of_a_release_says_of_which_kind_it_was(stage: Stage) -> None:
     """A rollback that a compensation started has no other event."""
     await stage.until(await stage.start(RELEASE, kind="rollback", rollback_to=1), "SUCCEEDED")

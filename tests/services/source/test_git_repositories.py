@@ -15,6 +15,7 @@ from seedwork.errors import KnarrError, Misconfigured, TooLarge, Unavailable
 from seedwork.git import GitUrlPolicy
 from seedwork.git_credentials import GitCredentials
 from services.source.adapters.git import GitRepositories
+from services.source.errors import NotACommit
 from tests.services.source.origins import GitOrigin
 from tests.services.source.repository_contract import MAIN, RepositoryContract
 
@@ -214,6 +215,47 @@ async def test_submodules_stay_out_and_export_ignore_counts(
     with tarfile.open(tmp_path / "a.tar") as archive:
         assert {each.name: each.isdir() for each in archive} == {".gitattributes": False, "sub": True, "v": False}
     assert read_members(tmp_path / "a.tar", ["v"], max_bytes=99) == {"v": b"$Format:%H$"}
+
+
+async def test_the_id_of_a_tag_object_is_peeled(repositories: GitRepositories, origin: GitOrigin) -> None:
+    """An annotated tag, and a tag of that tag, as an id and as a ref: what comes is the commit's id."""
+    commit = origin.commit({"f": b"1"})
+    origin.commit({"f": b"2"})
+    for name, of in (("v1", commit), ("v1-again", "v1")):
+        origin.git("tag", "--annotate", "--message", name, name, of)
+        origin.move(f"refs/tags/{name}", name)
+    ids = [origin.git("rev-parse", name) for name in ("v1", "v1-again")]
+    assert commit not in ids
+    for tag in ids:
+        async with repositories.open(origin.url) as repository:
+            assert (await repository.bring(MAIN, tag)).commit == commit
+    for name in ("v1", "v1-again"):
+        async with repositories.open(origin.url) as repository:
+            brought = await repository.bring(f"refs/tags/{name}", None)
+            assert (brought.commit, brought.tip) == (commit, commit)
+
+
+@pytest.mark.parametrize("already_here", [False, True], ids=["not fetched", "fetched"])
+@pytest.mark.parametrize(("of", "kind"), [("HEAD^{tree}", "tree"), ("HEAD:f", "blob")])
+async def test_what_is_no_commit_is_refused_in_words(
+    repositories: GitRepositories, origin: GitOrigin, mirrors: Path, of: str, kind: str, *, already_here: bool
+) -> None:
+    """By its id, or through a tag; the mirror is not taken for damaged."""
+    origin.commit({"f": b"1"})
+    named = origin.git("rev-parse", of)
+    if not already_here:
+        origin.commit({"f": b"2"}, ref="refs/heads/other")
+    async with repositories.open(origin.url) as repository:
+        await repository.bring(MAIN if already_here else "refs/heads/other", None)
+    with pytest.raises(NotACommit, match=f"{named} is a {kind}, no commit"):
+        async with repositories.open(origin.url) as repository:
+            await repository.bring(MAIN if already_here else "refs/heads/other", named)
+    origin.git("tag", "--annotate", "--message", "t", "odd", named)
+    origin.move("refs/tags/odd", "odd")
+    with pytest.raises(NotACommit, match=f"refs/tags/odd is a {kind}, no commit"):
+        async with repositories.open(origin.url) as repository:
+            await repository.bring("refs/tags/odd", None)
+    assert the_mirror(mirrors).name
 
 
 async def test_no_hook_and_no_filter_of_the_repository_runs(

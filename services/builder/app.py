@@ -14,7 +14,8 @@ from seedwork.chassis.service import Service
 from services.builder import api, models
 from services.builder.adapters.buildx.wiring import make_buildx_builder
 from services.builder.adapters.layers.builder import LayersBuilder
-from services.builder.adapters.layers.sandbox import Limits, Sandbox
+from services.builder.adapters.layers.limits import Limits
+from services.builder.adapters.layers.sandbox import Sandbox
 from services.builder.adapters.sources import HttpSourceArchive
 from services.builder.builds import Builds
 from services.builder.contract import BuildDiscarded, BuildImage, DiscardBuild, ImageBuildFailed, ImageBuilt

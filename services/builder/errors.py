@@ -5,8 +5,10 @@ KnarrError
 │   └── RegistryUnavailable     a package registry did not answer: worth another attempt
 └── FinalError
     ├── BuildFailed             a build tool said no; its last lines are in `log_tail`
+    │   ├── FileTooLarge        a larger file than a build may write
     │   ├── OutOfMemory         more memory than one build may take
-    │   └── TooManyProcesses    more processes than one build may have
+    │   ├── TooManyProcesses    more processes than one build may have
+    │   └── TooMuchCpu          more processor time than one process may use
     └── CannotBuild             the app asks for something that this builder or machine does not have
 """
 
@@ -36,6 +38,18 @@ class TooManyProcesses(BuildFailed):
     """The build had more processes than it may."""
 
     code = "too_many_processes"
+
+
+class FileTooLarge(BuildFailed):
+    """The build wrote a file above the limit."""
+
+    code = "file_too_large"
+
+
+class TooMuchCpu(BuildFailed):
+    """A process of the build used more processor time than it may."""
+
+    code = "too_much_cpu"
 
 
 class CannotBuild(FinalError):

@@ -4,11 +4,12 @@ Safe to repeat: the image's name is its content, so a second run finds the first
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from seedwork.archives import disk_errors
-from seedwork.errors import KnarrError, TimedOut
+from seedwork.errors import KnarrError, StorageFull, TimedOut
 from seedwork.participant import Work
 from services.builder.builds import Builds
 from services.builder.contract import BuildDiscarded, BuildImage, DiscardBuild, ImageBuilt
@@ -17,6 +18,8 @@ from services.builder.logs import BuildLog, BuildLogs
 from services.builder.ports import BuildOrder, ImageBuilder, SourceArchive
 from services.builder.staging import Staging
 
+SHOW_UNFINISHED_S = 1.0
+"""Seconds between two looks at output without a line's end: a prompt or a progress bar is shown within two seconds."""
 TAIL_LINES = 30
 """Of the log in a failure event: enough for a traceback."""
 
@@ -94,6 +97,7 @@ async def discard_build(
 async def _logged(logs: BuildLogs, builds: Builds, work: Work) -> AsyncIterator[BuildLog]:
     """The attempt's log; an error is told there, its last lines go with the error, and the build's row says so."""
     log = await asyncio.to_thread(logs.open, work.saga_id, attempt=work.attempt)
+    showing = asyncio.create_task(_show_unfinished(log))
     try:
         try:
             yield log
@@ -105,7 +109,17 @@ async def _logged(logs: BuildLogs, builds: Builds, work: Work) -> AsyncIterator[
         await builds.failed(work.saga_id, error.message if isinstance(error, KnarrError) else "A fault of the builder.")
         raise
     finally:
+        showing.cancel()
+        await asyncio.gather(showing, return_exceptions=True)
         await asyncio.to_thread(log.close)
+
+
+async def _show_unfinished(log: BuildLog) -> None:
+    """Show output without a line's end, for as long as the build runs. `write` reports a full disk, not this."""
+    with contextlib.suppress(StorageFull):
+        while True:
+            await asyncio.sleep(SHOW_UNFINISHED_S)
+            await asyncio.to_thread(log.show_unfinished)
 
 
 @asynccontextmanager

@@ -1,13 +1,13 @@
 """Build logs: one file a saga, every attempt appended, masked and bounded, readable by byte offset at any time.
 
-A log outlives its build, its saga and the process; `sweep` removes those that nobody wrote to for a long time. Lines
-are complete when they are written, so that a reader never sees half a secret.
+A log outlives its build, its saga and the process; `sweep` removes logs without a write for a long time. A line is
+written when it is complete; an unfinished line is written by `show_unfinished`, without what may be half a secret.
 """
 
-import re
+import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
@@ -15,16 +15,16 @@ from uuid import UUID
 from seedwork.archives import disk_errors
 from seedwork.errors import InvalidInput
 from seedwork.messages import rfc3339
+from services.builder.masking import Mask
 
 _LINE_BYTES = 8192
 """A longer line is broken here: a tool that prints without end must not fill memory."""
 _TAIL_LINES = 50
 _TAIL_LINE_CHARACTERS = 500
-_URL_PASSWORD = re.compile(rb"(\b[a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s@'\"]+@")
-_ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[ -/]*[@-~]|\r(?!\n)")
-_MASK = b"****"
-_SECRET_BYTES = 4
-"""Shorter values are masked nowhere: they would blacken ordinary words."""
+_BEFORE_BYTES = 64
+"""End of the shown part of a line that the mask looks at: the scheme of a URL may stand there."""
+_HELD_BYTES = 1024
+"""End of a long unfinished line that is not written yet: a URL with a password may go on in what follows."""
 
 
 class BuildLogs:
@@ -39,12 +39,13 @@ class BuildLogs:
     def __init__(self, folder: Path, *, max_bytes: int, secrets: Iterable[str] = ()) -> None:
         self._folder = folder
         self._max_bytes = max_bytes
-        self._secrets = sorted({each.encode() for each in secrets if len(each) >= _SECRET_BYTES}, key=len, reverse=True)
+        self._secrets = frozenset(secrets)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    def open(self, saga_id: str, *, attempt: int) -> "BuildLog":
-        """Continue the log with a header for this attempt."""
-        log = BuildLog(self.path(saga_id), max_bytes=self._max_bytes, secrets=self._secrets)
+    def open(self, saga_id: str, *, attempt: int, secrets: Iterable[str] = ()) -> "BuildLog":
+        """Continue the log with a header for this attempt; `secrets` are masked besides those of the service."""
+        mask = Mask(self._secrets.union(secrets))
+        log = BuildLog(self.path(saga_id), max_bytes=self._max_bytes, mask=mask)
         log.begin(f"=== attempt {attempt} · {rfc3339(datetime.now(UTC))}")
         return log
 
@@ -85,69 +86,114 @@ class BuildLogs:
 
 
 class BuildLog:
-    """One attempt's writer. Not for several threads at once."""
+    """One attempt's writer. Its methods may be called by several threads.
 
-    def __init__(self, path: Path, *, max_bytes: int, secrets: Iterable[bytes]) -> None:
+    Args:
+        path: The file; it is appended to.
+        max_bytes: Size in bytes up to which the file is written.
+        mask: Takes secrets out.
+    """
+
+    def __init__(self, path: Path, *, max_bytes: int, mask: Mask) -> None:
         self._file = path.open("ab", buffering=0)
         self._max_bytes = max_bytes
+        self._mask = mask
+        self._lock = threading.RLock()
         self._size = self._file.tell()
-        self._secrets = tuple(secrets)
-        self._longest_secret = max(map(len, self._secrets), default=0)
         self._partial = b""
+        """The end of the output that is not shown yet, as the tool printed it."""
+        self._line = bytearray()
+        """The line that is not complete yet, as far as it is shown."""
         self._tail: deque[bytes] = deque(maxlen=_TAIL_LINES)
         self._cut_bytes = 0
 
     def begin(self, header: str) -> None:
-        """The attempt's header: written even where the log is full, since attempts are few."""
-        with disk_errors():
+        """Write the attempt's header, also where the log is full, since attempts are few."""
+        with self._lock, disk_errors():
             self._size += self._file.write(header.encode() + b"\n")
 
     def write(self, text: bytes) -> None:
-        """Output of a tool, in pieces of any size."""
-        *lines, self._partial = (self._partial + text).split(b"\n")
-        self._append(lines)
-        # masked before it is broken, and broken only where no secret can go on in what has not come yet
-        while len(self._partial) > _LINE_BYTES + self._longest_secret:
-            clean = self._masked(self._partial)
-            self._append([clean[:_LINE_BYTES]])
-            self._partial = clean[_LINE_BYTES:]
+        """Take output of a tool, in pieces of any size."""
+        with self._lock:
+            *lines, self._partial = (self._partial + text).split(b"\n")
+            shown = [piece for line in lines for piece in self._shown(line.rstrip(b"\r"), ends=True)]
+            held = max(self._mask.longest, _HELD_BYTES)
+            if len(self._partial) > _LINE_BYTES + held:
+                shown += self._unfinished(len(self._partial) - held)
+            self._append(b"".join(shown))
 
     def say(self, line: str) -> None:
-        """A line of our own."""
-        self.flush()
-        self._append([line.encode()])
+        """Write a line of the builder itself."""
+        with self._lock:
+            self.flush()
+            self._append(b"".join(self._shown(line.encode(), ends=True)))
+
+    def show_unfinished(self) -> None:
+        """Write what came without a line's end, but not the beginning of what may be a secret."""
+        with self._lock:
+            if self._partial:
+                self._append(b"".join(self._unfinished(len(self._partial))))
 
     def flush(self) -> None:
-        """Write what came without a line's end."""
-        if self._partial:
-            lines, self._partial = [self._partial], b""
-            self._append(lines)
+        """Write what came without a line's end, and end the line."""
+        with self._lock:
+            if self._partial or self._line:
+                rest, self._partial = self._partial, b""
+                self._append(b"".join(self._shown(rest, ends=True)))
 
     def tail(self, lines: int) -> tuple[str, ...]:
-        """The last lines, oldest first; also of what was cut from the file."""
-        self.flush()
-        texts = [line.decode(errors="replace")[:_TAIL_LINE_CHARACTERS] for line in self._tail if line.strip()]
-        return tuple(texts[-lines:])
+        """Return the last lines, oldest first, also those that were cut from the file."""
+        with self._lock:
+            self.flush()
+            texts = [line.decode(errors="replace")[:_TAIL_LINE_CHARACTERS] for line in self._tail if line.strip()]
+            return tuple(texts[-lines:])
 
     def close(self) -> None:
-        """Write what is left, and say how much was cut."""
-        self.flush()
-        if self._cut_bytes:
-            with disk_errors():
-                self._file.write(b"=== %d more bytes were printed\n" % self._cut_bytes)
-        self._file.close()
+        """Write the rest and the number of bytes that were cut."""
+        with self._lock:
+            self.flush()
+            if self._cut_bytes:
+                with disk_errors():
+                    self._file.write(b"=== %d more bytes were printed\n" % self._cut_bytes)
+            self._file.close()
 
-    def _append(self, lines: list[bytes]) -> None:
-        clean = [self._masked(_ESCAPES.sub(b"", line.rstrip(b"\r"))) for line in lines]
-        self._tail.extend(clean)
-        text = b"".join(line + b"\n" for line in clean)
+    @property
+    def _before(self) -> bytes:
+        return bytes(self._line[-_BEFORE_BYTES:])
+
+    def _unfinished(self, most: int) -> Iterator[bytes]:
+        """Show the beginning of the unfinished line: at most so many bytes, and nothing that may be half a secret."""
+        safe = self._mask.safe_bytes(self._partial[:most], before=self._before)
+        if not safe and most >= _LINE_BYTES:
+            safe = most
+        now, self._partial = self._partial[:safe], self._partial[safe:]
+        return self._shown(now, ends=False)
+
+    def _shown(self, text: bytes, *, ends: bool) -> Iterator[bytes]:
+        """Mask a piece of one line, and break the line where it is too long."""
+        clean = self._mask.clean(text, before=self._before)
+        at = 0
+        while len(self._line) + len(clean) - at > _LINE_BYTES:
+            piece = clean[at : at + _LINE_BYTES - len(self._line)]
+            at += len(piece)
+            self._line += piece
+            yield piece + self._ended_line()
+        self._line += clean[at:]
+        yield clean[at:] + (self._ended_line() if ends else b"")
+
+    def _ended_line(self) -> bytes:
+        self._tail.append(bytes(self._line))
+        self._line.clear()
+        return b"\n"
+
+    def _append(self, text: bytes) -> None:
         room = self._max_bytes - self._size
         if len(text) <= room:
             self._size += len(text)
         else:
             if not self._cut_bytes:
-                note = b"=== the log is cut here: it has %d bytes, the limit (KNARR_BUILD_LOG_MAX_BYTES)\n"
-                kept = text[: text.rfind(b"\n", 0, max(room, 0)) + 1]
+                note = b"\n=== the log is cut here: it has %d bytes, the limit (KNARR_BUILD_LOG_MAX_BYTES)\n"
+                kept = text[: text.rfind(b"\n", 0, max(room, 0)) + 1].removesuffix(b"\n")
                 self._cut_bytes = len(text) - len(kept)
                 text = kept + note % (self._size + len(kept))
             else:
@@ -157,8 +203,3 @@ class BuildLog:
         with disk_errors():
             if text:
                 self._file.write(text)
-
-    def _masked(self, line: bytes) -> bytes:
-        for secret in self._secrets:
-            line = line.replace(secret, _MASK)
-        return _URL_PASSWORD.sub(rb"\1" + _MASK + b"@", line)

@@ -20,7 +20,8 @@ from seedwork.errors import KnarrError, NotFound
 from seedwork.messages import new_id
 from services.builder.adapters.layers.builder import LayersBuilder
 from services.builder.adapters.layers.interpreters import Interpreters
-from services.builder.adapters.layers.sandbox import Limits, Sandbox
+from services.builder.adapters.layers.limits import Limits
+from services.builder.adapters.layers.sandbox import Sandbox
 from services.builder.contract import BuiltLayer
 from services.builder.ports import BuildOrder, BuildOutput, Built
 from services.source.contract import AppDescription, Runtime

@@ -1,6 +1,7 @@
 """Build logs: appended, masked, bounded, readable by offset."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from seedwork.errors import InvalidInput
 from seedwork.messages import new_id
 from services.builder.logs import BuildLogs
+from services.builder.masking import Mask
 
 SAGA = new_id()
 
@@ -128,3 +130,79 @@ def test_old_logs_are_removed(tmp_path: Path) -> None:
     assert logs.sweep(keep_s=3600) == 1
     assert logs.size(SAGA) == 0
     assert logs.size(other) > 0
+
+
+def test_an_unfinished_line_is_shown_and_goes_on(tmp_path: Path) -> None:
+    """A prompt is in the log before its line ends; what follows stands on the same line."""
+    logs = logs_at(tmp_path)
+    log = logs.open(SAGA, attempt=1)
+
+    log.write(b"Proceed? ")
+    log.show_unfinished()
+    assert text_of(logs).splitlines()[1:] == ["Proceed? "]
+    assert log.tail(1) == ("Proceed? ",)
+    log.write(b"yes\nnext")
+    log.show_unfinished()
+    log.say("a line of the builder")
+    log.close()
+
+    assert text_of(logs).splitlines()[1:] == ["Proceed? ", "yes", "next", "a line of the builder"]
+
+
+def test_a_carriage_return_ends_no_line(tmp_path: Path) -> None:
+    """A progress bar is one line, however often it is shown."""
+    logs = logs_at(tmp_path)
+    log = logs.open(SAGA, attempt=1)
+    for percent in (10, 20, 30):
+        log.write(b"%d%%\r" % percent)
+        log.show_unfinished()
+    log.write(b"\n")
+    log.close()
+
+    assert text_of(logs).splitlines()[1:] == ["10%20%30%"]
+
+
+@pytest.mark.parametrize("line", [b"hidden-word and more", b"https://me:hidden-word@index/ x", b"\x1b[1;32mgreen"])
+def test_half_a_secret_is_not_shown(tmp_path: Path, line: bytes) -> None:
+    """Wherever an unfinished line is shown, the log is what it would be if the line had come at once."""
+    logs = logs_at(tmp_path, secrets=("hidden-word",))
+    log = logs.open(SAGA, attempt=1)
+    for byte in line:
+        log.write(bytes([byte]))
+        log.show_unfinished()
+        assert "hidden-wo" not in text_of(logs)
+        assert "\x1b" not in text_of(logs)
+    log.write(b"\n")
+    log.close()
+
+    assert text_of(logs).splitlines()[1:] == [Mask(["hidden-word"]).clean(line).decode()]
+
+
+def test_a_secret_of_several_lines_is_masked_line_by_line(tmp_path: Path) -> None:
+    """A private key that a tool prints is not shown."""
+    logs = logs_at(tmp_path)
+    log = logs.open(SAGA, attempt=1, secrets=("-----BEGIN KEY-----\nabcdefgh12345678\n-----END KEY-----\n",))
+    log.write(b"key: abcdefgh12345678\nend\n")
+    log.close()
+
+    assert text_of(logs).splitlines()[1:] == ["key: ****", "end"]
+
+
+@pytest.mark.parametrize(
+    "piece", [b"a", b"a.", b"a://", b"://x@", b"://a:", b"a@", b"\x1b[", b"\x1b[0", b"0 ", b"\r", b"hidden-wor", b"hi"]
+)
+def test_the_time_for_a_line_grows_with_its_length_only(piece: bytes) -> None:
+    """Eight times the length may cost eight times the time, not sixty-four times."""
+    mask = Mask(["hidden-word"])
+
+    def cost(length: int) -> float:
+        line = piece * (length // len(piece))
+        times = []
+        for _ in range(5):
+            started = time.process_time()
+            mask.clean(line)
+            mask.safe_bytes(line)
+            times.append(time.process_time() - started)
+        return min(times)
+
+    assert cost(512_000) < 30 * max(cost(64_000), 0.000_05)

@@ -11,8 +11,9 @@ import pytest
 
 from seedwork.errors import StorageFull
 from seedwork.messages import new_id
+from services.builder.adapters.layers.limits import Limits, limit_error
 from services.builder.adapters.layers.sandbox import Sandbox, ToolFailed
-from services.builder.errors import OutOfMemory, TooManyProcesses
+from services.builder.errors import FileTooLarge, OutOfMemory, TooManyProcesses, TooMuchCpu
 from tests.services.builder.support import MIB, Output, make_limits
 
 SAGA = new_id()
@@ -200,10 +201,53 @@ async def test_a_file_that_grows_without_end_is_stopped(tmp_path: Path) -> None:
     """RLIMIT_FSIZE: the disk belongs to all builds."""
     script = "f = open('big', 'wb')\nwhile True: f.write(bytes(1024 ** 2))"
 
-    with pytest.raises(ToolFailed):
+    with pytest.raises(FileTooLarge, match="KNARR_BUILD_FILE_BYTES"):
         await run(sandbox_at(tmp_path, file_bytes=MIB), tmp_path, script)
 
     assert (tmp_path / "big").stat().st_size <= MIB
+
+
+async def test_a_process_that_computes_without_end_is_stopped(tmp_path: Path) -> None:
+    """SIGXCPU comes before SIGKILL, so the error names the limit."""
+    limits = Limits(memory_bytes=2048 * MIB, processes=200, file_bytes=MIB, cpu_s=1)
+    sandbox = Sandbox(tmp_path / "home", limits, environ={"PATH": os.environ["PATH"]})
+
+    with pytest.raises(TooMuchCpu, match="KNARR_BUILD_TIMEOUT_S"):
+        await asyncio.wait_for(run(sandbox, tmp_path, "while True: pass"), PATIENCE_S)
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "line", "setting"),
+    [
+        (153, b"", "KNARR_BUILD_FILE_BYTES"),
+        (-25, b"", "KNARR_BUILD_FILE_BYTES"),
+        (1, b"dd: error writing 'big': File too large", "KNARR_BUILD_FILE_BYTES"),
+        (1, b"File size limit exceeded (core dumped)", "KNARR_BUILD_FILE_BYTES"),
+        (1, b"npm error signal SIGXFSZ", "KNARR_BUILD_FILE_BYTES"),
+        (1, b" ELIFECYCLE  Command failed with EFBIG.", "KNARR_BUILD_FILE_BYTES"),
+        (137, b"", "KNARR_BUILD_MEMORY_BYTES"),
+        (-9, b"", "KNARR_BUILD_MEMORY_BYTES"),
+        (1, b"npm error signal SIGKILL", "KNARR_BUILD_MEMORY_BYTES"),
+        (134, b"FATAL ERROR: ... Allocation failed - JavaScript heap out of memory", "KNARR_BUILD_MEMORY_BYTES"),
+        (2, b"fatal error: runtime: out of memory", "KNARR_BUILD_MEMORY_BYTES"),
+        (134, b"terminate called after throwing an instance of 'std::bad_alloc'", "KNARR_BUILD_MEMORY_BYTES"),
+        (152, b"", "KNARR_BUILD_TIMEOUT_S"),
+        (2, b"sh: 1: fork: Resource temporarily unavailable", "KNARR_BUILD_PROCESSES"),
+        (1, b"Error: spawn /bin/sh EAGAIN", "KNARR_BUILD_PROCESSES"),
+        (1, b"RuntimeError: can't start new thread", "KNARR_BUILD_PROCESSES"),
+    ],
+)
+def test_a_limit_is_named_however_the_tool_reports_it(exit_code: int, line: bytes, setting: str) -> None:
+    """By the signal, by the status that a shell or npm makes of it, or by the text of the error number."""
+    error = limit_error(exit_code, [b"before", line, b"after"], make_limits())
+
+    assert error is not None
+    assert setting in error.message
+
+
+def test_an_ordinary_failure_names_no_limit() -> None:
+    """A test that fails is not a limit."""
+    assert limit_error(1, [b"npm error code 1", b"AssertionError"], make_limits()) is None
 
 
 async def test_a_tool_that_finds_the_disk_full_is_our_fault(tmp_path: Path) -> None:

@@ -9,6 +9,9 @@ import os
 import resource
 import sys
 
+_CPU_GRACE_S = 5
+"""Processor seconds between SIGXCPU, which names the limit, and SIGKILL, which does not."""
+
 
 def main() -> None:
     """Lower the limits, then become the tool; exit code 127 if it cannot be started, as a shell has it."""
@@ -16,11 +19,11 @@ def main() -> None:
     for name, value in (
         (resource.RLIMIT_DATA, limits["memory_bytes"]),
         (resource.RLIMIT_FSIZE, limits["file_bytes"]),
-        (resource.RLIMIT_CPU, limits["cpu_s"]),
         (resource.RLIMIT_NPROC, limits["tasks"]),
         (resource.RLIMIT_CORE, 0),
     ):
         _lower(name, value)
+    _lower(resource.RLIMIT_CPU, limits["cpu_s"], grace=_CPU_GRACE_S)
     os.umask(0o022)
     _be_killed_first()
     try:
@@ -30,11 +33,12 @@ def main() -> None:
         sys.exit(127)
 
 
-def _lower(name: int, value: int | None) -> None:
+def _lower(name: int, value: int | None, *, grace: int = 0) -> None:
     hard = resource.getrlimit(name)[1]
     if value is None or (hard != resource.RLIM_INFINITY and hard <= value):
         return
-    resource.setrlimit(name, (value, value))
+    most = value + grace
+    resource.setrlimit(name, (value, most if hard == resource.RLIM_INFINITY else min(most, hard)))
 
 
 def _be_killed_first() -> None:

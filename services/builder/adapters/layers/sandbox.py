@@ -25,7 +25,14 @@ import orjson
 import psutil
 
 from seedwork.errors import StorageFull
-from services.builder.errors import BuildFailed, OutOfMemory, TooManyProcesses
+from services.builder.adapters.layers.limits import (
+    Limits,
+    limit_error,
+    out_of_memory,
+    out_of_room,
+    too_many_processes,
+)
+from services.builder.errors import BuildFailed
 from services.builder.ports import BuildOutput
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
@@ -47,21 +54,6 @@ PASSED_ENV = re.compile(
 """What build tools may see of the platform's environment: where packages are, and how to get at them."""
 _SECRET_NAME = re.compile(r"PASSWORD|TOKEN|SECRET|AUTH|KEY(?!RING)", re.IGNORECASE)
 _URL_USERINFO = re.compile(r"://([^/\s@]+)@")
-_NO_MEMORY = re.compile(rb"MemoryError|Cannot allocate memory|ENOMEM|heap out of memory|memory allocation of \d+ bytes")
-_NO_ROOM = re.compile(rb"No space left on device|ENOSPC|Disk quota exceeded|EDQUOT")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Of one build."""
-
-    memory_bytes: int
-    """Resident, of all its processes together; and private, of each."""
-    processes: int
-    file_bytes: int
-    """Of any one file."""
-    cpu_s: int
-    """Of any one process."""
 
 
 @dataclass(slots=True)
@@ -70,9 +62,6 @@ class _Seen:
 
     lines: deque[bytes] = field(default_factory=lambda: deque(maxlen=_TAIL_LINES))
     over: BuildFailed | None = None
-
-    def says(self, pattern: re.Pattern[bytes]) -> bool:
-        return any(pattern.search(line) for line in self.lines)
 
 
 class ToolFailed(Exception):
@@ -230,18 +219,11 @@ class Sandbox:
             raise seen.over
         if exit_code == 0:
             return
-        if seen.says(_NO_ROOM):
+        if out_of_room(seen.lines):
             raise StorageFull("The disk has no room left for the build", todo="Make room under the platform's home.")
-        if seen.says(_NO_MEMORY):
-            raise self._out_of_memory()
+        if error := limit_error(exit_code, seen.lines, self.limits):
+            raise error
         raise ToolFailed(argv, exit_code, seen.lines)
-
-    def _out_of_memory(self) -> OutOfMemory:
-        return OutOfMemory(
-            "The build ran out of memory",
-            why=f"a build may take {self.limits.memory_bytes // 1024**2} MiB",
-            todo="Make the build smaller, or raise KNARR_BUILD_MEMORY_BYTES.",
-        )
 
     async def _watch(self, pid: int, seen: _Seen) -> None:
         """Kill the tool when all its processes together take too much."""
@@ -249,13 +231,9 @@ class Sandbox:
             await asyncio.sleep(_WATCH_S)
             count, resident = await asyncio.to_thread(_usage, pid)
             if resident > self.limits.memory_bytes:
-                seen.over = self._out_of_memory()
+                seen.over = out_of_memory(self.limits)
             elif count > self.limits.processes:
-                seen.over = TooManyProcesses(
-                    f"The build has {count} processes at a time",
-                    why=f"a build may have {self.limits.processes}",
-                    todo="Lower its parallelism (`make -j`, MAKEFLAGS), or raise KNARR_BUILD_PROCESSES.",
-                )
+                seen.over = too_many_processes(count, self.limits)
             if seen.over is not None:
                 _signal_group(pid)
                 return

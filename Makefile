@@ -12,7 +12,7 @@ PYTHONS := libs services knarr tests bench
 help: ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-install: .venv/installed ## Makes .venv with everything that the platform needs, and .venv/bin/knarr.
+install: .venv/installed ## Makes .venv with what one server needs, the Docker client included, and .venv/bin/knarr.
 
 install-dev: .venv/installed-dev ## Adds what the tests need.
 
@@ -81,7 +81,7 @@ COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.1
 	--no-emit-index-url --no-header --quiet
 
 requirements: install ## Compiles the hashed requirement files again, from pyproject.toml.
-	$(COMPILE) --output-file requirements.txt
+	$(COMPILE) --extra docker --output-file requirements.txt
 	$(COMPILE) --all-extras --constraint requirements.txt --output-file requirements-stack.txt
 	$(COMPILE) --group dev --constraint requirements-stack.txt --output-file requirements-dev.txt
 

@@ -3,6 +3,8 @@
 <home>/lock           flock; pid, start and ports of the holder, for the message to whoever comes second
 <home>/token          the admin token of this machine's user (0600)
 <home>/service-token  what the services show each other (0600)
+<home>/settings.json  what `knarr up` decided once for this home, such as its runtime
+<home>/registry-password  of the registry that `knarr up --runtime docker` starts (0600)
 <home>/platform.json  where the running platform listens
 <home>/knarr.log      JSON lines
 <home>/<service>/     what that service keeps
@@ -57,6 +59,8 @@ class Home:
         self.token_file = path / "token"
         self.service_token_file = path / "service-token"
         self.platform_file = path / "platform.json"
+        self.settings_file = path / "settings.json"
+        self.registry_password_file = path / "registry-password"
         self.log = path / "knarr.log"
         self.demo = path / "demo"
 
@@ -112,6 +116,33 @@ class Home:
         secret = secrets.token_urlsafe(32)
         self.write(path, secret + "\n", mode=0o600)
         return secret
+
+    def remembered(self) -> dict[str, Any]:
+        """Return what earlier starts decided for this home; empty before the first one.
+
+        Raises:
+            InvalidInput: The file is damaged.
+        """
+        try:
+            record = json.loads(self.settings_file.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise Misconfigured(f"Cannot read {self.settings_file}", why=str(error.strerror)) from error
+        except ValueError as error:
+            record = error
+        if not isinstance(record, dict):
+            raise InvalidInput(
+                f"{self.settings_file} is damaged",
+                why="it is no JSON object",
+                todo="Remove it, and name the runtime of this home again: `knarr up --runtime docker` or `process`.",
+            )
+        return record
+
+    def remember(self, **decided: Any) -> None:
+        """Add to what the home remembers."""
+        record = {**self.remembered(), **decided}
+        self.write(self.settings_file, json.dumps(record, sort_keys=True) + "\n")
 
     def write(self, path: Path, text: str, *, mode: int = 0o600) -> None:
         """Replace a file at once: a reader sees the old text or the new one, never a part.

@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr, ValidationError
+from rich.markup import escape
 
 from knarr.activity import show_activity
+from knarr.docker_mode import choose
 from knarr.home import Address, Home, HomeLock, port_of
 from knarr.logs import log_to_file
 from knarr.terminal import Terminal
@@ -46,6 +48,8 @@ class Options:
     """None: `<home>/knarr.log`."""
     activity: bool = True
     """Whether the terminal shows a line for each deployment; the demo shows its own."""
+    runtime: str | None = None
+    """`process` or `docker`; None: KNARR_RUNTIME, else what the home remembers."""
 
 
 def serve(options: Options, terminal: Terminal, *, ready: Callable[[Address], None]) -> None:
@@ -59,6 +63,7 @@ def serve(options: Options, terminal: Terminal, *, ready: Callable[[Address], No
     Raises:
         HomeHeld: Another process has the home.
         PortTaken: Another program has a port.
+        Misconfigured: The chosen runtime lacks something; the text has the command that helps.
         KnarrError: A service did not start, or died.
     """
     options.home.make()
@@ -69,8 +74,11 @@ def serve(options: Options, terminal: Terminal, *, ready: Callable[[Address], No
             bound_sockets(options) as sockets,
             log_to_file(options.log_file or options.home.log, terminal, of_sagas=options.activity),
         ):
+            mode = choose(options.home, options.runtime, port_base=options.port_base)
+            for line in filter(None, (mode.says, mode.hint)):
+                terminal.say(f"[quiet]{escape(line)}[/]")
             bus = InProcessBus()
-            apps = create_apps(options, bus)  # before the loop: Ctrl-C ends a slow import at once
+            apps = create_apps(options, bus, mode.settings)  # before the loop: Ctrl-C ends a slow import at once
             asyncio.run(_serve(apps, bus, options, terminal, sockets, ready))
     finally:
         options.home.platform_file.unlink(missing_ok=True)
@@ -102,8 +110,13 @@ async def _serve(  # noqa: PLR0917  private, and called once
         await asyncio.gather(*tasks.values(), return_exceptions=True)
 
 
-def create_apps(options: Options, bus: InProcessBus) -> Mapping[str, Any]:
+def create_apps(options: Options, bus: InProcessBus, defaults: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
     """The six applications by name, with the settings that make them one platform.
+
+    Args:
+        options: Home and ports.
+        bus: Between them.
+        defaults: Settings that hold where the user made none.
 
     Raises:
         Misconfigured: A setting is wrong; the text names it.
@@ -121,7 +134,9 @@ def create_apps(options: Options, bus: InProcessBus) -> Mapping[str, Any]:
     if wanted is not None:
         common["test_endpoints"] = wanted
     return {
-        name: importlib.import_module(f"services.{name}.app").create_app(_settings(name, options.home, common), bus=bus)
+        name: importlib.import_module(f"services.{name}.app").create_app(
+            _settings(name, options.home, common, defaults or {}), bus=bus
+        )
         for name in SERVICE_PORTS
     }
 
@@ -137,11 +152,13 @@ def settings_class(name: str) -> type[ServiceSettings]:
     return found
 
 
-def _settings(name: str, home: Home, common: Mapping[str, Any]) -> ServiceSettings:
+def _settings(name: str, home: Home, common: Mapping[str, Any], defaults: Mapping[str, Any]) -> ServiceSettings:
     try:
         settings = settings_class(name)(**common)
     except ValidationError as error:
         raise misconfigured(error) from error
+    known = type(settings).model_fields.keys() - settings.model_fields_set
+    settings = settings.model_copy(update={key: value for key, value in defaults.items() if key in known})
     allowed = getattr(settings, "source_allow", None)
     if allowed is not None and home.demo.is_dir():  # the repositories that `make run` has made live there
         settings = settings.model_copy(update={"source_allow": (*allowed, f"{home.demo.as_uri()}/")})

@@ -1,7 +1,7 @@
 """`knarr up`, `knarr demo`, `knarr doctor`, `knarr db`, `knarr bus`: the platform itself."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -35,8 +35,8 @@ LogFileOption = Annotated[
 ]
 
 
-@command(alone, "up", examples=["knarr up", "knarr up --home /srv/knarr --port-base 9700"])
-def up(
+@command(alone, "up", examples=["knarr up", "knarr up --runtime docker", "knarr up --home /srv/knarr --port-base 9700"])
+def up(  # noqa: PLR0917  options of a command line
     session: Session,
     host: HostOption = "127.0.0.1",
     port_base: PortBaseOption = DEFAULT_PORT_BASE,
@@ -47,6 +47,15 @@ def up(
         ),
     ] = None,
     log_file: LogFileOption = None,
+    runtime: Annotated[
+        Literal["process", "docker"] | None,
+        typer.Option(
+            "--runtime",
+            help="What runs the apps: processes of this user, or containers of this machine's Docker engine; "
+            "it is remembered in the home. [default: KNARR_RUNTIME, else as before, else process]",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Start the platform: six services in this process. Ctrl-C stops it.
 
@@ -55,7 +64,12 @@ def up(
     from knarr.up import Options, is_loopback, next_steps, program, serve
 
     options = Options(
-        home=session.home, host=host, port_base=port_base, test_endpoints=test_endpoints, log_file=log_file
+        home=session.home,
+        host=host,
+        port_base=port_base,
+        test_endpoints=test_endpoints,
+        log_file=log_file,
+        runtime=runtime,
     )
 
     def ready(address: Address) -> None:

@@ -18,5 +18,14 @@ class RegistrySettings(ImageStoreSettings):
     publish_timeout_s: float = Field(default=300.0, gt=0)
     """Seconds for one publication, waiting for a slot not counted. On a laptop it takes milliseconds."""
 
+    registry_image: str = "registry:2"
+    """The image of the registry that `knarr up --runtime docker` starts; a Docker distribution 2.x."""
+
+    registry_port: int | None = Field(default=None, ge=1, le=65_535)
+    """The port on 127.0.0.1 of that registry. Default: the port base plus 90, or the next free one; then it stays."""
+
+    registry_container: str | None = None
+    """The container of that registry, named by `knarr up`. None: the registry is run elsewhere, and cleans up there."""
+
     reconcile_s: float = Field(default=3600.0, gt=0)
     """Seconds between two comparisons of what is stored with what is held: an hour bounds what a crash can leave."""

@@ -6,6 +6,7 @@ from seedwork.adapters.in_process import InProcessBus
 from seedwork.adapters.pulsar_client import PulsarAddress
 from seedwork.bus import Bus
 from seedwork.chassis.settings import ServiceSettings
+from seedwork.extras import need_extra
 from seedwork.messages import Message
 
 
@@ -18,6 +19,7 @@ def bus_of(settings: ServiceSettings, types: Callable[[], Iterable[type[Message]
     """
     if settings.bus == "in-process":
         return InProcessBus()
+    need_extra("pulsar", "pulsar", "fastavro", what="The client of Apache Pulsar")
     from seedwork.adapters.pulsar import PulsarBus  # with fastavro, which a laptop does not have
 
     return PulsarBus(pulsar_address(settings), types=types)

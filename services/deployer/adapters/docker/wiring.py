@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from seedwork.clock import Clock
+from seedwork.extras import need_extra
 from services.deployer.adapters.addon_recipes import addon_means
 from services.deployer.adapters.docker import spec
 from services.deployer.adapters.docker.addons import DockerAddOns
@@ -20,8 +21,9 @@ def make_docker_runtime(settings: DeployerSettings, home: Path, clock: Clock) ->
     """The runtime and what provides its add-ons; the engine is asked nothing before `recover`.
 
     Raises:
-        Misconfigured: Images are kept in a folder, from which no engine pulls.
+        Misconfigured: Images are kept in a folder, from which no engine pulls; or the client is not installed.
     """
+    need_extra("docker", "aiodocker", what="The client of Docker engines")
     user, password = settings.registry_user, settings.registry_password
     options = Options(
         installation=settings.installation or f"knarr-{short_hash(home_id_of(home))}",

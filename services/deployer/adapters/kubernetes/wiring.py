@@ -3,6 +3,7 @@
 from math import ceil
 
 from seedwork.clock import Clock
+from seedwork.extras import need_extra
 from services.deployer.adapters.addon_recipes import addon_means
 from services.deployer.adapters.images import Pullable
 from services.deployer.adapters.kubernetes.addons import KubernetesAddOns
@@ -19,8 +20,9 @@ def make_kubernetes_runtime(settings: DeployerSettings, clock: Clock) -> tuple[K
     """The runtime and what provides its add-ons; the cluster is asked nothing before its first use.
 
     Raises:
-        Misconfigured: Images are kept in a folder, from which no cluster pulls.
+        Misconfigured: Images are kept in a folder, from which no cluster pulls; or the client is not installed.
     """
+    need_extra("kubernetes", "kubernetes_asyncio", what="The client of Kubernetes")
     registry = settings.pull_registry()
     user, password = settings.registry_user, settings.registry_password
     shape = Shape(

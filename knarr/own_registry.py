@@ -1,0 +1,193 @@
+"""The registry that `knarr up --runtime docker` starts beside itself: a container of `registry:2` on the same engine.
+
+In: an engine and the home. Out: an address on loopback, where images are pushed and pulled with a password of the home.
+Guaranteed: the images are in a named volume, which outlives the container; a second call changes nothing; the engine
+starts the container again after its own restart. Nothing but the container, its volume and a file in the home is made.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+
+from dockerengine import EngineApi
+from knarr.home import Home
+from seedwork.errors import KnarrError, NotFound, Unavailable
+
+LABEL_INSTALLATION = "io.knarr.installation"
+LABEL_REGISTRY = "io.knarr.registry"
+USER = "knarr"
+PORT_OFFSET = 90
+"""Above the port base: 8790, between the services and the apps."""
+READY_S = 60.0
+"""Seconds until it must answer; a container with a small program starts in one."""
+_PORTS_TRIED = 10
+_PASSWORDS = "/knarr/htpasswd"
+_DATA = "/var/lib/registry"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnRegistry:
+    """Where it is and how it is used."""
+
+    container: str
+    port: int
+    password: str
+
+    @property
+    def url(self) -> str:
+        """Plain http on loopback: engines accept that without a setting."""
+        return f"http://127.0.0.1:{self.port}"
+
+
+def container_name(installation: str) -> str:
+    """Return the name of the container and of its volume."""
+    return f"{installation}-images"
+
+
+async def start_registry(engine: EngineApi, home: Home, *, installation: str, image: str, port: int) -> OwnRegistry:
+    """Start the registry, or find it running.
+
+    Args:
+        engine: Runs it.
+        home: Keeps its password.
+        installation: Names the container and its volume.
+        image: The image of a Docker distribution registry 2.x.
+        port: The wished port on 127.0.0.1; a container that is there keeps its own.
+
+    Raises:
+        NotFound: The image is not on the engine and cannot be pulled.
+        Unavailable: The engine does not answer, or the registry does not start.
+    """
+    name, password = container_name(installation), home.keep_secret(home.registry_password_file)
+    known = await _inspect(engine, name)
+    if known is not None and not _fits(known, image):
+        await engine.remove_container(name)
+        known = None
+    if known is not None and (bound := _port(known)):
+        port = bound
+    for candidate in range(port, port + _PORTS_TRIED):
+        if known is None:
+            await _create(engine, name, installation=installation, image=image, port=candidate)
+        await engine.put_file(name, _PASSWORDS, _htpasswd(password))  # the password of this home, whoever made it
+        try:
+            await engine.call("POST", f"containers/{name}/start")
+        except KnarrError as error:
+            await engine.remove_container(name)
+            known = None
+            if not _is_taken(error):
+                raise
+            continue
+        registry = OwnRegistry(container=name, port=candidate, password=password)
+        await _answers(registry)
+        return registry
+    raise Unavailable(
+        "The registry for images cannot be started",
+        why=f"the ports {port} to {port + _PORTS_TRIED - 1} of 127.0.0.1 are taken",
+        todo="Choose others with --port-base.",
+    )
+
+
+async def _create(engine: EngineApi, name: str, *, installation: str, image: str, port: int) -> None:
+    if await _missing(engine, image):
+        try:
+            await engine.pull(image)
+        except NotFound as error:
+            raise NotFound(
+                f"The image {image} of the registry for apps' images cannot be pulled",
+                why=error.why,
+                todo=f"Run `docker pull {image}`, or name another one with KNARR_REGISTRY_IMAGE.",
+            ) from error
+    labels = {LABEL_INSTALLATION: installation, LABEL_REGISTRY: image}
+    await engine.call("POST", "volumes/create", body={"Name": name, "Labels": labels})
+    await engine.call("POST", "containers/create", params={"name": name}, body=_config(name, image, port, labels))
+
+
+def _config(name: str, image: str, port: int, labels: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "Image": image,
+        "Labels": dict(labels),
+        "Env": [
+            "REGISTRY_STORAGE_DELETE_ENABLED=true",
+            "REGISTRY_AUTH=htpasswd",
+            "REGISTRY_AUTH_HTPASSWD_REALM=knarr",
+            f"REGISTRY_AUTH_HTPASSWD_PATH={_PASSWORDS}",
+            "REGISTRY_HTTP_ADDR=:5000",
+            "OTEL_TRACES_EXPORTER=none",
+        ],
+        "ExposedPorts": {"5000/tcp": {}},
+        "HostConfig": {
+            "PortBindings": {"5000/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(port)}]},
+            "Mounts": [{"Type": "volume", "Source": name, "Target": _DATA}],
+            "RestartPolicy": {"Name": "unless-stopped"},
+            "SecurityOpt": ["no-new-privileges"],
+            "LogConfig": {"Type": "json-file", "Config": {"max-size": "4m", "max-file": "2"}},
+        },
+    }
+
+
+def _htpasswd(password: str) -> bytes:
+    """Return the password file; the registry reads bcrypt only.
+
+    Cost 5: the password has 256 random bits, so a slow hash protects nothing, and each request pays for it.
+    """
+    import bcrypt
+
+    return f"{USER}:".encode() + bcrypt.hashpw(password.encode(), bcrypt.gensalt(5)) + b"\n"
+
+
+def _is_taken(error: KnarrError) -> bool:
+    return "already allocated" in error.why or "address already in use" in error.why
+
+
+def _fits(known: Mapping[str, Any], image: str) -> bool:
+    return bool(known["Config"]["Labels"].get(LABEL_REGISTRY) == image)
+
+
+def _port(known: Mapping[str, Any]) -> int | None:
+    bindings = known["HostConfig"].get("PortBindings", {}).get("5000/tcp") or [{}]
+    text = str(bindings[0].get("HostPort", ""))
+    return int(text) if text.isdecimal() else None
+
+
+async def _inspect(engine: EngineApi, name: str) -> Mapping[str, Any] | None:
+    try:
+        found: Mapping[str, Any] = await engine.call("GET", f"containers/{name}/json")
+    except NotFound:
+        return None
+    return found
+
+
+async def _missing(engine: EngineApi, image: str) -> bool:
+    try:
+        await engine.call("GET", f"images/{image}/json")
+    except NotFound:
+        return True
+    return False
+
+
+async def _answers(registry: OwnRegistry) -> None:
+    """Wait until it accepts the password.
+
+    Raises:
+        Unavailable: It does not, within `READY_S`.
+    """
+    deadline, fault = time.monotonic() + READY_S, ""
+    async with httpx2.AsyncClient(trust_env=False, timeout=5, auth=(USER, registry.password)) as client:
+        while time.monotonic() < deadline:
+            try:
+                answer = await client.get(f"{registry.url}/v2/")
+                if answer.is_success:
+                    return
+                fault = f"it answers {answer.status_code}"
+            except httpx2.HTTPError as error:
+                fault = str(error) or type(error).__name__
+            await asyncio.sleep(0.1)
+    raise Unavailable(
+        f"The registry at {registry.url} does not answer",
+        why=fault,
+        todo=f"Run `docker logs {registry.container}` to see its log.",
+    )

@@ -1,0 +1,83 @@
+"""One server with Docker, one command: what `knarr up --runtime docker` promises."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.harness import eventually, remove, web_app
+from tests.stack.one_server import OneServer, describe, docker
+
+pytestmark = pytest.mark.stack("DOCKER_HOST")
+
+DOCKERFILE = "FROM python:3.11-slim\nCOPY app.py /app.py\nCMD python /app.py\n"
+
+
+def dockerfile_app(version: str) -> dict[str, str]:
+    """The web app of the scenarios, with a Dockerfile of its own."""
+    return {"Dockerfile": DOCKERFILE, "app.py": web_app(version)["app.py"]}
+
+
+@pytest.fixture
+def server(ports: int) -> Iterator[OneServer]:
+    folder = Path(tempfile.mkdtemp(prefix="knarr-server-"))
+    server = OneServer(folder, ports)
+    yield server.start()
+    server.close()
+    remove(folder)
+
+
+def test_apps_live_change_survive_a_kill_and_go_without_a_trace(server: OneServer) -> None:
+    """A Dockerfile app and a Python app; one line changed; `kill -9`; another start; both removed."""
+    repositories = {"boxed": server.repository("boxed", dockerfile_app("one")), "plain": server.repository("plain")}
+    for name, repository in repositories.items():
+        server.create_app(name, repository)
+        assert server.deploy(repository)["state"] == "SUCCEEDED"
+        assert server.ask(name) == "one"
+    assert [describe(each)["State"]["Status"] for each in server.containers()] == ["running"] * 2
+
+    repositories["boxed"].commit({"app.py": web_app("two")["app.py"]})
+    assert server.deploy(repositories["boxed"])["state"] == "SUCCEEDED"
+    assert server.ask("boxed") == "two"
+
+    before = {each: describe(each)["State"]["StartedAt"] for each in server.containers()}
+    url = server.app("boxed")["url"]
+    server.kill()
+    server.runtime = None  # it remembers
+    server.start()
+    assert server.app("boxed")["url"] == url
+    assert (server.ask("boxed"), server.ask("plain")) == ("two", "one")
+    assert {each: describe(each)["State"]["StartedAt"] for each in server.containers()} == before
+
+    for name in repositories:
+        assert server.ended(server.api.delete("webhook", f"/apps/{name}")["saga_id"])["state"] == "SUCCEEDED"
+    assert (server.containers(), server.networks(), server.repositories_in_store()) == ([], [], {})
+
+
+def test_the_registry_asks_for_a_password_and_listens_on_loopback_only(server: OneServer) -> None:
+    """Images hold code: another user of the machine does not read them."""
+    registry = describe(f"{server.installation}-images")
+    (binding,) = registry["HostConfig"]["PortBindings"]["5000/tcp"]
+    assert binding["HostIp"] == "127.0.0.1"
+    assert registry["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
+    asked = docker("exec", registry["Id"], "sh", "-c", "cat /knarr/htpasswd")
+    password = (server.home / "registry-password").read_text().strip()
+    assert asked.startswith("knarr:$2b$")
+    assert password not in asked
+    assert password not in str(registry)
+    assert (server.home / "registry-password").stat().st_mode & 0o077 == 0
+
+
+def test_a_registry_that_was_removed_is_made_again_with_its_images(server: OneServer) -> None:
+    """The container is nothing but a program: what it kept is in its volume."""
+    repository = server.repository("kept", dockerfile_app("one"))
+    server.create_app("kept", repository)
+    assert server.deploy(repository)["state"] == "SUCCEEDED"
+    stored = server.repositories_in_store()
+    name = f"{server.installation}-images"
+    server.stop()
+    docker("rm", "--force", name)
+    server.start()
+    assert server.repositories_in_store() == stored
+    eventually("the app answers", lambda: server.ask("kept") == "one")

@@ -24,6 +24,7 @@ COMMANDS = {
         "processes", "alone", "Start the running release again: new instances first, then the old ones stop."
     ),
     "addons": Entry("apps", "addons", "Databases and caches that an app asked for."),
+    "storage": Entry("storage", "storage", "Folders of an app that outlive its releases."),
     "open": Entry("apps", "alone", "Print the app's address, and open it in a browser where there is one."),
     "sagas": Entry("sagas", "sagas", "The record of every deployment, and its verbs."),
     "dead-letters": Entry("sagas", "alone", "Messages that a service could not use."),

@@ -10,11 +10,12 @@ from seedwork.bus import Bus
 from seedwork.chassis.service import Service
 from seedwork.clock import Clock
 from seedwork.messages import Catalog
-from services.deployer import api, handlers, models
+from services.deployer import api, handlers, models, storage_api
 from services.deployer.adapters.docker.wiring import make_docker_runtime
 from services.deployer.adapters.kubernetes.wiring import make_kubernetes_runtime
 from services.deployer.adapters.memory import MemoryRuntime
 from services.deployer.adapters.process.runtime import Limits, ProcessRuntime
+from services.deployer.adapters.process.volumes import ProcessVolumes
 from services.deployer.adapters.router import Router
 from services.deployer.contract import (
     AppRetired,
@@ -28,11 +29,12 @@ from services.deployer.contract import (
     RetireAppFailed,
     RollBackRelease,
 )
-from services.deployer.ports import AddOns, Runtime
+from services.deployer.ports import AddOns, Runtime, Volumes
 from services.deployer.requests import Requests
 from services.deployer.settings import DeployerSettings
 from services.deployer.standing import Standby
 from services.deployer.vault import Vault
+from services.deployer.volumes import VolumeRemoval
 from services.saga_coordinator.contract import DeploymentFailed
 from services.webhook.contract import AppChanged, AppCreated
 
@@ -47,13 +49,14 @@ def create_app(
     images: ImageStore | None = None,
     runtime: Runtime | None = None,
     provider: AddOns | None = None,
+    volumes: Volumes | None = None,
 ) -> FastAPI:
-    """The service's app; nothing is connected before its lifespan. `images`, `runtime`, `provider`: for tests."""
+    """The service's app; nothing is connected before its lifespan. All but `settings` and `bus` are for tests."""
     settings = settings or DeployerSettings()
     service = Service("deployer", settings, metadata=models.metadata, migrations=MIGRATIONS, bus=bus, catalog=TELLS)
     images = images or settings.open_image_store(service.client)
     if runtime is None:
-        runtime, provider = _runtime(settings, service.home, images, service.clock)
+        runtime, provider, volumes = _runtime(settings, service.home, images, service.clock)
     vault = Vault.open(settings.config_key, service.home / "config.key")
     deployer = handlers.Deployer(
         db=service.db,
@@ -64,7 +67,8 @@ def create_app(
         keep=settings.registry_keep,
         provider=provider,
     )
-    standby = Standby(service.db, images, vault, runtime, service.clock, removal=deployer.removal)
+    removal = VolumeRemoval(service.db, runtime, volumes)
+    standby = Standby(service.db, images, vault, runtime, service.clock, removal=deployer.removal, volumes=removal)
     requests = Requests(service.db, service.outbox, vault, max_instances=settings.max_instances)
 
     service.participant.step(
@@ -86,6 +90,7 @@ def create_app(
     service.on_start(standby.recover)
     service.on_stop(runtime.close)
     service.background("sweep", standby.sweep)
+    service.background("volumes", standby.delete_volumes)
     service.app.include_router(
         api.router(
             db=service.db,
@@ -96,16 +101,21 @@ def create_app(
             stopping=service.stopping,
         )
     )
+    service.app.include_router(
+        storage_api.router(db=service.db, requests=requests, runtime=runtime, provider=volumes, removal=removal)
+    )
     return service.app
 
 
-def _runtime(settings: DeployerSettings, home: Path, images: ImageStore, clock: Clock) -> tuple[Runtime, AddOns | None]:
+def _runtime(
+    settings: DeployerSettings, home: Path, images: ImageStore, clock: Clock
+) -> tuple[Runtime, AddOns | None, Volumes | None]:
     if settings.runtime == "memory":
-        return MemoryRuntime(clock=clock), None
+        return MemoryRuntime(clock=clock), None, None
     if settings.runtime == "docker":
-        return make_docker_runtime(settings, home, clock)
+        return (*make_docker_runtime(settings, home, clock), None)
     if settings.runtime == "kubernetes":
-        return make_kubernetes_runtime(settings, clock)
+        return (*make_kubernetes_runtime(settings, clock), None)
     router = Router(host=settings.app_host, port_base=settings.app_port_base, idle_s=settings.request_idle_s)
     limits = Limits(
         start_timeout_s=settings.start_timeout_s,
@@ -116,4 +126,4 @@ def _runtime(settings: DeployerSettings, home: Path, images: ImageStore, clock: 
         settle_s=settings.worker_settle_s,
         log_max_bytes=settings.app_log_max_bytes,
     )
-    return ProcessRuntime(home, images=images, router=router, clock=clock, limits=limits), None
+    return ProcessRuntime(home, images=images, router=router, clock=clock, limits=limits), None, ProcessVolumes(home)

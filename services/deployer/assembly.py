@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from ocistore.store import ImageStore
 from seedwork.errors import Conflict
 from seedwork.unit_of_work import Database
-from services.deployer import addons, configs
+from services.deployer import addons, configs, volumes
 from services.deployer.image import ImageFacts, facts_of
 from services.deployer.ports import Release
 from services.deployer.releases import App, KnownRelease
@@ -28,6 +28,7 @@ async def assemble(known: KnownRelease, app: App, *, db: Database, images: Image
         raise Conflict(f"Config version {known.config_version} of {app.name} is gone", why="the app was removed")
     kinds = {each.kind for each in facts.addons}
     theirs = [each for each in await db.read(lambda conn: addons.of_app(conn, known.app_id)) if each.kind in kinds]
+    kept = await db.read(lambda conn: volumes.of_app(conn, known.app_id))
     return Release(
         app_id=known.app_id,
         app=app.name,
@@ -42,7 +43,7 @@ async def assemble(known: KnownRelease, app: App, *, db: Database, images: Image
         health_path=facts.health_path,
         checks=facts.checks,
         port=facts.port,
-        storage=facts.storage,
+        volumes=tuple(each.volume for each in kept if each.state == "live"),
         commit=known.commit,
         addons=addons.given(theirs, app, vault),
     )

@@ -22,7 +22,7 @@ from seedwork.outbox import Outbox
 from seedwork.participant import Work
 from seedwork.side_by_side import side_by_side
 from seedwork.unit_of_work import Database, database_now_ms
-from services.deployer import addons, configs, releases
+from services.deployer import addons, configs, releases, volumes
 from services.deployer.addons import Removal
 from services.deployer.assembly import assemble, formation_for
 from services.deployer.contract import (
@@ -200,6 +200,7 @@ async def _reserved(command: DeployRelease, app: App, work: Work, deployer: Depl
             made = await _new_release(conn, command, work, target=target, facts=facts, vault=deployer.vault)
             await releases.add(conn, made)
             await addons.reserve(conn, app.app_id, facts.addons, saga_id=work.saga_id, vault=deployer.vault)
+            await volumes.reserve(conn, app, facts.storage)
             return made
 
         known = await db.write(reserve)

@@ -96,3 +96,21 @@ addons = Table(
     Index("ix_addons_saga", "saga_id"),
     Index("ix_addons_state", "state"),
 )
+
+volumes = Table(
+    "volumes",
+    metadata,
+    # no foreign key: a volume outlives its app until a person removes it by name
+    Column("app_id", Id, primary_key=True),
+    Column("name", String(32), primary_key=True),
+    # the app's name, for people, also after the app is gone
+    Column("app", String(100), nullable=False),
+    Column("team", String(100), nullable=False),
+    Column("path", String(255), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    # live, leaving (its data is deleted as soon as no instance uses it)
+    Column("state", String(16), nullable=False),
+    Column("created_ms", Ms, nullable=False),
+    Column("left_ms", Ms),
+    Index("ix_volumes_state", "state"),
+)

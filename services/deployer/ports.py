@@ -9,10 +9,11 @@ Every method may be called again with the same arguments and then changes nothin
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol
 
 from ocistore.store import Image
-from services.source.contract import HealthCheck, Storage
+from services.source.contract import HealthCheck
 
 InstanceState = Literal["starting", "up", "crashed", "stopping", "down", "drifted"]
 """State of one instance.
@@ -46,6 +47,23 @@ class AddOn:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Volume:
+    """A folder that outlives releases. All instances of an app share it."""
+
+    app_id: str
+    name: str
+    path: str
+    """Where a container sees it, for example `/data`."""
+    size_bytes: int
+    """Requested size in bytes. Which runtime enforces it: `docs/storage.md`."""
+
+    @property
+    def variable(self) -> str:
+        """Name of the config var that holds the path."""
+        return f"STORAGE_{self.name.upper().replace('-', '_')}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
     """Everything that a runtime needs to know to run a release."""
 
@@ -69,7 +87,7 @@ class Release:
     """Health checks by process type, as the app declares them; `services.deployer.checks` completes them."""
     port: int | None = None
     """Port on which `web` listens whatever PORT says; null: PORT."""
-    storage: tuple[Storage, ...] = ()
+    volumes: tuple[Volume, ...] = ()
     """Folders that outlive releases."""
     commit: str | None = None
     """What it was built from; instances are told, so that an app can show it."""
@@ -202,6 +220,31 @@ class AddOns(Protocol):
 
     async def withdraw(self, app_id: str, name: str) -> Sequence[str]:
         """Remove it with its data; what was found."""
+
+
+class Volumes(Protocol):
+    """Reads, replaces and deletes the content of volumes. The runtime itself makes and mounts them.
+
+    Raises, from every method:
+        Unavailable: The runtime does not answer.
+        CannotRun: This runtime cannot do it; the text says what can.
+    """
+
+    async def used_bytes(self, volume: Volume) -> int | None:
+        """Return the bytes in it, or None: the runtime does not know, or the volume was never mounted."""
+
+    def read(self, volume: Volume) -> AsyncIterator[bytes]:
+        """Return its content as the pieces of a tar archive."""
+
+    async def replace(self, volume: Volume, archive: Path) -> None:
+        """Replace its content by that of a tar archive; on an error the content before stays.
+
+        Raises:
+            InvalidInput: The archive is damaged, or an entry would leave the folder.
+        """
+
+    async def delete(self, volume: Volume) -> Sequence[str]:
+        """Delete it with its content; return what was found."""
 
 
 class Runtime(Protocol):

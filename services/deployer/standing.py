@@ -16,9 +16,13 @@ from services.deployer.assembly import assemble
 from services.deployer.ports import Needed, Release, Runtime, Standing
 from services.deployer.releases import App, KnownRoute
 from services.deployer.vault import Vault
+from services.deployer.volumes import VolumeRemoval
 
 SWEEP_S = 600.0
 """How often unneeded folders are removed: they cost disk only."""
+
+VOLUMES_S = 5.0
+"""Poll interval for volumes that are to be deleted, in seconds: one query of an index."""
 
 log = structlog.get_logger(__name__)
 
@@ -33,10 +37,19 @@ class Standby:
         runtime: Gets the orders.
         clock: For waiting.
         removal: Of add-ons.
+        volumes: Deletes volumes that are no longer wanted.
     """
 
     def __init__(
-        self, db: Database, images: ImageStore, vault: Vault, runtime: Runtime, clock: Clock, *, removal: Removal
+        self,
+        db: Database,
+        images: ImageStore,
+        vault: Vault,
+        runtime: Runtime,
+        clock: Clock,
+        *,
+        removal: Removal,
+        volumes: VolumeRemoval,
     ) -> None:
         self._db = db
         self._images = images
@@ -44,6 +57,7 @@ class Standby:
         self._runtime = runtime
         self._clock = clock
         self._removal = removal
+        self._volumes = volumes
 
     async def recover(self) -> None:
         """Have exactly what is live started; returns before it is."""
@@ -65,6 +79,12 @@ class Standby:
             await self._runtime.sweep(lambda: self._db.read(_needed))
             await self._removal.interrupted()
             await self._clock.sleep(SWEEP_S)
+
+    async def delete_volumes(self) -> None:
+        """Delete volumes that were given up, as soon as no instance uses them; runs until it is cancelled."""
+        while True:
+            await self._volumes.finish()
+            await self._clock.sleep(VOLUMES_S)
 
     def _standing(self, route: KnownRoute, app: App, processes: AbstractSet[str]) -> Standing:
         return Standing(

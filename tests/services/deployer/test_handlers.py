@@ -39,6 +39,7 @@ from services.deployer.ports import Standing
 from services.deployer.releases import KnownRelease, KnownRoute
 from services.deployer.standing import Standby
 from services.deployer.vault import Vault
+from services.deployer.volumes import VolumeRemoval
 from services.saga_coordinator.contract import DeploymentFailed
 from tests.services.deployer.conftest import PYTHON, Shelf, eventually
 
@@ -528,7 +529,9 @@ async def test_a_restarted_runtime_is_told_what_should_be_there(world: World) ->
     await world.deploy(image, "live-saga", formation={"worker": 2})
     runtime = Restarted()
     removal = Removal(world.db, None)
-    await Standby(world.db, world.images, world.vault, runtime, SystemClock(), removal=removal).recover()
+    volumes = VolumeRemoval(world.db, runtime, None)
+    standby = Standby(world.db, world.images, world.vault, runtime, SystemClock(), removal=removal, volumes=volumes)
+    await standby.recover()
     (told,) = runtime.standing
     assert (told.app_id, told.saga_id, told.fence) == (world.app_id, "live-saga", 2)
     assert told.processes == {"web", "worker"}

@@ -20,7 +20,7 @@ import structlog
 from ocistore.store import ImageStore
 from seedwork.clock import Clock
 from seedwork.errors import Conflict, InvalidInput, KnarrError
-from services.deployer.adapters.process import leftovers
+from services.deployer.adapters.process import leftovers, volumes
 from services.deployer.adapters.process.folders import Folders, Root
 from services.deployer.adapters.process.instance import AGAIN, Command, Patience, Process, Supervised
 from services.deployer.adapters.process.output import AppLog
@@ -108,14 +108,14 @@ class ProcessRuntime:
 
     async def prepare(self, release: Release) -> None:
         """See `Runtime.prepare`."""
-        await self._folders.prepare(release)
+        await self._placed(release)
 
     async def run_release_command(self, release: Release) -> None:
         """See `Runtime.run_release_command`."""
         if release.release_command is None:
             return
         app_log = self._log(release.app_id)
-        root = await self._folders.prepare(release)
+        root = await self._placed(release)
         command = self._command(release, root, "release.1", release.release_command)
         app_log.say(command.label, f"release {release.number}: running the release command")
         process = await Process.start(command, app_log=app_log, records=self._records, env={})
@@ -142,7 +142,7 @@ class ProcessRuntime:
         async with self._lock(release.saga_id):
             if release.saga_id in self._units:
                 return
-            root = await self._folders.prepare(release)
+            root = await self._placed(release)
             unit = _Unit(release, root)
             for process, count in release.formation.items():
                 for number in range(1, count + 1):
@@ -369,6 +369,13 @@ class ProcessRuntime:
             changed=lambda: self._refresh(release.app_id),
         )
 
+    async def _placed(self, release: Release) -> Root:
+        """Unpack the release, and mount its volumes."""
+        root = await self._folders.prepare(release)
+        for volume in release.volumes:
+            await asyncio.to_thread(volumes.mount, self._home, volume, root.path / "app")
+        return root
+
     def _command(self, release: Release, root: Root, label: str, arguments: Sequence[str]) -> Command:
         record = f"{release.saga_id}.{label}"
         return Command(
@@ -381,6 +388,7 @@ class ProcessRuntime:
                 "PATH": os.defpath,
                 **root.env,
                 **release.env,
+                **{each.variable: os.fspath(volumes.folder_of(self._home, each)) for each in release.volumes},
                 "KNARR_APP": release.app,
                 leftovers.APP_ID: release.app_id,
                 leftovers.SAGA: release.saga_id,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Query, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, StrictInt, StrictStr
+from pydantic import AwareDatetime, BaseModel, StrictInt, StrictStr
 
 from seedwork.chassis.auth import Caller, require
 from seedwork.chassis.paging import Page, PagingQuery, page_of
@@ -16,6 +16,7 @@ from seedwork.messages import rfc3339_ms
 from seedwork.unit_of_work import Database
 from services.deployer import addons, releases
 from services.deployer.addons import KnownAddOn, Removal
+from services.deployer.app_logs import Selection, selected
 from services.deployer.ports import Instance, Runtime
 from services.deployer.releases import KnownRelease
 from services.deployer.requests import Asked, Requests
@@ -169,10 +170,14 @@ def _add_apps(routes: APIRouter, db: Database, requests: Requests, runtime: Runt
         app: str,
         caller: Reader,
         lines: Annotated[int, Query(ge=0, le=10_000, description="How many of the last lines.")] = 100,
+        *,
         follow: Annotated[bool, Query(description="Go on with what comes.")] = False,
+        process: Annotated[str | None, Query(description="Only of `web.1`, or of `web`: all its instances.")] = None,
+        since: Annotated[AwareDatetime | None, Query(description="Only lines from this time on (RFC 3339).")] = None,
     ) -> StreamingResponse:
         found = await requests.app(app, caller)
-        pieces = until(stopping, runtime.logs(found.app_id, lines=lines, follow=follow))
+        selection = Selection(process=process, since=since)
+        pieces = until(stopping, selected(runtime, found.app_id, selection, lines=lines, follow=follow))
         return StreamingResponse(pieces, media_type="text/plain; charset=utf-8", headers={"Cache-Control": "no-store"})
 
 
@@ -199,6 +204,18 @@ def _add_releases(routes: APIRouter, db: Database, requests: Requests, started: 
     ) -> SagaStarted:
         found = await requests.app(app, caller)
         result: SagaStarted = started(await requests.scale(found, wanted, caller), response)
+        return result
+
+    @routes.post("/apps/{app}/stop", summary="Stop all instances; releases, config and address stay")
+    async def stop(app: str, caller: Operator, response: Response) -> SagaStarted:
+        found = await requests.app(app, caller)
+        result: SagaStarted = started(await requests.stop(found, caller), response)
+        return result
+
+    @routes.post("/apps/{app}/start", summary="Start a stopped app with the instances that it had")
+    async def start(app: str, caller: Operator, response: Response) -> SagaStarted:
+        found = await requests.app(app, caller)
+        result: SagaStarted = started(await requests.start(found, caller), response)
         return result
 
     @routes.post("/apps/{app}/restart", summary="Replace all instances by fresh ones", status_code=202)

@@ -10,7 +10,7 @@ from seedwork.bus import Bus
 from seedwork.chassis.service import Service
 from seedwork.clock import Clock
 from seedwork.messages import Catalog
-from services.deployer import api, handlers, models, storage_api
+from services.deployer import api, handlers, models, runs, storage_api
 from services.deployer.adapters.docker.wiring import make_docker_runtime
 from services.deployer.adapters.kubernetes.wiring import make_kubernetes_runtime
 from services.deployer.adapters.memory import MemoryRuntime
@@ -87,8 +87,10 @@ def create_app(
     service.participant.on(AppCreated, handlers.on_app)
     service.participant.on(AppChanged, handlers.on_app)
     service.participant.on(DeploymentFailed, handlers.on_failed)
+    one_off = runs.Runs(service.db, images, vault, runtime, stopping=service.stopping)
     service.on_start(standby.recover)
     service.on_stop(runtime.close)
+    service.on_stop(one_off.close)
     service.background("sweep", standby.sweep)
     service.background("volumes", standby.delete_volumes)
     service.app.include_router(
@@ -104,6 +106,7 @@ def create_app(
     service.app.include_router(
         storage_api.router(db=service.db, requests=requests, runtime=runtime, provider=volumes, removal=removal)
     )
+    service.app.include_router(runs.router(requests, one_off))
     return service.app
 
 

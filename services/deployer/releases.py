@@ -23,6 +23,9 @@ from services.deployer.ports import Address
 KEPT_STATES = ("pending", "live", "superseded")
 """Releases that run, are about to, or can be rolled back to."""
 
+_LOOKED_BACK = 1000
+"""Releases that are read to find the last formation with instances: more than an app gets while it is stopped."""
+
 _JSON_COLUMNS = ("formation", "processes", "layers")
 
 
@@ -116,6 +119,17 @@ async def before(conn: AsyncConnection, app_id: str, saga_id: str) -> KnownRelea
         releases.c.app_id == app_id, releases.c.state == "superseded", releases.c.saga_id != saga_id
     )
     return await _one(conn, query.order_by(releases.c.number.desc()).limit(1))
+
+
+async def last_with_instances(conn: AsyncConnection, app_id: str, processes: Sequence[str]) -> KnownRelease | None:
+    """The newest release that was live and had an instance of one of these processes, or None."""
+    was_live = releases.c.state.in_(("live", "superseded", "retired"))
+    query = _releases().where(releases.c.app_id == app_id, was_live).order_by(releases.c.number.desc())
+    for row in await conn.execute(query.limit(_LOOKED_BACK)):
+        known = _known(row)
+        if any(known.formation.get(name) for name in processes):
+            return known
+    return None
 
 
 async def in_states(conn: AsyncConnection, states: Sequence[str], *, app_id: str | None = None) -> list[KnownRelease]:

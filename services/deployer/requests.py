@@ -111,6 +111,51 @@ class Requests:
 
         return await self._db.write(work)
 
+    async def stop(self, app: App, caller: Caller) -> Asked:
+        """No instance of any process; releases, config and address stay, and later releases start nothing either.
+
+        Raises:
+            Conflict: Nothing is live.
+        """
+
+        async def work(conn: AsyncConnection) -> Asked:
+            live = await self._live(conn, app)
+            return await self._reshape(conn, app, live, dict.fromkeys(live.formation, 0), caller)
+
+        return await self._db.write(work)
+
+    async def start(self, app: App, caller: Caller) -> Asked:
+        """The instances that the app had when something of it ran last; no change where something runs.
+
+        Raises:
+            Conflict: Nothing is live.
+        """
+
+        async def work(conn: AsyncConnection) -> Asked:
+            live = await self._live(conn, app)
+            if any(live.formation.values()):
+                return Asked(saga_id=None, config_version=live.config_version, changed=False)
+            return await self._reshape(conn, app, live, await self._formation_before(conn, live), caller)
+
+        return await self._db.write(work)
+
+    async def _formation_before(self, conn: AsyncConnection, live: KnownRelease) -> dict[str, int]:
+        """Of the newest release that had an instance; else one of `web`, or of each process where there is no web."""
+        last = await releases.last_with_instances(conn, live.app_id, live.processes)
+        if last is not None:
+            return {name: last.formation.get(name, 0) for name in live.formation}
+        alone = [name for name in live.formation if name == "web"] or list(live.formation)
+        return {name: int(name in alone) for name in live.formation}
+
+    async def _reshape(
+        self, conn: AsyncConnection, app: App, live: KnownRelease, formation: Mapping[str, int], caller: Caller
+    ) -> Asked:
+        if dict(formation) == dict(live.formation):
+            return Asked(saga_id=None, config_version=live.config_version, changed=False)
+        saga_id = new_id()
+        await self._ask(conn, app, live, saga_id, caller, kind="scale", formation=formation)
+        return Asked(saga_id=saga_id, config_version=live.config_version)
+
     async def restart(self, app: App, caller: Caller) -> Asked:
         """The same again, with fresh instances.
 

@@ -122,5 +122,5 @@ def _not_found(saga_id: str) -> NotFound:
     return NotFound(
         f"There is no build of {saga_id}",
         why="nothing was built for this saga, or its log was removed (KNARR_BUILD_LOG_KEEP_DAYS)",
-        todo="GET /sagas on the coordinator lists what was deployed.",
+        todo="Run `knarr deployments` to list what was deployed.",
     )

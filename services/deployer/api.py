@@ -11,6 +11,7 @@ from pydantic import AwareDatetime, BaseModel, StrictInt, StrictStr
 from seedwork.chassis.auth import Caller, require
 from seedwork.chassis.paging import Page, PagingQuery, page_of
 from seedwork.chassis.streams import until
+from seedwork.clock import Clock
 from seedwork.errors import InvalidInput, NotAllowed
 from seedwork.messages import rfc3339_ms
 from seedwork.unit_of_work import Database
@@ -20,6 +21,7 @@ from services.deployer.app_logs import Selection, selected
 from services.deployer.ports import Instance, Runtime
 from services.deployer.releases import KnownRelease
 from services.deployer.requests import Asked, Requests
+from services.deployer.state import AppState, has_address, state_of
 
 MASK = "********"
 
@@ -34,10 +36,12 @@ class ShownInstance(BaseModel):
     process: str
     """`web.1`"""
     state: str
-    """`starting`, `up`, `crashed` or `stopping`."""
+    """`starting`, `up`, `crashed`, `stopping`, `down` or `drifted`."""
     since: str
     release: int
     restarts: int
+    next_start: str | None
+    """Of a crashed instance: when it is started again; null: it waits for nothing."""
     note: str
 
 
@@ -48,6 +52,10 @@ class ShownApp(BaseModel):
     name: str
     team: str
     url: str | None
+    """Null where nothing is routed, or no instance of `web` is wanted."""
+    state: AppState
+    reason: str
+    """Of the state, for people; empty where the state says everything."""
     release: int | None
     digest: str | None
     commit: str | None
@@ -113,6 +121,7 @@ def router(
     runtime: Runtime,
     removal: Removal,
     coordinator_url: str,
+    clock: Clock,
     stopping: asyncio.Event,
 ) -> APIRouter:
     """All routes of the deployer.
@@ -123,6 +132,7 @@ def router(
         runtime: Says what runs.
         removal: Of add-ons.
         coordinator_url: Where sagas are looked at.
+        clock: Of the service.
         stopping: Ends logs that are followed.
     """
     routes = APIRouter(tags=["apps"])
@@ -135,26 +145,32 @@ def router(
             id=asked.saga_id, saga_id=asked.saga_id, config_version=asked.config_version, changed=asked.changed
         )
 
-    _add_apps(routes, db, requests, runtime, stopping)
+    _add_apps(routes, db, requests, runtime, clock=clock, stopping=stopping)
     _add_releases(routes, db, requests, started)
     _add_config(routes, requests, started)
     _add_addons(routes, db, requests, removal)
     return routes
 
 
-def _add_apps(routes: APIRouter, db: Database, requests: Requests, runtime: Runtime, stopping: asyncio.Event) -> None:
+def _add_apps(
+    routes: APIRouter, db: Database, requests: Requests, runtime: Runtime, *, clock: Clock, stopping: asyncio.Event
+) -> None:
     @routes.get("/apps/{app}", summary="The app's address, its live release and its instances")
     async def app(app: str, caller: Reader) -> ShownApp:
         found = await requests.app(app, caller)
         live = await db.read(lambda conn: releases.live(conn, found.app_id))
         route = await db.read(lambda conn: releases.route_of(conn, found.app_id))
         instances = await runtime.instances(found.app_id)
-        health, note = health_of(live, instances, await runtime.trouble(found.app_id))
+        trouble = await runtime.trouble(found.app_id)
+        health, note = health_of(live, instances, trouble)
+        state, reason = state_of(live, instances, trouble, now_ms=clock.now_ms())
         return ShownApp(
             id=found.app_id,
             name=found.name,
             team=found.team,
-            url=route.url if route else None,
+            url=route.url if route and has_address(live) else None,
+            state=state,
+            reason=reason,
             release=live.number if live else None,
             digest=live.digest if live else None,
             commit=live.commit if live else None,
@@ -297,6 +313,7 @@ def _instance(instance: Instance) -> ShownInstance:
         since=rfc3339_ms(instance.since_ms),
         release=instance.release,
         restarts=instance.restarts,
+        next_start=None if instance.next_start_ms is None else rfc3339_ms(instance.next_start_ms),
         note=instance.note,
     )
 

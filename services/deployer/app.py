@@ -100,6 +100,7 @@ def create_app(
             runtime=runtime,
             removal=deployer.removal,
             coordinator_url=service.url_of("saga_coordinator"),
+            clock=service.clock,
             stopping=service.stopping,
         )
     )

@@ -89,12 +89,14 @@ async def pin(
     declared: Mapping[str, EnvVar],
     vault: Vault,
     saga_id: str,
+    app: str = "APP",
 ) -> int:
     """The version with which a new release runs; a new one, if the app declares secrets that are not made yet.
 
     Args:
         conn: The caller's transaction.
         app_id: The app.
+        app: Its name, for the text of an error.
         wanted: The version that was asked for; None: an unclaimed one, else the live one, else an empty first one.
         declared: `app.json`'s variables.
         vault: Opens and seals.
@@ -121,7 +123,7 @@ async def pin(
         raise FinalError(
             f"The app needs config vars that have no value: {', '.join(missing)}",
             why="app.json declares them as required, without a default",
-            todo=f"Set them (`knarr config set {missing[0]}=…`), then deploy again.",
+            todo=f"Run `knarr config set {app} {' '.join(f'{name}=VALUE' for name in missing)}`, then deploy again.",
             code="config_missing",
         )
     if base is None or secrets:

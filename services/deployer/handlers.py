@@ -226,6 +226,7 @@ async def _new_release(
         declared=facts.env,
         vault=vault,
         saga_id=work.saga_id,
+        app=command.app,
     )
     formation = formation_for(facts, command.formation, live.formation if live else None)
     digest = target.digest if target else command.digest
@@ -255,7 +256,7 @@ async def _rollback_target(command: DeployRelease, app: App, db: Database) -> Kn
         return None
     target = await db.read(lambda conn: releases.numbered(conn, app.app_id, number))
     if target is None:
-        raise NotFound(f"{app.name} has no release {number}", todo="`knarr releases` lists them.")
+        raise NotFound(f"{app.name} has no release {number}", todo=f"Run `knarr releases {app.name}` to list them.")
     if target.state not in {"live", "superseded"}:
         raise Conflict(f"Release {number} cannot come back", why=f"it is {target.state}")
     return target

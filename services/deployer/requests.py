@@ -57,7 +57,7 @@ class Requests:
         team = None if "service" in caller.scopes else caller.team
         found = await self._db.read(lambda conn: releases.find_app(conn, name_or_id, team=team))
         if found is None:
-            raise NotFound(f"There is no app {name_or_id[:100]!r}", todo="`knarr apps` lists them.")
+            raise NotFound(f"There is no app {name_or_id[:100]!r}", todo="Run `knarr apps list` to list the apps.")
         return found
 
     async def config(self, app: App) -> tuple[int, dict[str, str]]:
@@ -182,7 +182,9 @@ class Requests:
         async def work(conn: AsyncConnection) -> Asked:
             target = await releases.numbered(conn, app.app_id, number)
             if target is None:
-                raise NotFound(f"{app.name} has no release {number}", todo="`knarr releases` lists them.")
+                raise NotFound(
+                    f"{app.name} has no release {number}", todo=f"Run `knarr releases {app.name}` to list them."
+                )
             if target.state != "superseded":
                 raise Conflict(f"Release {number} of {app.name} cannot be rolled back to", why=_WHY_NOT[target.state])
             saga_id = new_id()
@@ -203,7 +205,11 @@ class Requests:
     async def _live(self, conn: AsyncConnection, app: App) -> KnownRelease:
         live = await releases.live(conn, app.app_id)
         if live is None:
-            raise Conflict(f"{app.name} has no live release", why="nothing was deployed yet", todo="Deploy it first.")
+            raise Conflict(
+                f"{app.name} has no live release",
+                why="nothing was deployed yet",
+                todo=f"Deploy it first: `knarr deploy DIR --app {app.name}`",
+            )
         return live
 
     def _check_formation(self, live: KnownRelease, wanted: Mapping[str, int]) -> None:

@@ -48,7 +48,8 @@ def router(*, db: Database, engine: Engine, feed: Feed, definitions: Definitions
         found = await db.read(lambda conn: one_saga(conn, saga_id))
         if found is None:
             raise NotFound(
-                f"There is no saga {saga_id!r}", todo="GET /sagas lists them; a new one shows after a few milliseconds."
+                f"There is no saga {saga_id!r}",
+                todo="Run `knarr sagas list` to list them. A new one appears after a few milliseconds.",
             )
         return found
 

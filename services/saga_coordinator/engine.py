@@ -198,7 +198,7 @@ class Engine:
             await sheet.load([saga_id])
             saga = sheet.saga(saga_id)
             if saga is None:
-                raise NotFound(f"There is no saga {saga_id!r}", todo="GET /sagas lists them.")
+                raise NotFound(f"There is no saga {saga_id!r}", todo="Run `knarr sagas list` to list them.")
             given = Pressed(
                 at_ms=sheet.now_ms,
                 jitter=self._jitter(),

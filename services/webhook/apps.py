@@ -261,7 +261,7 @@ async def find(conn: AsyncConnection, *, name_or_id: str, team: str | None, lock
         query = query.where(apps.c.team == team)
     rows = (await conn.execute(query.with_for_update() if lock else query)).all()
     if not rows:
-        raise NotFound(f"There is no app {name_or_id[:60]!r}", todo="GET /apps lists them; knarr apps does too.")
+        raise NotFound(f"There is no app {name_or_id[:60]!r}", todo="Run `knarr apps list` to list the apps.")
     if len(rows) > 1:
         raise InvalidInput(f"Several teams have an app {name_or_id!r}", todo="Use the app's id.")
     return rows[0]

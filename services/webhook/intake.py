@@ -164,5 +164,5 @@ def _unverified(why: str) -> Unauthenticated:
     return Unauthenticated(
         "The webhook's signature is not verified",
         why=why,
-        todo="Give the hook on GitHub the app's secret; PATCH /apps/{app} with a new webhook_secret sets another one.",
+        todo="Give the hook on GitHub the app's secret, or set one: `knarr apps update APP --webhook-secret SECRET`.",
     )

@@ -206,8 +206,12 @@ async def _linked(conn: AsyncConnection, delivery_ids: Sequence[str]) -> Mapping
 
 
 def _unknown(delivery_id: str) -> NotFound:
-    return NotFound(f"There is no delivery {delivery_id[:60]!r}", todo="GET /deliveries lists them.")
+    return NotFound(f"There is no delivery {delivery_id[:60]!r}", todo="Run `knarr webhook deliveries` to list them.")
 
 
 def _nothing_to_start(why: str) -> Conflict:
-    return Conflict("Sending this delivery again starts nothing", why=why, todo="Push again, or use `knarr deploy`.")
+    return Conflict(
+        "Sending this delivery again starts nothing",
+        why=why,
+        todo="Push again, or deploy a folder with `knarr deploy DIR --app APP`.",
+    )

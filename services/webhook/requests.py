@@ -99,7 +99,8 @@ class Requests:
             raise Conflict(
                 f"The app {app.name} has no repository",
                 why="a commit can only be fetched from one",
-                todo="Upload its files (knarr deploy DIR), or give it one with PATCH /apps/{app}.",
+                todo=f"Deploy a folder with `knarr deploy DIR --app {app.name}`, or name a repository with "
+                f"`knarr apps update {app.name} --repository OWNER/NAME --clone-url URL`.",
             )
         self._policy.check(app.clone_url)
         if commit is not None and ref is not None:

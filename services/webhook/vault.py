@@ -12,7 +12,9 @@ class Vault(SecretBox):
         "Restore it from a backup, or make one for an empty installation:"
         ' python -c "from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())".'
     )
-    exchanged = "Put the earlier key back, or give each app a new secret with PATCH /apps/{app}."
+    exchanged = (
+        "Put the earlier key back, or give each app a new secret: `knarr apps update APP --webhook-secret SECRET`."
+    )
 
     def encrypt(self, secret: str) -> str:
         """The secret as it is kept."""

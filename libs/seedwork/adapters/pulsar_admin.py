@@ -313,7 +313,7 @@ async def _send_again(client: PulsarClient, letter: Letter, message: Incoming) -
         raise Conflict(
             f"The message {letter.id} cannot be sent again",
             why="it was never on its topic, or without a schema",
-            todo="Whoever waits for it asks again; `knarr sagas show` says what a saga waits for.",
+            todo="Its sender repeats it where a saga waits for it: `knarr sagas show ID` shows what a saga waits for.",
         )
     sender = await client.sender(letter.topic, await client.schema(letter.topic, version))
     kept = {name: value for name, value in letter.properties.items() if not name.startswith("letter_")}

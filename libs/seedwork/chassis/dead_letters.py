@@ -72,7 +72,10 @@ def router(db: Database, tables: KernelTables, bus: Bus) -> APIRouter:
     async def _find(conn: AsyncConnection, letter_id: str) -> Row[Any]:
         row = (await conn.execute(select(letters).where(letters.c.id == letter_id))).one_or_none()
         if row is None:
-            raise NotFound(f"There is no dead letter {letter_id!r}", todo="GET /dead-letters lists them.")
+            raise NotFound(
+                f"There is no dead letter {letter_id!r}",
+                todo="Run `knarr dead-letters --service SERVICE` to list them.",
+            )
         return row
 
     return routes

@@ -103,7 +103,9 @@ class Route:
     def serve(self, backends: Sequence[Backend], note: str = "") -> None:
         """From now on new requests go to these."""
         self.backends = tuple(backends)
-        self.note = note
+        self.note = note.replace("`knarr logs APP`", f"`knarr logs {self.app}`").replace(
+            "`knarr scale APP web=1`", f"`knarr scale {self.app} web=1`"
+        )
 
     def in_turn(self) -> Sequence[Backend]:
         """All of them, each time beginning with the next one."""
@@ -307,7 +309,8 @@ class _ClientConnection:
     async def _no_backend(self) -> None:
         if self._route.backends:
             why = (
-                "No instance takes connections. It may be starting again after a crash: `knarr logs` shows its output."
+                "No instance takes connections. It may be starting again after a crash: "
+                f"`knarr logs {self._route.app}` shows its output."
             )
         else:
             why = self._route.note
@@ -400,7 +403,7 @@ class _ClientConnection:
         """A page, or (the answer had begun) the connection is cut, so that nobody takes a part for the whole."""
         log.info("an instance failed a request", app=self._route.app, status=status, why=why)
         if self._client.http.our_state in {h11.SEND_RESPONSE, h11.IDLE}:
-            todo = "`knarr logs` shows what it printed."
+            todo = f"`knarr logs {self._route.app}` shows what it printed."
             await self._refuse(
                 status, f"{self._route.app} failed to answer", f"Its instance took the request, but {why}. {todo}"
             )

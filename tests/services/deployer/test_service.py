@@ -382,11 +382,15 @@ async def test_scaling_is_a_saga_and_is_bounded(stack: Stack) -> None:
 async def test_scaled_to_nothing_an_app_says_so(stack: Stack) -> None:
     """503 with the command that starts one."""
     await stack.deploy(await stack.shelf.image())
+    url = (await stack.app())["url"]
     saga = (await stack.client.patch("/apps/shop/formation", json={"web": 0})).json()["saga_id"]
     await stack.carry_out(saga)
-    page = await stack.get()
+    async with httpx2.AsyncClient() as client:
+        page = await client.get(url)
     assert page.status_code == 503
-    assert "knarr scale web=1" in page.text
+    assert "`knarr scale shop web=1`" in page.text
+    shown = await stack.app()
+    assert (shown["url"], shown["state"]) == (None, "stopped")
 
 
 async def test_a_restart_brings_fresh_instances(stack: Stack) -> None:

@@ -579,10 +579,10 @@ class DockerRuntime:
             return (), _NO_RELEASE
         webs = [each for each in served if each.labels.get(spec.PORT)]
         if served and not webs:
-            return (), "No web process runs: its formation has none. `knarr scale web=1` starts one."
+            return (), "No web process runs: its formation has none. `knarr scale APP web=1` starts one."
         backends = [backend for each in webs if (backend := self._answering.backend(each))]
         crashed = any(not each.runs for each in webs)
-        return backends, "It crashed and is starting again; `knarr logs` shows its output." if crashed else STARTING
+        return backends, "It crashed and is starting again; `knarr logs APP` shows its output." if crashed else STARTING
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 

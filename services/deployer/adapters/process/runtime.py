@@ -433,10 +433,10 @@ class ProcessRuntime:
             return (), STARTING if app_id in self._served else _NO_RELEASE
         webs = [each for each in unit.instances if each.is_web]
         if not webs:
-            return (), "No web process runs: its formation has none. `knarr scale web=1` starts one."
+            return (), "No web process runs: its formation has none. `knarr scale APP web=1` starts one."
         backends = [each.backend for each in webs if each.backend and each.state == "up"]
         crashed = any(each.state == "crashed" for each in webs)
-        return backends, "It crashed and is starting again; `knarr logs` shows its output." if crashed else STARTING
+        return backends, "It crashed and is starting again; `knarr logs APP` shows its output." if crashed else STARTING
 
     def _lock(self, saga_id: str) -> asyncio.Lock:
         lock = self._locks.get(saga_id) or asyncio.Lock()

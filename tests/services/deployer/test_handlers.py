@@ -355,7 +355,9 @@ async def test_declared_variables_have_their_defaults_and_secrets_are_made_once(
 async def test_required_variables_without_a_value_are_named(world: World) -> None:
     """All of them at once, with the command that sets them."""
     image = await world.shelf.image(env={"STRIPE_KEY": {}, "DB_URL": {}, "MAYBE": {"required": False}})
-    with pytest.raises(FinalError, match=r"DB_URL, STRIPE_KEY.*`knarr config set shop DB_URL=VALUE STRIPE_KEY=VALUE`") as caught:
+    with pytest.raises(
+        FinalError, match=r"DB_URL, STRIPE_KEY.*`knarr config set shop DB_URL=VALUE STRIPE_KEY=VALUE`"
+    ) as caught:
         await world.deploy(image)
     assert caught.value.reason_code == "config_missing"
 

@@ -117,7 +117,7 @@ def _runtime(
     if settings.runtime == "memory":
         return MemoryRuntime(clock=clock), None, None
     if settings.runtime == "docker":
-        return (*make_docker_runtime(settings, home, clock), None)
+        return make_docker_runtime(settings, home, clock)
     if settings.runtime == "kubernetes":
         return (*make_kubernetes_runtime(settings, clock), None)
     router = Router(host=settings.app_host, port_base=settings.app_port_base, idle_s=settings.request_idle_s)

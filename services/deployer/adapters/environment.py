@@ -14,6 +14,7 @@ def environment(release: Release, label: str, *, port: int | None) -> dict[str, 
     return {
         **({"HOST": "0.0.0.0"} if port else {}),  # noqa: S104  all addresses of the container, which is alone in its network
         **release.env,
+        **{volume.variable: volume.path for volume in release.volumes},
         **({"PORT": str(port)} if port else {}),
         "KNARR_APP": release.app,
         "KNARR_APP_ID": release.app_id,

@@ -22,6 +22,7 @@ from services.deployer.adapters.docker import spec
 from services.deployer.adapters.docker.answering import Answering
 from services.deployer.adapters.docker.engine import CannotStart, Container, Engine, Login
 from services.deployer.adapters.docker.networks import Networks
+from services.deployer.adapters.docker.volumes import DockerVolumes, mounts
 from services.deployer.adapters.images import Pullable, port_of, runnable_anywhere
 from services.deployer.adapters.lines import blotted
 from services.deployer.adapters.merged_log import Source, merged
@@ -104,6 +105,7 @@ class DockerRuntime:
         self._router = router
         self._clock = clock
         self._options = options
+        self._volumes = DockerVolumes(engine, installation=options.installation)
         self._answering = Answering(self._look_soon)
         self._served: dict[str, str] = {}
         self._fences: dict[str, int] = {}
@@ -127,6 +129,7 @@ class DockerRuntime:
         reference = self._pullable.reference(release.repository, release.digest)
         if await self._engine.image(reference) is None:
             await self._engine.pull(reference, login=self._options.login)
+        await self._volumes.ensure(release)
 
     async def run_release_command(self, release: Release) -> None:
         """See `Runtime.run_release_command`."""
@@ -418,6 +421,7 @@ class DockerRuntime:
             port=self._port(release),
             network=await self._networks.of_app(release.app_id, release.app, release.team),
             bounds=options.bounds,
+            mounts=mounts(options.installation, release),
         )
         if step == "release":  # it runs again: an interrupted one's container says nothing
             await self._engine.remove(name)

@@ -88,6 +88,7 @@ def instance(
     port: int,
     network: str,
     bounds: Bounds,
+    mounts: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The configuration of a container; it is not started again by itself until the engine is told to."""
     process = label.partition(".")[0]
@@ -101,6 +102,7 @@ def instance(
             "NetworkMode": network,
             "RestartPolicy": {"Name": "no"},
             "CapDrop": list(_DROPPED),
+            **({"Mounts": list(mounts)} if mounts else {}),
             **host_config(bounds),
         },
         "NetworkingConfig": {"EndpointsConfig": {network: {"Aliases": [process] if step == "deploy" else []}}},

@@ -10,6 +10,7 @@ from services.deployer.adapters.docker.addons import DockerAddOns
 from services.deployer.adapters.docker.engine import Engine, Login
 from services.deployer.adapters.docker.networks import Networks
 from services.deployer.adapters.docker.runtime import DockerRuntime, Options
+from services.deployer.adapters.docker.volumes import DockerVolumes
 from services.deployer.adapters.images import Pullable
 from services.deployer.adapters.naming import short_hash
 from services.deployer.adapters.process.leftovers import home_id_of
@@ -17,8 +18,10 @@ from services.deployer.adapters.router import Router
 from services.deployer.settings import MIB, DeployerSettings
 
 
-def make_docker_runtime(settings: DeployerSettings, home: Path, clock: Clock) -> tuple[DockerRuntime, DockerAddOns]:
-    """The runtime and what provides its add-ons; the engine is asked nothing before `recover`.
+def make_docker_runtime(
+    settings: DeployerSettings, home: Path, clock: Clock
+) -> tuple[DockerRuntime, DockerAddOns, DockerVolumes]:
+    """The runtime, what provides its add-ons, and its volumes; the engine is asked nothing before `recover`.
 
     Raises:
         Misconfigured: Images are kept in a folder, from which no engine pulls; or the client is not installed.
@@ -51,4 +54,5 @@ def make_docker_runtime(settings: DeployerSettings, home: Path, clock: Clock) ->
         options=options,
     )
     means = addon_means(settings)
-    return runtime, DockerAddOns(engine, networks, installation=options.installation, means=means)
+    add_ons = DockerAddOns(engine, networks, installation=options.installation, means=means)
+    return runtime, add_ons, DockerVolumes(engine, installation=options.installation)

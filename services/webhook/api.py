@@ -3,80 +3,23 @@
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Header, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from sqlalchemy import Row
 
-from seedwork.chassis.auth import Caller, require
 from seedwork.chassis.body import DEFAULT_LIMIT_BYTES, read_limited, stream_limited
 from seedwork.chassis.paging import Page, PagingQuery, page_of
 from seedwork.errors import InvalidInput
 from seedwork.messages import rfc3339_ms
 from services.webhook import github, rules
-from services.webhook.apps import Apps, NewApp
+from services.webhook.apps import Apps
+from services.webhook.apps_api import Deployer, Reader, SagaStarted, add_apps, team_of
 from services.webhook.bodies import Bodies
 from services.webhook.intake import Intake
 from services.webhook.judging import Arrival
 from services.webhook.redelivery import Deliveries, Delivery
 from services.webhook.requests import Asker, Requested, Requests
 
-Reader = Annotated[Caller, Depends(require("read"))]
-Deployer = Annotated[Caller, Depends(require("deploy"))]
 _ARCHIVES = ("application/gzip", "application/x-gzip", "application/x-tar+gzip")
-
-
-class AppWanted(BaseModel):
-    """A new app; all but the name has a default."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str = Field(description="Lower-case letters, digits and dashes, as it stands in host names.")
-    repository: str | None = Field(default=None, description="`owner/name`; none: deployed by upload only.")
-    clone_url: str | None = Field(default=None, description="Where to clone from, without credentials; GitHub's.")
-    ref: str = Field(default="refs/heads/main", description="The branch that it follows.")
-    root: str = Field(default=".", description="The folder of the repository in which the app is.")
-    webhook_secret: str | None = Field(default=None, description="16 characters or more; made, if left out.")
-
-
-class AppChanges(BaseModel):
-    """What to change; null means the default, and a new secret."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    repository: str | None = None
-    clone_url: str | None = None
-    ref: str | None = None
-    root: str | None = None
-    webhook_secret: str | None = None
-
-
-class Polling(BaseModel):
-    """How asking for the app's ref goes."""
-
-    failures: int
-    """In a row."""
-    error: str | None
-
-
-class App(BaseModel):
-    """An app as the intake knows it."""
-
-    id: str
-    name: str
-    team: str
-    repository: str | None
-    clone_url: str | None
-    ref: str
-    root: str
-    state: Literal["active", "removing"]
-    created_at: str
-    polling: Polling
-
-
-class AppWithSecret(App):
-    """An app, and its webhook secret: shown once."""
-
-    webhook_secret: str
 
 
 class DeploymentWanted(BaseModel):
@@ -85,15 +28,10 @@ class DeploymentWanted(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     commit: str | None = Field(default=None, description="40 hex digits.")
-    ref: str | None = Field(default=None, description="`refs/heads/…` or `refs/tags/…`: its tip now.")
+    ref: str | None = Field(
+        default=None, description="A branch or a tag, `main`, `v1.2` or `refs/tags/v1.2`: its tip now."
+    )
     force: bool = Field(default=False, description="Also when it is older than what is live.")
-
-
-class SagaStarted(BaseModel):
-    """A saga has begun; `Location` says where to look."""
-
-    id: str
-    saga_id: str
 
 
 class DeploymentStarted(SagaStarted):
@@ -107,7 +45,7 @@ class Received(BaseModel):
     """What became of a webhook."""
 
     message: Literal["ok"] = "ok"
-    status: Literal["accepted", "ignored", "duplicate"]
+    status: Literal["accepted", "ignored", "duplicate", "held"]
     deployments: list[str]
     reason: str | None = None
 
@@ -121,7 +59,7 @@ class DeliveryShown(BaseModel):
     repository: str | None
     ref: str | None
     received_at: str
-    status: Literal["accepted", "ignored", "duplicate"]
+    status: Literal["accepted", "ignored", "duplicate", "held"]
     reason: str | None
     deployments: list[str]
 
@@ -157,7 +95,7 @@ def router(
         return f"{coordinator_url}/sagas/{saga_id}"
 
     _add_webhook(routes, intake)
-    _add_apps(routes, apps, location)
+    add_apps(routes, apps, location)
     _add_deployments(routes, requests, location, upload_max_bytes)
     _add_deliveries(routes, deliveries, location)
     return routes
@@ -173,40 +111,6 @@ def _add_webhook(routes: APIRouter, intake: Intake) -> None:
         async with bodies.read(request) as body:
             answer = await intake.receive(Arrival(headers, body))
         return Received(status=answer.status, deployments=list(answer.deployments), reason=answer.reason)
-
-
-def _add_apps(routes: APIRouter, apps: Apps, location: Callable[[str], str]) -> None:
-    @routes.post("/apps", status_code=201, tags=["apps"])
-    async def create_app(wanted: AppWanted, caller: Deployer, response: Response) -> AppWithSecret:
-        """Make an app. Its webhook secret is in the answer, and nowhere else afterwards."""
-        app, secret = await apps.create(NewApp(team=caller.team, **wanted.model_dump()))
-        response.headers["Location"] = f"/apps/{app.name}"
-        return AppWithSecret(**_app(app).model_dump(), webhook_secret=secret)
-
-    @routes.get("/apps", tags=["apps"])
-    async def list_apps(caller: Reader, paging: PagingQuery) -> Page[App]:
-        """The team's apps, by name."""
-        rows = await apps.page(paging, _team(caller))
-        return page_of(rows, paging, key=lambda row: {"name": row.name, "id": row.app_id}, show=_app)
-
-    @routes.get("/apps/{app}", tags=["apps"])
-    async def get_app(app: str, caller: Reader) -> App:
-        """One app, by its name or id."""
-        return _app(await apps.get(app, _team(caller)))
-
-    @routes.patch("/apps/{app}", tags=["apps"])
-    async def change_app(app: str, changes: AppChanges, caller: Deployer) -> App | AppWithSecret:
-        """Change an app. A new webhook secret is in the answer, and nowhere else afterwards."""
-        row, secret = await apps.change(app, _team(caller), changes.model_dump(exclude_unset=True))
-        shown = _app(row)
-        return shown if secret is None else AppWithSecret(**shown.model_dump(), webhook_secret=secret)
-
-    @routes.delete("/apps/{app}", status_code=202, tags=["apps"])
-    async def remove_app(app: str, caller: Deployer, response: Response) -> SagaStarted:
-        """Remove an app with all that it has; asked again, the same saga answers."""
-        saga_id = await apps.remove(app, _team(caller), caller.name)
-        response.headers["Location"] = location(saga_id)
-        return SagaStarted(id=saga_id, saga_id=saga_id)
 
 
 def _add_deployments(
@@ -227,7 +131,7 @@ def _add_deployments(
     ) -> DeploymentStarted:
         """Deploy a commit, the tip of a ref, or an uploaded `.tar.gz`."""
         key = None if idempotency_key is None else rules.idempotency_key(idempotency_key)
-        asker = Asker(app=app, team=_team(caller), name=caller.name, idempotency_key=key)
+        asker = Asker(app=app, team=team_of(caller), name=caller.name, idempotency_key=key)
         requested = await _request(request, asker, requests, upload_max_bytes)
         response.headers["Location"] = location(requested.saga_id)
         return DeploymentStarted(
@@ -242,18 +146,18 @@ def _add_deliveries(routes: APIRouter, deliveries: Deliveries, location: Callabl
     @routes.get("/deliveries", tags=["deliveries"])
     async def list_deliveries(caller: Reader, paging: PagingQuery) -> Page[DeliveryShown]:
         """What arrived, the newest first."""
-        found = await deliveries.page(paging, _team(caller))
+        found = await deliveries.page(paging, team_of(caller))
         return page_of(found, paging, key=lambda each: {"id": each.row.delivery_id}, show=_delivery)
 
     @routes.get("/deliveries/{delivery_id}", tags=["deliveries"])
     async def get_delivery(delivery_id: str, caller: Reader) -> DeliveryShown:
         """One delivery."""
-        return _delivery(await deliveries.get(delivery_id, _team(caller)))
+        return _delivery(await deliveries.get(delivery_id, team_of(caller)))
 
     @routes.post("/deliveries/{delivery_id}/redeliver", status_code=202, tags=["deliveries"])
     async def redeliver(delivery_id: str, caller: Deployer, response: Response) -> Redelivered:
         """Deploy what it asked for once more: new deployments, linked to the earlier ones."""
-        started = await deliveries.redeliver(delivery_id, _team(caller), caller.name)
+        started = await deliveries.redeliver(delivery_id, team_of(caller), caller.name)
         response.headers["Location"] = location(started[0])
         return Redelivered(id=started[0], saga_id=started[0], deployments=list(started))
 
@@ -277,26 +181,6 @@ async def _request(request: Request, asker: Asker, requests: Requests, upload_ma
             "The body cannot be read", why=wrong, todo='Send {"commit": …}, {"ref": …} or {}.'
         ) from error
     return await requests.deploy(asker, commit=wanted.commit, ref=wanted.ref, force=wanted.force)
-
-
-def _team(caller: Caller) -> str | None:
-    """Another service sees every team's apps."""
-    return None if "service" in caller.scopes else caller.team
-
-
-def _app(row: Row[Any]) -> App:
-    return App(
-        id=row.app_id,
-        name=row.name,
-        team=row.team,
-        repository=row.repository,
-        clone_url=row.clone_url,
-        ref=row.ref,
-        root=row.root,
-        state=row.state,
-        created_at=rfc3339_ms(row.created_ms),
-        polling=Polling(failures=row.poll_failures, error=row.poll_error),
-    )
 
 
 def _delivery(delivery: Delivery) -> DeliveryShown:

@@ -11,6 +11,7 @@ from seedwork.clock import Clock
 from seedwork.git import GitUrlPolicy
 from seedwork.git_credentials import GitCredentials
 from seedwork.messages import Catalog
+from services.deployer.contract import ReleaseRequested
 from services.saga_coordinator.contract import DeploymentFailed, DeploymentSucceeded
 from services.webhook import api, models
 from services.webhook.adapters.git_refs import GitRefs
@@ -18,7 +19,8 @@ from services.webhook.adapters.source_http import HttpSourceArchive
 from services.webhook.apps import Apps
 from services.webhook.contract import AppChanged, AppCreated, AppRemovalRequested, DeploymentRequested
 from services.webhook.directory import Directory
-from services.webhook.handlers import forget_removed_app, keep_app
+from services.webhook.handlers import end_of_saga, keep_app
+from services.webhook.holds import hold_after_rollback
 from services.webhook.intake import Intake
 from services.webhook.polling import Poller, Schedule
 from services.webhook.ports import RemoteRefs, SourceArchive
@@ -53,14 +55,15 @@ def create_app(
     vault = Vault.open(settings.secret_key, service.home / "secret.key")
     schedule = Schedule(settings.poll_s)
     directory = Directory(db, vault, clock)
-    apps = Apps(db, outbox, clock, vault=vault, directory=directory, policy=policy, schedule=schedule)
+    apps = Apps(db, outbox, clock, vault=vault, directory=directory, policy=policy, schedule=schedule, refs=refs)
     requests = Requests(
         db, outbox, clock, refs=refs, archives=archives, policy=policy, uploads=service.home / "uploads"
     )
     poller = Poller(db, outbox, clock, refs=refs, schedule=schedule, at_once=settings.poll_at_once)
 
-    service.participant.on(DeploymentSucceeded, partial(forget_removed_app, directory=directory))
+    service.participant.on(DeploymentSucceeded, partial(end_of_saga, directory=directory, clock=clock))
     service.participant.on(DeploymentFailed, keep_app)
+    service.participant.on(ReleaseRequested, partial(hold_after_rollback, clock=clock))
     service.on_start(requests.clean)
     service.background("poll", poller.run)
     bodies = BodyRetention(db, clock, keep_days=settings.delivery_body_keep_days)

@@ -1,7 +1,8 @@
 """Apps: made, changed, removed. Whoever makes or rotates a webhook secret sees it once; afterwards nobody does."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -11,20 +12,25 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from seedwork.chassis.paging import Paging
 from seedwork.chassis.tracing import current_traceparent
 from seedwork.clock import Clock
-from seedwork.errors import Conflict, InvalidInput, NotFound
+from seedwork.errors import Conflict, InvalidInput, KnarrError, NotFound
 from seedwork.git import GitUrlPolicy
 from seedwork.messages import Event, envelope, new_id
 from seedwork.outbox import Outbox
 from seedwork.unit_of_work import Database
-from services.webhook import rules
+from services.source.contract import BuildSettings
+from services.webhook import app_settings, holds, rules
 from services.webhook.contract import AppChanged, AppCreated, AppRemovalRequested
 from services.webhook.directory import Directory
 from services.webhook.github import repository_key
 from services.webhook.models import apps
 from services.webhook.polling import Schedule
+from services.webhook.ports import RemoteRefs
 from services.webhook.vault import Vault
 
 AppRow = Row[Any]
+_MAIN = "refs/heads/main"
+_DEFAULT_BRANCH_S = 10.0
+"""For the question for the default branch: the caller waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +41,12 @@ class NewApp:
     team: str
     repository: str | None = None
     clone_url: str | None = None
-    ref: str = "refs/heads/main"
+    ref: str | None = None
+    """Null: the branch that the repository names as its default."""
     root: str = "."
     webhook_secret: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """`builder`, `dockerfile`, `docker_target`, `docker_args`, `watch` and `observe_s`, where given."""
 
 
 class Apps:
@@ -53,6 +62,7 @@ class Apps:
         directory: Directory,
         policy: GitUrlPolicy,
         schedule: Schedule,
+        refs: RemoteRefs,
     ) -> None:
         self._db = db
         self._outbox = outbox
@@ -61,9 +71,10 @@ class Apps:
         self._directory = directory
         self._policy = policy
         self._schedule = schedule
+        self._refs = refs
 
-    async def create(self, wanted: NewApp) -> tuple[AppRow, str]:
-        """Make an app; its row and its webhook secret.
+    async def create(self, wanted: NewApp) -> tuple[AppRow, str, str | None]:
+        """Make an app; its row, its webhook secret, and what the caller must know about its ref.
 
         Raises:
             InvalidInput: A field is wrong.
@@ -74,22 +85,53 @@ class Apps:
         repository = None if wanted.repository is None else rules.repository(wanted.repository)
         app_id, now_ms = new_id(), self._clock.now_ms()
         name = rules.app_name(wanted.name)
-        values = {
+        values: dict[str, Any] = {
             "app_id": app_id,
             "team": wanted.team,
             "name": name,
             "name_key": name,
             **self._source(repository, wanted.clone_url),
-            "ref": rules.branch(wanted.ref),
+            "ref": rules.branch(wanted.ref or _MAIN),
             "root": rules.root(wanted.root),
+            "settings": app_settings.stored(app_settings.changed(BuildSettings(), wanted.settings)),
+            "observe_s": app_settings.observe_s(wanted.settings.get("observe_s")),
             "webhook_secret": self._vault.encrypt(secret),
             "state": "active",
             "created_ms": now_ms,
             "next_poll_ms": self._schedule.first(app_id, now_ms),
         }
+        note = None
+        if wanted.ref is None and values["clone_url"] is not None:
+            values["ref"], note = await self._default_branch(values["clone_url"])
         app = await self._db.write(partial(self._insert, values=values))
         self._directory.forget()
-        return app, secret
+        return app, secret, note
+
+    async def _default_branch(self, clone_url: str) -> tuple[str, str | None]:
+        """The branch that the repository names, or `main` with the reason why it could not be asked."""
+        try:
+            async with asyncio.timeout(_DEFAULT_BRANCH_S):
+                return rules.branch(await self._refs.default_branch(clone_url)), None
+        except (KnarrError, TimeoutError) as error:
+            why = error.message if isinstance(error, KnarrError) else f"{clone_url} did not answer in time"
+            return _MAIN, f"The default branch is not known, so the app follows main: {why}"
+
+    async def hold(self, name_or_id: str, team: str | None, *, by: str, why: str) -> AppRow:
+        """Hold automatic deployments of the app.
+
+        Raises:
+            NotFound: The team has no such app.
+            Conflict: It is being removed.
+        """
+        return await self._db.write(partial(self._hold, name_or_id=name_or_id, team=team, by=by, why=why))
+
+    async def release(self, name_or_id: str, team: str | None) -> tuple[AppRow, str | None]:
+        """End the hold; the app's row, and the newest commit that was not deployed because of it.
+
+        Raises:
+            NotFound: The team has no such app.
+        """
+        return await self._db.write(partial(self._release, name_or_id=name_or_id, team=team))
 
     async def get(self, name_or_id: str, team: str | None) -> AppRow:
         """One app. `team` None: of any team.
@@ -147,6 +189,17 @@ class Apps:
         work = partial(self._remove, name_or_id=name_or_id, team=team, requested_by=requested_by)
         return await self._db.write(work)
 
+    async def _hold(self, conn: AsyncConnection, *, name_or_id: str, team: str | None, by: str, why: str) -> AppRow:
+        app = await find(conn, name_or_id=name_or_id, team=team, lock=True)
+        _must_be_active(app)
+        await holds.hold(conn, app.app_id, now_ms=self._clock.now_ms(), by=by, why=why)
+        return await find(conn, name_or_id=app.app_id, team=None)
+
+    async def _release(self, conn: AsyncConnection, *, name_or_id: str, team: str | None) -> tuple[AppRow, str | None]:
+        app = await find(conn, name_or_id=name_or_id, team=team, lock=True)
+        await holds.release(conn, app.app_id, now_ms=self._clock.now_ms())
+        return await find(conn, name_or_id=app.app_id, team=None), app.held_commit
+
     async def _insert(self, conn: AsyncConnection, *, values: Mapping[str, Any]) -> AppRow:
         taken = await conn.scalar(
             select(apps.c.app_id).where(apps.c.team == values["team"], apps.c.name_key == values["name"])
@@ -168,27 +221,31 @@ class Apps:
         *,
         name_or_id: str,
         team: str | None,
-        changes: Mapping[str, str | None],
+        changes: Mapping[str, Any],
         secret: str | None,
     ) -> AppRow:
         app = await find(conn, name_or_id=name_or_id, team=team, lock=True)
-        if app.state != "active":
-            raise Conflict(f"The app {app.name} cannot be changed", why="it is being removed")
+        _must_be_active(app)
         values = self._changed(app, changes)
         if values:  # what was seen of the earlier source says nothing about this one
-            values |= dict.fromkeys(("tip_commit", "polled_commit", "polled_saga_id", "polled_ms", "poll_error"))
+            values |= dict.fromkeys(
+                ("tip_commit", "polled_commit", "polled_saga_id", "polled_ms", "poll_error", "held_commit")
+            )
             values |= {"poll_failures": 0, "next_poll_ms": self._schedule.first(app.app_id, self._clock.now_ms())}
         if "root" in changes:
             values["root"] = rules.root(changes["root"] or ".")
+        if "observe_s" in changes:
+            values["observe_s"] = app_settings.observe_s(changes["observe_s"])
+        values["settings"] = app_settings.stored(app_settings.changed(app_settings.settings_of(app), changes))
         if secret is not None:
             values |= {"webhook_secret": self._vault.encrypt(secret), "secret_version": app.secret_version + 1}
-        if values:
+        if any(value != app._mapping[name] for name, value in values.items()):  # noqa: SLF001  public, despite its name
             await conn.execute(update(apps).where(apps.c.app_id == app.app_id).values(values))
             app = await find(conn, name_or_id=app.app_id, team=None)
             await self._tell(conn, AppChanged, app)
         return app
 
-    def _changed(self, app: AppRow, changes: Mapping[str, str | None]) -> dict[str, Any]:
+    def _changed(self, app: AppRow, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Where the app's code comes from, if that is something else now."""
         repository = app.repository
         if "repository" in changes:
@@ -201,7 +258,7 @@ class Apps:
             clone_url = None
         values = self._source(repository, clone_url) if {"repository", "clone_url"} & set(changes) else {}
         if "ref" in changes:
-            values["ref"] = rules.branch(changes["ref"] or "refs/heads/main")
+            values["ref"] = rules.branch(changes["ref"] or _MAIN)
         return {name: value for name, value in values.items() if value != app._mapping[name]}  # noqa: SLF001  public
 
     def _source(self, repository: str | None, clone_url: str | None) -> dict[str, str | None]:
@@ -230,7 +287,15 @@ class Apps:
 
     async def _tell(self, conn: AsyncConnection, event: type[AppCreated | AppChanged], app: AppRow) -> None:
         """No saga is about it; its correlation id is the app's, which keeps the events of one app in order."""
-        message = event(app=app.name, repository=app.repository, clone_url=app.clone_url, ref=app.ref, root=app.root)
+        message = event(
+            app=app.name,
+            repository=app.repository,
+            clone_url=app.clone_url,
+            ref=app.ref,
+            root=app.root,
+            settings=app_settings.settings_of(app),
+            observe_s=app.observe_s,
+        )
         await self._send(conn, message, app, app.app_id)
 
     async def _send(self, conn: AsyncConnection, message: Event, app: AppRow, saga_id: str) -> None:
@@ -244,6 +309,11 @@ class Apps:
             traceparent=current_traceparent(),
         )
         await self._outbox.add(conn, [made])
+
+
+def _must_be_active(app: AppRow) -> None:
+    if app.state != "active":
+        raise Conflict(f"The app {app.name} cannot be changed", why="it is being removed")
 
 
 async def find(conn: AsyncConnection, *, name_or_id: str, team: str | None, lock: bool = False) -> AppRow:

@@ -11,6 +11,7 @@ from seedwork.chassis.tracing import current_traceparent
 from seedwork.messages import Envelope, envelope, new_id
 from seedwork.outbox import Outbox
 from seedwork.unit_of_work import after_commit
+from services.webhook.app_settings import settings_of
 from services.webhook.contract import DeploymentRequested, Trigger
 from services.webhook.models import apps
 
@@ -64,6 +65,7 @@ def deployment(app: Row[Any], wanted: Wanted, number: int) -> Envelope:
         parent_id=wanted.parent_id,
         force=wanted.force,
         requested_by=wanted.requested_by,
+        settings=settings_of(app),
     )
     return envelope(
         message,

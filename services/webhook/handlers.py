@@ -3,10 +3,12 @@
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from seedwork.clock import Clock
 from seedwork.messages import Envelope
 from seedwork.unit_of_work import after_commit
 from services.saga_coordinator.contract import DeploymentFailed, DeploymentSucceeded
 from services.webhook.directory import Directory
+from services.webhook.holds import hold_after_compensation
 from services.webhook.models import apps
 
 
@@ -22,6 +24,14 @@ async def forget_removed_app(
         .values(state="removed", name_key=None, webhook_secret="")
     )
     after_commit(conn, directory.forget)
+
+
+async def end_of_saga(
+    event: DeploymentSucceeded, envelope: Envelope, conn: AsyncConnection, *, directory: Directory, clock: Clock
+) -> None:
+    """Free the name of an app that was removed; hold an app that was rolled back."""
+    await forget_removed_app(event, envelope, conn, directory=directory)
+    await hold_after_compensation(event, envelope, conn, clock=clock)
 
 
 async def keep_app(event: DeploymentFailed, envelope: Envelope, conn: AsyncConnection) -> None:

@@ -23,6 +23,7 @@ from seedwork.unit_of_work import Batched, Database
 from services.webhook import github
 from services.webhook.deployments import APP_REQUESTED
 from services.webhook.directory import Directory, Picture
+from services.webhook.holds import PUSH_HELD
 from services.webhook.judging import Answer, Arrival, Case, Desk, Judgement
 from services.webhook.models import apps, deliveries, delivery_deployments
 
@@ -123,6 +124,8 @@ class Intake:
             await conn.execute(_INSERT_LINKS, desk.links)
         if desk.changed_apps:
             await conn.execute(APP_REQUESTED, desk.changed_apps)
+        if desk.held_apps:
+            await conn.execute(PUSH_HELD, desk.held_apps)
         await self._outbox.add(conn, desk.messages)
         crash.point("webhook.before_commit", cases[0].arrival.event or "")
         return judgements

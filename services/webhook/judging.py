@@ -13,12 +13,12 @@ import orjson
 from sqlalchemy import Row
 
 from seedwork.messages import Envelope, new_id
-from services.webhook import github
+from services.webhook import github, holds
 from services.webhook.deployments import Wanted, deployment
 from services.webhook.directory import Picture
 from services.webhook.github import Notice, Push
 
-Status = Literal["accepted", "ignored", "duplicate"]
+Status = Literal["accepted", "ignored", "duplicate", "held"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,7 @@ class _App:
     last_commit: str | None
     tip_commit: str | None
     changed: bool = False
+    held_commit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,8 @@ class _Verdict:
     remembered: bool = False
     """Whether later copies of this delivery are to find this deployment."""
     reason: str | None = None
+    held: bool = False
+    """Whether it would have been deployed, were the app not held."""
 
 
 class Desk:
@@ -140,6 +143,16 @@ class Desk:
             if app.changed
         ]
 
+    @property
+    def held_apps(self) -> list[dict[str, Any]]:
+        """The apps that got pushes which were not deployed, as `holds.PUSH_HELD` takes them."""
+        return [
+            {"wanted_id": app.row.app_id, "held": app.held_commit}
+            for apps in self._apps.values()
+            for app in apps
+            if app.held_commit is not None
+        ]
+
     def take(self, case: Case) -> Judgement:
         """Judge one delivery."""
         apps = self._apps.get(case.repository_key, []) if case.repository_key is not None else []
@@ -154,6 +167,8 @@ class Desk:
         status: Status = "ignored"
         if links:
             status = "accepted" if any(verdict.is_new for _, verdict in verdicts) else "duplicate"
+        elif any(verdict.held for _, verdict in verdicts):
+            status = "held"
         reason = "; ".join(verdict.reason for _, verdict in verdicts if verdict.reason) or None
         if not verdicts:
             reason = _why_nothing(case)
@@ -168,15 +183,14 @@ class Desk:
         earlier = [self._earlier.get((row.app_id, mark)) for mark in case.marks]
         if any(earlier):
             return _Verdict(next(filter(None, earlier)), reason=f"{row.name} got this delivery before")
-        if row.state != "active":
-            return _Verdict(reason=f"{row.name} is being removed")
-        if push.ref != row.ref:
-            return _Verdict(reason=f"{row.name} follows {row.ref}, not {push.ref}")
-        if push.commit is None:
-            return _Verdict(reason=f"{push.ref} was deleted")
+        if why_not := _why_not(row, push):
+            return _Verdict(reason=why_not)
         if _was_polled(app, push):
             reason = f"{row.name} was asked to deploy this commit when its ref was polled"
             return self._remember(case, row.app_id, _Verdict(row.polled_saga_id, remembered=True, reason=reason))
+        if row.held_ms is not None:
+            app.held_commit = push.commit
+            return _Verdict(held=True, reason=holds.reason(row))
         return self._remember(case, row.app_id, self._deploy(app, case, push))
 
     def _deploy(self, app: _App, case: Case, push: Push) -> _Verdict:
@@ -228,6 +242,15 @@ def marks(body_sha256: str | None, provider_id: str | None) -> tuple[str, ...]:
     """The body's mark first: when both were seen, with different deployments, the body's counts."""
     body = () if body_sha256 is None else (f"body {body_sha256}",)
     return body if provider_id is None else (*body, f"id {provider_id}")
+
+
+def _why_not(app: Row[Any], push: Push) -> str | None:
+    """Why the push does not concern the app; None: it does."""
+    if app.state != "active":
+        return f"{app.name} is being removed"
+    if push.ref != app.ref:
+        return f"{app.name} follows {app.ref}, not {push.ref}"
+    return f"{push.ref} was deleted" if push.commit is None else None
 
 
 def _was_polled(app: _App, push: Push) -> bool:

@@ -156,7 +156,10 @@ class Poller:
             return None
         saga_id = None
         values: dict[str, Any] = {"poll_failures": 0, "poll_error": None}
-        if app.last_number == asked.last_number and tip != app.tip_commit:
+        if app.held_ms is not None:
+            if tip not in (app.tip_commit, app.last_commit):
+                values["held_commit"] = tip
+        elif app.last_number == asked.last_number and tip != app.tip_commit:
             values["tip_commit"] = tip
             if tip != app.last_commit:
                 wanted = Wanted(commit=tip, ref=app.ref, trigger="poll", requested_by="poll")

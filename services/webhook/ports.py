@@ -18,6 +18,28 @@ class RemoteRefs(Protocol):
             RetryableError: The other side did not answer.
         """
 
+    async def default_branch(self, clone_url: str) -> str:
+        """The full name of the branch that the repository's HEAD names, `refs/heads/master`.
+
+        Raises:
+            InvalidInput: The URL is none.
+            NotAllowed: The URL is outside the allow-list.
+            NotFound: No such repository, or it names no branch.
+            Unauthenticated: The repository wants credentials that are not there.
+            RetryableError: The other side did not answer.
+        """
+
+    async def named(self, clone_url: str, name: str) -> tuple[str, str]:
+        """The ref that a short name means, and the commit at its tip: `main` or `v1.2`; a branch before a tag.
+
+        Raises:
+            InvalidInput: The URL or the name is none.
+            NotAllowed: The URL is outside the allow-list.
+            NotFound: No such repository, or neither a branch nor a tag of that name.
+            Unauthenticated: The repository wants credentials that are not there.
+            RetryableError: The other side did not answer.
+        """
+
 
 class SourceArchive(Protocol):
     """Takes an uploaded archive into the source service."""

@@ -128,7 +128,7 @@ class Deliveries:
         await conn.execute(insert(delivery_deployments), rows)
         await conn.execute(
             update(deliveries)
-            .where(deliveries.c.delivery_id == again.delivery_id, deliveries.c.status == "ignored")
+            .where(deliveries.c.delivery_id == again.delivery_id, deliveries.c.status.in_(("ignored", "held")))
             .values(status="accepted", reason=None)
         )
         return tuple(link["saga_id"] for link in links)

@@ -110,11 +110,17 @@ class Requests:
                 commit=rules.commit(commit), trigger="api", requested_by=asker.name, ref=app.ref, force=force
             )
         else:
-            ref = app.ref if ref is None else rules.branch_or_tag(ref)
-            tip = await self._refs.tip(app.clone_url, ref)
+            ref, tip = await self._tip(app.clone_url, app.ref if ref is None else ref)
             wanted = Wanted(commit=tip, trigger="api", requested_by=asker.name, ref=ref, force=force)
         is_tip = commit is None and ref == app.ref
         return await self._db.write(partial(self._request, app=app, asker=asker, wanted=wanted, is_tip=is_tip))
+
+    async def _tip(self, clone_url: str, ref: str) -> tuple[str, str]:
+        """The full name of the ref and its commit; a short name is looked for among branches, then tags."""
+        if not ref.startswith("refs/"):
+            return await self._refs.named(clone_url, rules.short_ref(ref))
+        ref = rules.branch_or_tag(ref)
+        return ref, await self._refs.tip(clone_url, ref)
 
     async def upload(self, asker: Asker, chunks: AsyncIterator[bytes]) -> Requested:
         """Deploy an uploaded archive: a gzip file, stored in the source service before this returns.

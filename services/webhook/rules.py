@@ -72,6 +72,12 @@ def branch_or_tag(ref: str) -> str:
     return ref
 
 
+def short_ref(name: str) -> str:
+    """The name of a branch or a tag without `refs/heads/` or `refs/tags/`."""
+    _ref(f"refs/heads/{name}")
+    return name
+
+
 def _ref(ref: str) -> None:
     try:
         check_ref(ref)

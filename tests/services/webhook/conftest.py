@@ -38,6 +38,8 @@ class FakeRefs:
         self.error: KnarrError | None = None
         self.asked: list[tuple[str, str]] = []
         self.while_asked: Callable[[], Any] | None = None
+        self.defaults: dict[str, str] = {}
+        """The default branch by clone URL."""
 
     async def tip(self, clone_url: str, ref: str) -> str:
         """See `RemoteRefs`."""
@@ -50,6 +52,23 @@ class FakeRefs:
         if answer is None:
             raise NotFound(f"{clone_url} has no {ref}")
         return answer
+
+    async def default_branch(self, clone_url: str) -> str:
+        """See `RemoteRefs`."""
+        if self.error:
+            raise self.error
+        if clone_url not in self.defaults:
+            raise NotFound(f"{clone_url} names no default branch")
+        return self.defaults[clone_url]
+
+    async def named(self, clone_url: str, name: str) -> tuple[str, str]:
+        """See `RemoteRefs`."""
+        if self.error:
+            raise self.error
+        for ref in (f"refs/heads/{name}", f"refs/tags/{name}"):
+            if (clone_url, ref) in self.tips:
+                return ref, self.tips[clone_url, ref]
+        raise NotFound(f"{clone_url} has no {name}")
 
 
 class FakeArchives:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from seedwork.errors import Unavailable
 from tests.services.webhook.conftest import Knarr, running
 from tests.services.webhook.github_payloads import SECRET, Webhook, push
 
@@ -97,6 +98,88 @@ async def test_a_folder_of_repositories_can_be_allowed(home: Path) -> None:
     async with running(home, source_allow=("file:///srv/git/",)) as knarr:
         made = await knarr.make_app(clone_url="file:///srv/git/shop")
         assert made["clone_url"] == "file:///srv/git/shop"
+
+
+async def test_the_default_branch_is_asked_of_the_repository(knarr: Knarr) -> None:
+    """Where no ref is given; a ref that is given is taken without a question."""
+    knarr.refs.defaults["https://github.com/acme/old.git"] = "refs/heads/master"
+    made = (await knarr.client.post("/apps", json={"name": "old", "repository": "acme/old"})).json()
+    assert (made["ref"], made["note"]) == ("refs/heads/master", None)
+    named = {"name": "named", "repository": "acme/old", "ref": "refs/heads/dev"}
+    assert (await knarr.client.post("/apps", json=named)).json()["ref"] == "refs/heads/dev"
+
+
+async def test_a_repository_that_cannot_be_asked_is_followed_on_main_with_a_word(knarr: Knarr) -> None:
+    """The app is made all the same."""
+    knarr.refs.error = Unavailable("The host is away")
+    made = (await knarr.client.post("/apps", json={"name": "shop", "repository": "acme/shop"})).json()
+    assert made["ref"] == "refs/heads/main"
+    assert "The host is away" in made["note"]
+    assert (await knarr.client.post("/apps", json={"name": "notes"})).json()["note"] is None
+
+
+SETTINGS: dict[str, Any] = {
+    "builder": "buildx",
+    "dockerfile": "docker/Dockerfile",
+    "docker_target": "web",
+    "docker_args": ["VERSION"],
+    "watch": ["libs/**", "!libs/docs"],
+    "observe_s": 0.0,
+}
+
+
+async def test_settings_are_shown_and_reach_the_next_deployment(knarr: Knarr) -> None:
+    """At the creation and by a change; the events carry them."""
+    assert SETTINGS.items() <= (await knarr.make_app(**SETTINGS)).items()
+    (created,) = await knarr.events("AppCreated", 1)
+    build = {name: value for name, value in SETTINGS.items() if name != "observe_s"}
+    assert (created.data["settings"], created.data["observe_s"]) == (build, 0.0)
+    changed = await knarr.client.patch("/apps/shop", json={"dockerfile": "Dockerfile.web", "watch": None})
+    expected = {**SETTINGS, "dockerfile": "Dockerfile.web", "watch": []}
+    assert expected.items() <= changed.json().items()
+    assert expected.items() <= (await knarr.client.get("/apps/shop")).json().items()
+    (event,) = await knarr.events("AppChanged", 1)
+    assert event.data["settings"]["dockerfile"] == "Dockerfile.web"
+    await knarr.send(Webhook(push()))
+    (asked,) = await knarr.events("DeploymentRequested", 1)
+    assert asked.data["settings"] == {**build, "dockerfile": "Dockerfile.web", "watch": []}
+
+
+async def test_a_change_to_the_same_settings_is_none(knarr: Knarr) -> None:
+    """No event, and the polling goes on as before."""
+    await knarr.make_app(**SETTINGS)
+    assert (await knarr.client.patch("/apps/shop", json=SETTINGS)).status_code == 200
+    await knarr.client.patch("/apps/shop", json={"docker_target": None})
+    (event,) = await knarr.events("AppChanged", 1)
+    assert event.data["settings"]["docker_target"] is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"builder": "bash"},
+        {"dockerfile": "/etc/passwd"},
+        {"dockerfile": "../Dockerfile"},
+        {"dockerfile": "."},
+        {"docker_target": "--push"},
+        {"docker_args": ["A=1"]},
+        {"docker_args": ["--x"]},
+        {"watch": ["../other"]},
+        {"watch": ["/"]},
+        {"watch": ["x"] * 51},
+        {"observe_s": -1},
+        {"observe_s": 1e9},
+    ],
+    ids=str,
+)
+async def test_a_wrong_setting_is_named(knarr: Knarr, wrong: dict[str, Any]) -> None:
+    """400 with the field; at the creation and by a change nothing is stored."""
+    (field,) = wrong
+    response = await knarr.client.post("/apps", json={"name": "other", **wrong})
+    assert (response.status_code, response.json()["detail"].partition(":")[0]) == (400, field)
+    await knarr.make_app()
+    assert (await knarr.client.patch("/apps/shop", json=wrong)).status_code == 400
+    assert (await knarr.client.get("/apps")).json()["items"][0]["builder"] is None
 
 
 async def test_a_name_is_taken_once_per_team(knarr: Knarr) -> None:

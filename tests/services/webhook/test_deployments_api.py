@@ -34,6 +34,8 @@ async def shop(knarr: Knarr) -> Knarr:
         ({"commit": COMMIT.upper()}, COMMIT, "refs/heads/main"),
         ({"ref": "refs/tags/v1"}, TAGGED, "refs/tags/v1"),
         ({"ref": "refs/heads/main"}, TIP, "refs/heads/main"),
+        ({"ref": "main"}, TIP, "refs/heads/main"),
+        ({"ref": "v1"}, TAGGED, "refs/tags/v1"),
         ({}, TIP, "refs/heads/main"),
     ],
 )
@@ -62,7 +64,8 @@ async def test_an_empty_body_means_the_tip(shop: Knarr) -> None:
     [
         ({"commit": "9c1d3a4"}, 400, "40 hex digits"),
         ({"commit": COMMIT, "ref": "refs/heads/main"}, 400, "both"),
-        ({"ref": "main"}, 400, "refs/heads/"),
+        ({"ref": "nowhere"}, 404, "nowhere"),
+        ({"ref": "a..b"}, 400, "'..'"),
         ({"ref": "--upload-pack=x"}, 400, "ref"),
         ({"ref": "refs/pull/1/head"}, 400, "refs/tags/"),
         ({"branch": "main"}, 400, "branch"),

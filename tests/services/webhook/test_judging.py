@@ -30,6 +30,9 @@ def app(name: str = "shop", **fields: Any) -> Any:
         "polled_commit": None,
         "polled_saga_id": None,
         "polled_ms": None,
+        "settings": None,
+        "held_ms": None,
+        "held_why": None,
     }
     return SimpleNamespace(**{**row, **fields})
 

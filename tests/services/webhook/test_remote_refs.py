@@ -32,6 +32,10 @@ class RemoteRefsContract(abc.ABC):
     async def tag(self, name: str, ref: str) -> None:
         """Put an annotated tag on that ref's tip."""
 
+    @abc.abstractmethod
+    async def set_head(self, ref: str) -> None:
+        """Make that branch the default."""
+
     async def test_the_tip_is_the_newest_commit(self) -> None:
         """Now, not when it was first asked."""
         first = await self.push("refs/heads/main")
@@ -53,6 +57,25 @@ class RemoteRefsContract(abc.ABC):
         commit = await self.push("refs/heads/main")
         await self.tag("v1", "refs/heads/main")
         assert await self.refs.tip(self.url, "refs/tags/v1") == commit
+
+    async def test_a_short_name_means_a_branch_or_a_tag(self) -> None:
+        """A branch counts where both have the name; a tag object is followed to its commit."""
+        main = await self.push("refs/heads/main")
+        await self.tag("v1.2", "refs/heads/main")
+        await self.tag("both", "refs/heads/main")
+        both = await self.push("refs/heads/both")
+        await self.push("refs/heads/team/v1.2")
+        assert await self.refs.named(self.url, "v1.2") == ("refs/tags/v1.2", main)
+        assert await self.refs.named(self.url, "both") == ("refs/heads/both", both)
+        with pytest.raises(NotFound, match="nowhere"):
+            await self.refs.named(self.url, "nowhere")
+
+    async def test_the_default_branch_is_the_one_that_head_names(self) -> None:
+        """A branch of the name `main` beside it changes nothing."""
+        await self.push("refs/heads/main")
+        await self.push("refs/heads/master")
+        await self.set_head("refs/heads/master")
+        assert await self.refs.default_branch(self.url) == "refs/heads/master"
 
     async def test_a_ref_that_is_not_there_is_not_found(self) -> None:
         """Final: asking again would say the same."""
@@ -85,6 +108,10 @@ class TestFakeRefs(RemoteRefsContract):
         """The same commit."""
         self.fake.tips[self.url, f"refs/tags/{name}"] = self.fake.tips[self.url, ref]
 
+    async def set_head(self, ref: str) -> None:
+        """Written down."""
+        self.fake.defaults[self.url] = ref
+
 
 class TestGitRefs(RemoteRefsContract):
     """git, with a real repository on this disk."""
@@ -112,6 +139,10 @@ class TestGitRefs(RemoteRefsContract):
     async def tag(self, name: str, ref: str) -> None:
         """An annotated one: an object of its own."""
         await run_git([*WHO, "tag", "--annotate", "--message=x", name, ref], cwd=self.origin, **LIMITS)
+
+    async def set_head(self, ref: str) -> None:
+        """In the repository itself."""
+        await run_git(["symbolic-ref", "HEAD", ref], cwd=self.origin, **LIMITS)
 
     @pytest.mark.parametrize("url", ["https://github.com/acme/shop.git", "file:///etc"])
     async def test_a_url_outside_the_allow_list_is_not_asked(self, url: str) -> None:

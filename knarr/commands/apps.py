@@ -6,7 +6,7 @@ import typer
 
 from knarr.command import AppName, LimitOption, Session, TimeoutOption, WaitOption, command, group, usage
 from knarr.commands.outcome import finish
-from knarr.terminal import facts, short, state, styled, table
+from knarr.terminal import escape, facts, short, state, styled, table
 from seedwork.errors import KnarrError, NotFound
 
 apps = group("What is deployed, and from where.")
@@ -21,6 +21,26 @@ CloneUrlOption = Annotated[
 ]
 RefOption = Annotated[str | None, typer.Option("--ref", help="The branch whose pushes are deployed.")]
 RootOption = Annotated[str | None, typer.Option("--root", help="The folder of the app inside the repository.")]
+BuilderOption = Annotated[
+    str | None, typer.Option("--builder", help="layers, buildx or buildpacks; '' for the platform's.")
+]
+DockerfileOption = Annotated[
+    str | None, typer.Option("--dockerfile", metavar="PATH", help="Path inside the root; '' for what is detected.")
+]
+DockerTargetOption = Annotated[
+    str | None, typer.Option("--docker-target", metavar="STAGE", help="Stage of the Dockerfile; '' for the last one.")
+]
+DockerArgOption = Annotated[
+    list[str] | None,
+    typer.Option("--docker-arg", metavar="VAR", help="Config var that is a build argument; '' for none; repeatable."),
+]
+WatchOption = Annotated[
+    list[str] | None,
+    typer.Option("--watch", metavar="PATTERN", help="Files outside the root that count; '' for none; repeatable."),
+]
+ObserveOption = Annotated[
+    float | None, typer.Option("--observe-s", metavar="SECONDS", help="Length of the step observe; 0: off.")
+]
 
 
 @command(apps, "list", examples=["knarr apps list", "knarr apps list --json"])
@@ -35,7 +55,7 @@ def list_apps(session: Session, limit: LimitOption = 200) -> None:
             running[app["name"]].get("release"),
             running[app["name"]].get("health"),
             short(running[app["name"]].get("commit")),
-            app.get("repository"),
+            f"{app.get('repository') or ''} (held)".strip() if _is_held(app) else app.get("repository"),
         )
         for app in found
     ]
@@ -55,6 +75,7 @@ def list_apps(session: Session, limit: LimitOption = 200) -> None:
     examples=[
         "knarr apps create shop --repository acme/shop",
         "knarr apps create shop-api --repository acme/shop --root api --ref release",
+        "knarr apps create shop-api --repository acme/shop --root api --watch 'libs/**' --watch package.json",
         "knarr apps create notes          # no repository: deployed with `knarr deploy DIR --app notes`",
     ],
 )
@@ -66,12 +87,21 @@ def create(
     clone_url: CloneUrlOption = None,
     ref: RefOption = None,
     root: RootOption = None,
+    builder: BuilderOption = None,
+    dockerfile: DockerfileOption = None,
+    docker_target: DockerTargetOption = None,
+    docker_arg: DockerArgOption = None,
+    watch: WatchOption = None,
+    observe_s: ObserveOption = None,
     webhook_secret: Annotated[
         str | None,
         typer.Option("--webhook-secret", envvar="KNARR_WEBHOOK_SECRET", help="[default: a new one, shown once]"),
     ] = None,
 ) -> None:
-    """Make an app known. The webhook secret is shown now and never again."""
+    """Make an app known. The webhook secret is shown now and never again.
+
+    Without --ref the app follows the default branch of its repository.
+    """
     if repository and not clone_url:
         clone_url = f"https://github.com/{repository}.git"
     body = _present(
@@ -81,6 +111,8 @@ def create(
         ref=full_ref(ref),
         root=root,
         webhook_secret=webhook_secret,
+        observe_s=observe_s,
+        **_settings(builder, dockerfile, docker_target, docker_arg, watch),
     )
     made = session.platform.post("webhook", "/apps", body)
     session.terminal.data(
@@ -89,12 +121,16 @@ def create(
             {
                 "app": made["name"],
                 "repository": made.get("repository"),
-                "ref": made.get("ref") if repository else None,
+                "ref": made.get("ref") if clone_url else None,
                 "webhook secret": made.get("webhook_secret"),
                 "webhook address": session.platform.url("webhook", "/github-webhook") if repository else None,
             }
         ),
     )
+    if made.get("note"):
+        session.terminal.say(
+            f"[undo]{escape(made['note'])}[/]\n[quiet]Another branch: knarr apps update {app} --ref BRANCH[/]"
+        )
     if repository:
         session.terminal.say("[quiet]The secret is shown only now. Put both into the repository's webhook settings.[/]")
 
@@ -118,6 +154,8 @@ def show(session: Session, app: AppName) -> None:
                 "clone url": known.get("clone_url"),
                 "ref": known.get("ref"),
                 "root": known.get("root"),
+                "automatic deployment": _hold_of(known),
+                **{label: _shown(known.get(name)) for name, label in _LABELS.items()},
                 "id": known["id"],
             }
         ),
@@ -137,17 +175,50 @@ def update(
     clone_url: CloneUrlOption = None,
     ref: RefOption = None,
     root: RootOption = None,
+    builder: BuilderOption = None,
+    dockerfile: DockerfileOption = None,
+    docker_target: DockerTargetOption = None,
+    docker_arg: DockerArgOption = None,
+    watch: WatchOption = None,
+    observe_s: ObserveOption = None,
     webhook_secret: Annotated[str | None, typer.Option("--webhook-secret", envvar="KNARR_WEBHOOK_SECRET")] = None,
 ) -> None:
-    """Change where an app comes from. Counts from the next push on."""
+    """Change where an app comes from and how it is built. Counts from the next deployment on."""
     body = _present(
-        repository=repository, clone_url=clone_url, ref=full_ref(ref), root=root, webhook_secret=webhook_secret
-    )
+        repository=repository,
+        clone_url=clone_url,
+        ref=full_ref(ref),
+        root=root,
+        webhook_secret=webhook_secret,
+        observe_s=observe_s,
+    ) | _settings(builder, dockerfile, docker_target, docker_arg, watch)
     if not body:
-        raise usage("Nothing to change", todo="Name at least one of --repository, --clone-url, --ref, --root.")
+        raise usage("Nothing to change", todo="Name at least one option: knarr apps update --help lists them.")
     changed = session.platform.patch("webhook", f"/apps/{app}", body)
     shown = {name: changed.get(name) for name in ("name", "repository", "clone_url", "ref", "root")}
-    session.terminal.data(changed, facts(shown))
+    session.terminal.data(changed, facts({**shown, **{name: _shown(changed.get(name)) for name in _LABELS}}))
+
+
+@command(apps, "hold", examples=["knarr apps hold shop", "knarr apps hold shop --why 'freeze until Monday'"])
+def hold(
+    session: Session, app: AppName, why: Annotated[str, typer.Option("--why", help="Shown with the app.")] = ""
+) -> None:
+    """Record pushes and deploy none of them, until the app is released. A rollback does the same."""
+    held = session.platform.post("webhook", f"/apps/{app}/hold", {"why": why})
+    session.terminal.data(held, f"Automatic deployment of {app} is held: knarr apps release {app} ends the hold.")
+
+
+@command(apps, "release", examples=["knarr apps release shop"])
+def release(session: Session, app: AppName) -> None:
+    """Deploy pushes again. The next poll deploys the tip of the branch, where it was pushed during the hold."""
+    released = session.platform.post("webhook", f"/apps/{app}/release")
+    session.terminal.data(released, f"Pushes to {app} are deployed again.")
+    if waiting := released.get("waiting_commit"):
+        branch = released["ref"].removeprefix("refs/heads/")
+        session.terminal.say(
+            f"[quiet]{short(waiting)} was pushed during the hold. A poll deploys the tip of {escape(branch)};"
+            f" to deploy it now: knarr deploy --app {app} --ref {escape(branch)}[/]"
+        )
 
 
 @command(apps, "remove", examples=["knarr apps remove shop", "knarr apps remove shop --yes"])
@@ -218,6 +289,54 @@ def running_of(session: Session, app: str) -> dict[str, Any]:
 def full_ref(ref: str | None) -> str | None:
     """`main` as `refs/heads/main`."""
     return ref if ref is None or ref.startswith("refs/") else f"refs/heads/{ref}"
+
+
+_LABELS = {
+    "builder": "builder",
+    "dockerfile": "Dockerfile",
+    "docker_target": "Docker target",
+    "docker_args": "Docker args",
+    "watch": "watch",
+    "observe_s": "observe",
+}
+"""Settings of an app by their name in the API, and what people read."""
+
+
+def _settings(
+    builder: str | None,
+    dockerfile: str | None,
+    docker_target: str | None,
+    docker_args: list[str] | None,
+    watch: list[str] | None,
+) -> dict[str, Any]:
+    """The build settings that were given; an empty one sets the default."""
+    texts = {"builder": builder, "dockerfile": dockerfile, "docker_target": docker_target}
+    lists = {"docker_args": docker_args, "watch": watch}
+    return {name: value or None for name, value in texts.items() if value is not None} | {
+        name: [each for each in values if each] or None for name, values in lists.items() if values
+    }
+
+
+def _shown(value: Any) -> str | None:
+    """A setting as text; None: it is the default."""
+    if value is None or value in ([], ()):
+        return None
+    return " ".join(value) if isinstance(value, list) else str(value)
+
+
+def _is_held(app: dict[str, Any]) -> bool:
+    return not app.get("auto_deploy", {}).get("on", True)
+
+
+def _hold_of(app: dict[str, Any]) -> str | None:
+    """Since when pushes are held, why, and how that ends; None: they are deployed."""
+    if not _is_held(app):
+        return None
+    held = app["auto_deploy"]
+    by = f" by {held['by']}" if held.get("by") else ""
+    why = f" ({held['why']})" if held.get("why") else ""
+    waiting = f"; {short(held['waiting_commit'])} waits" if held.get("waiting_commit") else ""
+    return f"held since {held['since']}{by}{why}{waiting}: knarr apps release {app['name']}"
 
 
 def _present(**values: Any) -> dict[str, Any]:

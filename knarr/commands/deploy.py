@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from knarr.command import AppName, LimitOption, Session, TimeoutOption, WaitOption, command, group, usage
-from knarr.commands.apps import full_ref
 from knarr.commands.outcome import finish
 from knarr.commands.sagas import show_saga, show_sagas
 from knarr.terminal import age, escape, short, size, state, table
@@ -32,7 +31,7 @@ def deploy(
     ] = None,
     app: Annotated[str | None, typer.Option("--app", "-a", help="The app's name. [default: the folder's]")] = None,
     ref: Annotated[
-        str | None, typer.Option("--ref", help="Not a folder: the tip of this branch of its repository.")
+        str | None, typer.Option("--ref", help="Not a folder: the tip of this branch or tag of its repository.")
     ] = None,
     commit: Annotated[str | None, typer.Option("--commit", help="Not a folder: this commit of its repository.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Also where it is older than what is live.")] = False,
@@ -47,7 +46,7 @@ def deploy(
     if ref or commit:
         if folder is not None or app is None:
             raise usage("--ref and --commit deploy an app's repository", todo="Name the app with --app, and no folder.")
-        body = {"commit": commit} if commit else {"ref": full_ref(ref)}
+        body = {"commit": commit} if commit else {"ref": ref}
         started = session.platform.post("webhook", f"/apps/{app}/deployments", {**body, "force": force})
     else:
         folder = (folder or Path()).resolve()
@@ -148,6 +147,7 @@ def rollback(
     """Bring an earlier release back, with its image and its config, as a new release."""
     target = to if to is not None else _release_before(session, app)
     started = session.platform.post("deployer", f"/apps/{app}/releases", {"rollback_to": target})
+    session.terminal.say(f"[quiet]Pushes are held and not deployed until you release them: knarr apps release {app}[/]")
     finish(session, started["saga_id"], wait=wait, timeout_s=timeout, app=app)
 
 

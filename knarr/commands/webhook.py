@@ -64,7 +64,9 @@ def send(
     started = answer.get("deployments") or []
     session.terminal.say(f"[quiet]Delivery {push.delivery_id}:[/] {answer['status']}")
     if not started or answer["status"] == "ignored":
-        session.terminal.data(answer, "No deployment was started; `knarr webhook deliveries` says why.")
+        session.terminal.data(
+            answer, f"No deployment was started: {answer.get('reason') or 'the push asked for none'}."
+        )
         return
     for saga_id in started:
         finish(session, saga_id, wait=wait, timeout_s=timeout, app=app)

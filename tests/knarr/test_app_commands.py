@@ -1,0 +1,109 @@
+"""`knarr apps …` and `knarr deploy --ref`: what is asked of the platform, and what is read of its answers."""
+
+from typing import Any
+
+import httpx2
+import orjson
+import pytest
+from typer.testing import CliRunner
+
+from knarr.cli import app
+from knarr.client import Platform
+
+HELD = {"on": False, "since": "2026-12-01T04:00:00.000Z", "by": "ada", "why": "rollback to release 3"}
+SHOP: dict[str, Any] = {
+    "id": "0192f0c1-2345-7abc-8def-0123456789ab",
+    "name": "shop",
+    "repository": "acme/shop",
+    "clone_url": "https://github.com/acme/shop.git",
+    "ref": "refs/heads/master",
+    "root": ".",
+    "auto_deploy": {"on": True, "waiting_commit": None},
+}
+
+
+class Fake:
+    """A platform whose answers are written down by method and path; it keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.answers: dict[tuple[str, str], Any] = {}
+        self.asked: list[tuple[str, str, Any]] = []
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        body = orjson.loads(request.content) if request.content else None
+        self.asked.append((request.method, request.url.path, body))
+        if (request.method, request.url.path) not in self.answers:
+            return httpx2.Response(404, json={"detail": "not here"})
+        return httpx2.Response(200, json=self.answers[request.method, request.url.path])
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
+    found = Fake()
+    made = Platform.__init__
+
+    def init(self: Platform, address: Any, token: Any, **_: Any) -> None:
+        made(self, address, token, transport=httpx2.MockTransport(found))
+
+    monkeypatch.setattr(Platform, "__init__", init)
+    monkeypatch.setenv("KNARR_TOKEN", "a-token")
+    return found
+
+
+def said(*words: str) -> str:
+    answer = CliRunner().invoke(app, list(words))
+    assert answer.exit_code == 0, answer.output
+    return answer.output
+
+
+def test_a_new_app_leaves_its_branch_to_the_platform(fake: Fake) -> None:
+    """No ref is sent; the one that counts is shown, and why, where it could not be asked for."""
+    fake.answers["POST", "/apps"] = {**SHOP, "webhook_secret": "s", "note": "The host is away"}
+    shown = said("apps", "create", "shop", "--repository", "acme/shop")
+    assert "ref" not in fake.asked[0][2]
+    assert "refs/heads/master" in shown
+    assert "The host is away" in shown
+    assert "knarr apps update shop --ref BRANCH" in shown
+
+
+def test_settings_are_sent_and_an_empty_one_is_cleared(fake: Fake) -> None:
+    """What is not named stays as it is."""
+    fake.answers["PATCH", "/apps/shop"] = {**SHOP, "builder": "buildx", "watch": ["libs/**", "go.mod"]}
+    options = ["--builder", "buildx", "--dockerfile", "", "--watch", "libs/**", "--watch", "go.mod", "--docker-arg", ""]
+    shown = said("apps", "update", "shop", *options, "--observe-s", "0")
+    assert fake.asked[0][2] == {
+        "builder": "buildx",
+        "dockerfile": None,
+        "watch": ["libs/**", "go.mod"],
+        "docker_args": None,
+        "observe_s": 0.0,
+    }
+    assert "libs/** go.mod" in shown
+
+
+def test_a_held_app_says_so_wherever_it_is_shown(fake: Fake) -> None:
+    """With the reason, the commit that waits, and the command."""
+    held = {**SHOP, "auto_deploy": {**HELD, "waiting_commit": "9c1d3a4b" * 5}}
+    fake.answers["GET", "/apps/shop"] = held
+    fake.answers["GET", "/apps"] = {"items": [held], "next_cursor": None}
+    shown = said("apps", "show", "shop")
+    assert "held since 2026-12-01T04:00:00.000Z by ada (rollback to release 3); 9c1d3a4" in shown
+    assert "knarr apps release shop" in shown
+    assert "acme/shop (held)" in said("apps", "list")
+
+
+def test_a_release_names_what_waits_and_the_command(fake: Fake) -> None:
+    """A poll deploys it; nobody has to wait for that."""
+    fake.answers["POST", "/apps/shop/release"] = {**SHOP, "waiting_commit": "9c1d3a4b" * 5}
+    shown = said("apps", "release", "shop")
+    assert "knarr deploy --app shop --ref master" in shown
+    fake.answers["POST", "/apps/shop/hold"] = SHOP
+    assert "knarr apps release shop" in said("apps", "hold", "shop", "--why", "freeze")
+    assert fake.asked[-1] == ("POST", "/apps/shop/hold", {"why": "freeze"})
+
+
+def test_a_tag_is_deployed_by_its_name(fake: Fake) -> None:
+    """The platform knows whether it is a branch or a tag."""
+    fake.answers["POST", "/apps/shop/deployments"] = {"id": "1", "saga_id": None}
+    said("deploy", "--app", "shop", "--ref", "v1.2")
+    assert fake.asked[0][2] == {"ref": "v1.2", "force": False}

@@ -109,7 +109,7 @@ def _add_webhook(routes: APIRouter, intake: Intake) -> None:
         """A webhook of GitHub, signed with an app's secret (`X-Hub-Signature-256`)."""
         headers = {name: request.headers[name][:500] for name in github.KEPT_HEADERS if name in request.headers}
         async with bodies.read(request) as body:
-            answer = await intake.receive(Arrival(headers, body))
+            answer = await intake.receive(Arrival(headers, body), request.is_disconnected)
         return Received(status=answer.status, deployments=list(answer.deployments), reason=answer.reason)
 
 

@@ -24,6 +24,15 @@ RELOAD_MS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
+class Holder:
+    """An app that holds a secret."""
+
+    name: str
+    team: str
+    repository_key: str
+
+
+@dataclass(frozen=True, slots=True)
 class Picture:
     """The apps that were there at one moment; removed ones are not among them."""
 
@@ -33,6 +42,8 @@ class Picture:
     """The secrets of the apps of a repository, by the repository's key."""
     teams: Mapping[bytes, str] = field(default_factory=dict)
     """Every distinct secret, and a team that has it."""
+    holders: Mapping[bytes, tuple[Holder, ...]] = field(default_factory=dict)
+    """The apps by their secret, as far as they have a repository."""
 
     @classmethod
     def of(cls, known: Iterable[tuple[Row[*tuple[Any, ...]], bytes]]) -> Self:
@@ -40,17 +51,45 @@ class Picture:
         secrets: dict[tuple[str, int], bytes] = {}
         by_repository: defaultdict[str, set[bytes]] = defaultdict(set)
         teams: dict[bytes, str] = {}
+        holders: defaultdict[bytes, list[Holder]] = defaultdict(list)
         for app, secret in known:
             secrets[app.app_id, app.secret_version] = secret
             teams.setdefault(secret, app.team)
             if app.repository_key is not None:
                 by_repository[app.repository_key].add(secret)
-        return cls(secrets, {key: frozenset(each) for key, each in by_repository.items()}, teams)
+                holders[secret].append(Holder(app.name, app.team, app.repository_key))
+        return cls(
+            secrets,
+            {key: frozenset(each) for key, each in by_repository.items()},
+            teams,
+            {secret: tuple(each) for secret, each in holders.items()},
+        )
 
     def candidates(self, repository_keys: Iterable[str]) -> frozenset[bytes]:
-        """The secrets to try: of the apps of these repositories; every distinct one where none of them has an app."""
+        """The secrets of the apps of these repositories; none where no app has one of them."""
         found = [self.by_repository[each] for each in repository_keys if each in self.by_repository]
-        return frozenset().union(*found) if found else frozenset(self.teams)
+        return frozenset().union(*found)
+
+    def others(self, repository_keys: Iterable[str]) -> Sequence[bytes]:
+        """Every distinct secret, those first whose repository shares its owner or its name with one of these."""
+        parts = {part for key in repository_keys for part in _parts(key)}
+        near = {
+            secret
+            for secret, apps in self.holders.items()
+            if any(not parts.isdisjoint(_parts(app.repository_key)) for app in apps)
+        }
+        return sorted(self.teams, key=lambda secret: (secret not in near, secret))
+
+    def renamed(self, secrets: Iterable[bytes]) -> Sequence[Holder]:
+        """The apps that hold these secrets, where all of them have one repository: it may have another name now."""
+        found = [app for secret in secrets for app in self.holders.get(secret, ())]
+        return found if len({app.repository_key for app in found}) == 1 else ()
+
+
+def _parts(repository_key: str) -> tuple[str, str]:
+    """The owner with its slash, and the name with its slash: an owner is no name."""
+    owner, _, name = repository_key.partition("/")
+    return f"{owner}/", f"/{name}"
 
 
 class Directory:
@@ -103,5 +142,12 @@ class Directory:
 
 
 async def _rows(conn: AsyncConnection) -> Sequence[Row[*tuple[Any, ...]]]:
-    columns = (apps.c.app_id, apps.c.team, apps.c.secret_version, apps.c.repository_key, apps.c.webhook_secret)
+    columns = (
+        apps.c.app_id,
+        apps.c.team,
+        apps.c.secret_version,
+        apps.c.repository_key,
+        apps.c.webhook_secret,
+        apps.c.name,
+    )
     return (await conn.execute(select(*columns).where(apps.c.state != "removed"))).all()

@@ -38,6 +38,8 @@ _DELETED = "0" * 40
 _SIGNATURE = re.compile(r"sha256=([0-9a-fA-F]{64})", re.ASCII)
 _FULL_NAME = re.compile(rb'"full_name"\s*:\s*"([A-Za-z0-9._-]{1,100}(?:/|\\/)[A-Za-z0-9._-]{1,100})"')
 _FORM = "application/x-www-form-urlencoded"
+_MOST_REPOSITORIES = 8
+"""Of one body: a push names its own, a pull request two or three."""
 _SEARCHED_BYTES = 1024 * 1024
 """How far an unverified body is searched: a push names its repository in its first kilobytes."""
 
@@ -88,12 +90,17 @@ def repository_key(full_name: str) -> str:
     return full_name.lower()
 
 
-def mentioned_repositories(body: bytes, content_type: str) -> frozenset[str]:
-    """Keys of all repositories that an unverified body names, by a linear search."""
+def mentioned_repositories(body: bytes, content_type: str) -> tuple[str, ...]:
+    """Keys of the first repositories that an unverified body names, by a linear search."""
     text = body[:_SEARCHED_BYTES]
     if content_type.startswith(_FORM):
         text = unquote_to_bytes(text.replace(b"+", b" "))
-    return frozenset(repository_key(each.replace(b"\\/", b"/").decode()) for each in _FULL_NAME.findall(text))
+    found: dict[str, None] = {}
+    for match in _FULL_NAME.finditer(text):
+        found[repository_key(match[1].replace(b"\\/", b"/").decode())] = None
+        if len(found) == _MOST_REPOSITORIES:
+            break
+    return tuple(found)
 
 
 def read_event(event: str | None, body: bytes, content_type: str) -> Push | Notice:

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from seedwork import crash
 from seedwork.chassis.tracing import current_traceparent
 from seedwork.clock import Clock
-from seedwork.errors import Unauthenticated, Unavailable
+from seedwork.errors import Unavailable
 from seedwork.outbox import Outbox
 from seedwork.unit_of_work import Batched, Database
 from services.webhook import github
@@ -26,15 +26,13 @@ from services.webhook.directory import Directory, Picture
 from services.webhook.holds import PUSH_HELD
 from services.webhook.judging import Answer, Arrival, Case, Desk, Judgement
 from services.webhook.models import apps, deliveries, delivery_deployments
+from services.webhook.verifying import Gone, Verifier, unverified
 
 _LOOKS = 5
 """Each look but the first means that an app changed in the last milliseconds."""
 
 _INLINE_BYTES = 64 * 1024
-"""Hashing this much takes some 0.1 ms; more of it goes to a thread."""
-
-_HASHED_AT_ONCE = 2
-"""Large bodies: who sends many of them, signed or not, keeps no more than two processors busy."""
+"""Reading this much takes some 0.1 ms; more of it goes to a thread."""
 
 # Built once: putting a statement together costs more than running it.
 _links = delivery_deployments.c
@@ -64,6 +62,10 @@ _INSERT_DELIVERIES = insert(deliveries)
 _INSERT_LINKS = insert(delivery_deployments)
 
 
+async def _never() -> bool:
+    return False
+
+
 class Intake:
     """Takes webhooks in."""
 
@@ -71,11 +73,15 @@ class Intake:
         self._outbox = outbox
         self._directory = directory
         self._clock = clock
-        self._hashing = asyncio.Semaphore(_HASHED_AT_ONCE)
+        self._verifier = Verifier(directory)
         self._writes: Batched[Case, Judgement] = Batched(db, self._store)
 
-    async def receive(self, arrival: Arrival) -> Answer:
+    async def receive(self, arrival: Arrival, gone: Gone = _never) -> Answer:
         """Judge and store a webhook.
+
+        Args:
+            arrival: The request.
+            gone: Whether its sender has gone: then a signature that waits for its turn is not compared.
 
         Raises:
             Unauthenticated: No app's secret made its signature; nothing was stored.
@@ -84,34 +90,15 @@ class Intake:
         """
         picture = await self._directory.picture()
         for _ in range(_LOOKS):
-            picture, holders = await self._verified(arrival, picture)
+            picture, holders = await self._verifier.verified(arrival, picture, gone)
             judgement = await self._writes.write(await _case(arrival, picture, holders))
             if isinstance(judgement, Answer):
                 crash.point("webhook.after_commit", arrival.event or "")
                 return judgement
             if judgement == "unverified":
-                raise _unverified("no app of this repository has the secret that makes its signature")
+                raise unverified("no app of this repository has the secret that makes its signature")
             picture = await self._directory.newer(picture)
         raise Unavailable("The delivery could not be judged", why="its apps change too quickly", todo="Send it again.")
-
-    async def _verified(self, arrival: Arrival, picture: Picture) -> tuple[Picture, frozenset[bytes]]:
-        """The secrets that made the signature, and the picture in which they were found."""
-        digest = github.signature(arrival.headers.get("x-hub-signature-256"))
-        if digest is None:
-            raise _unverified("the header X-Hub-Signature-256 is missing or is not sha256=<64 hex digits>")
-        while True:
-            candidates = picture.candidates(github.mentioned_repositories(arrival.body, arrival.content_type))
-            if len(arrival.body) * len(candidates) <= _INLINE_BYTES:
-                holders = github.signers(candidates, arrival.body, digest)
-            else:
-                async with self._hashing:
-                    holders = await asyncio.to_thread(github.signers, candidates, arrival.body, digest)
-            if holders:
-                return picture, holders
-            looked_again = await self._directory.looked_again(picture)
-            if looked_again is picture:
-                raise _unverified("no app's secret makes its signature")
-            picture = looked_again
 
     async def _store(self, conn: AsyncConnection, cases: Sequence[Case]) -> Sequence[Judgement]:
         """Everything about these deliveries, in one transaction that holds their apps."""
@@ -161,11 +148,3 @@ async def _earlier(
     }
     found = await conn.execute(_EARLIER, wanted)
     return [(row.app_id, row.saga_id, row.body_sha256, row.provider_id) for row in found]
-
-
-def _unverified(why: str) -> Unauthenticated:
-    return Unauthenticated(
-        "The webhook's signature is not verified",
-        why=why,
-        todo="Give the hook on GitHub the app's secret, or set one: `knarr apps update APP --webhook-secret SECRET`.",
-    )

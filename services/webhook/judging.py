@@ -21,6 +21,10 @@ from services.webhook.github import Notice, Push
 Status = Literal["accepted", "ignored", "duplicate", "held"]
 
 
+_MOST_NAMED = 5
+"""Apps that one reason names."""
+
+
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """One request, as it arrived."""
@@ -170,9 +174,9 @@ class Desk:
         elif any(verdict.held for _, verdict in verdicts):
             status = "held"
         reason = "; ".join(verdict.reason for _, verdict in verdicts if verdict.reason) or None
-        if not verdicts:
-            reason = _why_nothing(case)
         team = mine[0].row.team if mine else case.picture.teams[min(case.holders)]
+        if not verdicts:
+            reason = _why_nothing(case, team)
         self.deliveries.append(self._delivery(case, status, reason, team))
         self.links += [{**link, "position": position} for position, link in enumerate(links)]
         return Answer(status, tuple(link["saga_id"] for link in links), reason)
@@ -264,11 +268,18 @@ def _was_polled(app: _App, push: Push) -> bool:
     return bool(app.tip_commit == push.commit or (push.pushed_s and push.pushed_s * 1000 <= row.polled_ms))
 
 
-def _why_nothing(case: Case) -> str:
+def _why_nothing(case: Case, team: str) -> str:
     if isinstance(case.read, Push):
-        return f"no app has the repository {case.read.repository}"
+        return f"no app has the repository {case.read.repository}{_moved(case, case.read.repository, team)}"
     event = _event(case)
     return "ping: the webhook is set up" if event == "ping" else f"knarr acts on push events, not on {event}"
+
+
+def _moved(case: Case, repository: str, team: str) -> str:
+    """The commands for a repository that was renamed: only its apps hold the secret that signed this."""
+    apps = [app for app in case.picture.renamed(case.holders) if app.team == team]
+    commands = [f"`knarr apps update {app.name} --repository {repository}`" for app in apps[:_MOST_NAMED]]
+    return f": moved? {', '.join(commands)}" if commands else ""
 
 
 def _event(case: Case) -> str:

@@ -106,7 +106,7 @@ class Deliveries:
             raise _nothing_to_start(row.reason or f"it is no push of a commit, but {row.event}")
         picture = await self._directory.newer(await self._directory.picture())
         digest = github.signature(arrival.headers.get("x-hub-signature-256")) or ""
-        candidates = picture.candidates([github.repository_key(push.repository)])
+        candidates = picture.candidates([github.repository_key(push.repository)]) or picture.teams
         holders = github.signers(candidates, arrival.body, digest)
         again = _Again(delivery_id, row, arrival, push, holders, picture, team, requested_by)
         started = await self._db.write(partial(self._start, again=again))

@@ -130,11 +130,37 @@ async def test_a_body_that_names_no_repository_is_verified_by_any_secret(knarr: 
 async def test_an_unknown_repository_under_a_known_secret_is_ignored_with_its_reason(knarr: Knarr) -> None:
     """One hook of an organization sends for repositories that have no app."""
     await knarr.make_app()
+    await knarr.make_app("blog", repository="acme/blog")
     response = await knarr.send(Webhook(push(full_name="acme/attic")))
     assert (response.status_code, response.json()["status"], response.json()["deployments"]) == (202, "ignored", [])
     (delivery,) = await knarr.deliveries()
-    assert delivery["reason"] == "no app has the repository acme/attic"
+    assert delivery["reason"].startswith("no app has the repository acme/attic")
     assert (await knarr.send(Webhook(push(full_name="acme/attic"), secret="guess"))).status_code == 401
+
+
+async def test_a_renamed_repository_is_recognised_by_its_secret(knarr: Knarr) -> None:
+    """The delivery's reason has the command that mends it; then a push is deployed."""
+    await knarr.make_app()
+    await knarr.make_app("blog", repository="acme/blog", webhook_secret=OTHER_SECRET)
+    answer = (await knarr.send(Webhook(push(full_name="newowner/shop")))).json()
+    assert (answer["status"], answer["reason"]) == (
+        "ignored",
+        "no app has the repository newowner/shop: moved? `knarr apps update shop --repository newowner/shop`",
+    )
+    assert (await knarr.client.patch("/apps/shop", json={"repository": "newowner/shop"})).status_code == 200
+    assert (await knarr.client.get("/apps/shop")).json()["clone_url"] == "https://github.com/newowner/shop.git"
+    assert (await knarr.send(Webhook(push(full_name="newowner/shop")))).json()["status"] == "accepted"
+
+
+async def test_a_stranger_learns_no_app_of_a_renamed_repository(knarr: Knarr) -> None:
+    """Without the secret the answer is the same as for any body."""
+    await knarr.make_app()
+    answers = [
+        await knarr.send(Webhook(push(full_name=name), secret="guess"))
+        for name in ("newowner/shop", "x/y", "acme/shop")
+    ]
+    assert {each.status_code for each in answers} == {401}
+    assert len({each.json()["detail"] for each in answers}) == 1
 
 
 @pytest.mark.parametrize(

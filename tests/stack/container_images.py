@@ -14,6 +14,7 @@ from ocistore.opening import open_store
 from ocistore.store import LABEL_FORMATION, LABEL_HEALTH_PATH, LABEL_PROCESSES, LABEL_RELEASE, Image, LayerFile
 from ocistore.testing import LAYER_GZIP, layer_file
 from seedwork.messages import new_id
+from services.deployer.image import facts_of
 from services.deployer.ports import Release
 from tests.services.deployer.conftest import WEB
 
@@ -145,6 +146,8 @@ class ContainerShelf:
             env=env or {},
             release_command=tuple(orjson.loads(labels[LABEL_RELEASE])) if LABEL_RELEASE in labels else None,
             health_path=labels.get(LABEL_HEALTH_PATH),
+            checks=facts_of(image).checks,
+            port=facts_of(image).port,
         )
 
 

@@ -4,13 +4,15 @@ import asyncio
 from typing import Any, ClassVar, Protocol
 
 import httpx2
+import pytest
 
 from ocistore.distribution import DistributionStore
-from ocistore.store import Image
+from ocistore.store import LABEL_CHECKS, Image
 from services.deployer.errors import AppDoesNotStart
 from services.deployer.ports import Release
+from tests.services.deployer.conftest import PATIENCE_S
 from tests.services.deployer.test_runtime_contract import RuntimeContract
-from tests.stack.container_images import ContainerShelf
+from tests.stack.container_images import OPEN_WEB, PYTHON, ContainerShelf
 
 
 class ContainerBench(Protocol):
@@ -78,6 +80,98 @@ class ContainersContract(RuntimeContract):
         fault = await bench.fails(bench.shelf.release(image, env={"KEY": "s3cret-of-the-app"}))
         assert fault.log_tail == ("key is ********",)
         assert "s3cret" not in fault.message
+
+    async def test_a_check_sends_the_headers_that_the_app_asks_for(self, bench: ContainerBench, runtime: Any) -> None:
+        """Host among them, without which many frameworks answer 400."""
+        check = '{"web": [{"path": "/health", "headers": {"Host": "shop.example.com"}}]}'
+        app = OPEN_WEB.format(version="one").replace(
+            'int(os.environ.get("HEALTH", "200"))',
+            '200 if self.headers["Host"] == "shop.example.com" else 400',
+        )
+        image = await bench.shelf.image({"app.py": app}, labels={LABEL_CHECKS: check})
+        url = await bench.up(runtime, bench.shelf.release(image))
+        assert (await get(url + "health")).status_code == 400
+
+    @pytest.mark.parametrize(
+        ("check", "said"),
+        [
+            ('{"command": ["/bin/false"]}', "/bin/false"),
+            ('{"path": "/", "content": "ready"}', "'ready'"),
+            ('{"listening": true, "port": 9999}', "9999"),
+            ('{"type": "readiness", "path": "/health"}', "GET /health answered 503"),
+        ],
+        ids=["command", "content", "port", "readiness"],
+    )
+    async def test_a_check_that_fails_is_a_verdict(self, bench: ContainerBench, check: str, said: str) -> None:
+        """Each key of a check counts: the app answers `GET /` with 200, and is not declared live."""
+        image = await bench.shelf.image(labels={LABEL_CHECKS: '{"web": [' + check + "]}"})
+        fault = await bench.fails(bench.shelf.release(image, env={"HEALTH": "503"}), start_timeout_s=3)
+        assert said in fault.message
+
+    async def test_an_answer_counts_and_an_open_port_does_not(self, bench: ContainerBench) -> None:
+        """Without a check of its own: gunicorn's master opens the port before its workers have imported the app."""
+        mute = (
+            "import os, socket\ns = socket.create_server(('0.0.0.0', int(os.environ['PORT'])))\n"
+            "while True: s.accept()[0].close()"
+        )
+        fault = await bench.fails(bench.shelf.release(await bench.shelf.image({"app.py": mute})), start_timeout_s=3)
+        assert "GET /" in fault.message
+
+    async def test_any_status_is_an_answer(self, bench: ContainerBench, runtime: Any) -> None:
+        """An app without a page at `/` runs."""
+        app = OPEN_WEB.format(version="one").replace("self.answer(200, VERSION", "self.answer(404, VERSION")
+        url = await bench.up(runtime, bench.shelf.release(await bench.shelf.image({"app.py": app})))
+        assert (await get(url)).status_code == 404
+
+    async def test_a_one_off_process_runs_in_the_environment_of_the_release(
+        self, bench: ContainerBench, runtime: Any, sound: Image
+    ) -> None:
+        """Its output and its exit status come back, and nothing of it stays."""
+        release = bench.shelf.release(sound, env={"COLOUR": "blue"})
+        await bench.up(runtime, release)
+        code = (
+            "import os, sys; print(os.environ['COLOUR'], os.environ['KNARR_INSTANCE']); sys.stderr.write('err\\n');"
+            " sys.exit(7)"
+        )
+        command = await runtime.run_once(release, (PYTHON, "-c", code), label="run.1")
+        async with asyncio.timeout(PATIENCE_S):
+            output = b"".join([piece async for piece in command])
+        assert sorted(output.split(b"\n")) == [b"", b"blue run.1", b"err"]
+        assert command.exit_code == 7
+        found = await runtime.stop(release.app_id, release.saga_id)
+        assert not any("one-off" in each for each in found)
+
+    async def test_a_one_off_process_ends_when_its_reader_closes_it(
+        self, bench: ContainerBench, runtime: Any, sound: Image
+    ) -> None:
+        """A connection that was lost leaves no process behind."""
+        release = bench.shelf.release(sound)
+        await bench.up(runtime, release)
+        command = await runtime.run_once(
+            release, (PYTHON, "-uc", "import time; print('begun'); time.sleep(600)"), label="run.1"
+        )
+        async with asyncio.timeout(PATIENCE_S):
+            async for piece in command:
+                assert piece == b"begun\n"
+                break
+            await command.close()
+        assert command.exit_code == 137
+        found = await runtime.stop(release.app_id, release.saga_id)
+        assert not any("one-off" in each for each in found)
+
+    async def test_a_one_off_process_that_a_crash_of_ours_left_goes_with_its_release(
+        self, bench: ContainerBench, runtime: Any, sound: Image
+    ) -> None:
+        """`stop` finds it by its label."""
+        release = bench.shelf.release(sound)
+        await bench.up(runtime, release)
+        command = await runtime.run_once(release, (PYTHON, "-c", "import time; time.sleep(600)"), label="run.1")
+        found = await runtime.stop(release.app_id, release.saga_id)
+        assert any("one-off" in each for each in found)
+        async with asyncio.timeout(PATIENCE_S):
+            assert [piece async for piece in command] == []
+        assert command.exit_code is not None
+        assert command.exit_code > 128
 
 
 async def get(url: str) -> httpx2.Response:

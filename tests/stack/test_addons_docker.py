@@ -15,7 +15,8 @@ from services.deployer.adapters.docker import spec
 from services.deployer.adapters.docker.addons import DockerAddOns
 from services.deployer.adapters.docker.engine import Container, Engine
 from services.deployer.adapters.docker.networks import Networks
-from services.deployer.adapters.docker.runtime import DockerRuntime, Options
+from services.deployer.adapters.docker.options import Options
+from services.deployer.adapters.docker.runtime import DockerRuntime
 from services.deployer.adapters.images import Pullable
 from services.deployer.adapters.router import Router
 from services.deployer.ports import AddOn, Release

@@ -12,7 +12,7 @@ from seedwork.messages import new_id
 from services.deployer.adapters.docker.volumes import DockerVolumes
 from services.deployer.ports import Volume
 from tests.stack.containers_contract import get
-from tests.stack.test_runtime_docker import Bench, bench, images, shelf
+from tests.stack.docker_bench import Bench, bench, images, shelf
 
 __all__ = ["bench", "images", "shelf"]
 

@@ -2,164 +2,36 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import httpx2
-import orjson
 import pytest
 
-from ocistore.distribution import DistributionStore
 from ocistore.store import LABEL_BASE, Image
-from seedwork.clock import SystemClock
 from seedwork.errors import NotFound, Unavailable
 from seedwork.messages import new_id
 from services.deployer.adapters.docker import spec
-from services.deployer.adapters.docker.engine import Container, Engine
-from services.deployer.adapters.docker.networks import Networks
-from services.deployer.adapters.docker.runtime import DockerRuntime, Options
-from services.deployer.adapters.images import Pullable
-from services.deployer.adapters.router import Router
-from services.deployer.errors import AppDoesNotStart, CannotRun, ReleaseCommandFailed
-from services.deployer.ports import Needed, Release, Standing
-from tests.services.deployer.conftest import PATIENCE_S, eventually
-from tests.stack.container_images import PREFIX, PYTHON, ContainerShelf, open_images, registry
+from services.deployer.adapters.docker.engine import Engine
+from services.deployer.adapters.docker.runtime import DockerRuntime
+from services.deployer.errors import CannotRun, ReleaseCommandFailed
+from services.deployer.ports import Needed
+from tests.services.deployer.conftest import eventually
+from tests.stack import docker_bench
+from tests.stack.container_images import PYTHON
 from tests.stack.containers_contract import ContainersContract, get
+from tests.stack.docker_bench import MIB, Bench, docker_json, standing
 
 pytestmark = pytest.mark.stack("DOCKER_HOST", "REGISTRY")
 
-MIB = 2**20
-
-
-@dataclass
-class Bench:
-    """A runtime with an installation of its own on the shared engine."""
-
-    engine: Engine
-    images: DistributionStore
-    shelf: ContainerShelf
-    options: Options
-    pullable: Pullable
-    runtimes: list[DockerRuntime] = field(default_factory=list)
-
-    def made(self, options: Options | None = None, *, port_base: int = 23_000) -> DockerRuntime:
-        """Another process of the same installation."""
-        options, engine = options or self.options, Engine()
-        runtime = DockerRuntime(
-            engine=engine,
-            networks=Networks(engine, options.installation),
-            pullable=self.pullable,
-            router=Router(host="127.0.0.1", port_base=port_base, idle_s=30),
-            clock=SystemClock(),
-            options=options,
-        )
-        self.runtimes.append(runtime)
-        return runtime
-
-    async def up(self, runtime: DockerRuntime, release: Release) -> str:
-        """Deployed with traffic; the app's address."""
-        address = await runtime.expose(release.app_id, release.app, taken=frozenset())
-        await runtime.prepare(release)
-        await runtime.start(release)
-        await self.observed(runtime, release)
-        await runtime.switch(release.app_id, release.saga_id, fence=release.number)
-        return address.url
-
-    async def observed(self, runtime: DockerRuntime, release: Release) -> None:
-        """Every instance answered."""
-        async with asyncio.timeout(PATIENCE_S):
-            await runtime.observe(release, note=lambda _: None)
-
-    async def fails(self, release: Release, *, start_timeout_s: float = 15, **changed: Any) -> AppDoesNotStart:
-        """How an app that does not come up is judged."""
-        runtime = self.made(replace(self.options, start_timeout_s=start_timeout_s, **changed))
-        with pytest.raises(AppDoesNotStart) as caught:  # noqa: PT012  either may say it
-            await runtime.start(release)
-            await self.observed(runtime, release)
-        await runtime.stop(release.app_id, release.saga_id)
-        assert await self.containers() == []
-        return caught.value
-
-    async def instance_of(self, _release: Release) -> str:
-        """As the process runtime calls it."""
-        return "web.1"
-
-    async def containers(self, **labels: str) -> list[Container]:
-        """What the engine has of ours."""
-        return await self.engine.containers({spec.INSTALLATION: self.options.installation, **labels})
-
-    async def clear(self) -> None:
-        """Everything of the installation."""
-        for container in await self.containers():
-            await self.engine.remove(container.id)
-        for network in await self.engine.networks({spec.INSTALLATION: self.options.installation}):
-            await self.engine.remove_network(network["Name"])
-        for volume in await self.engine.volumes({spec.INSTALLATION: self.options.installation}):
-            await self.engine.remove_volume(volume)
-
-
-@pytest.fixture
-async def images() -> AsyncIterator[DistributionStore]:
-    store = open_images()
-    yield store
-    await store.close()
-
-
-@pytest.fixture
-async def shelf(images: DistributionStore, tmp_path: Path) -> AsyncIterator[ContainerShelf]:
-    folder = tmp_path / "layers-made"
-    folder.mkdir()
-    shelf = ContainerShelf(images, folder)
-    yield shelf
-    for repository, digest in await images.images(shelf.repository):
-        await images.remove(repository, digest)
-
-
-@pytest.fixture
-async def bench(images: DistributionStore, shelf: ContainerShelf) -> AsyncIterator[Bench]:
-    options = Options(
-        installation=f"knarr-t{new_id()[-12:]}",
-        start_timeout_s=15,
-        grace_s=5,
-        drain_s=5,
-        settle_s=0.5,
-        release_command_timeout_s=20,
-        bounds=spec.Bounds(memory_bytes=128 * MIB),
-    )
-    bench = Bench(Engine(), images, shelf, options, Pullable(f"{registry()}/{PREFIX}"))
-    yield bench
-    for runtime in bench.runtimes:
-        await runtime.close()
-    await bench.clear()
-    for image in await bench.engine.images(spec.IMAGE_MARK):
-        for reference in image.get("RepoDigests") or ():
-            if shelf.repository in reference:
-                await bench.engine.remove_image(reference)
-    await bench.engine.close()
-
-
-@pytest.fixture
-async def runtime(bench: Bench) -> DockerRuntime:
-    runtime = bench.made()
-    await runtime.recover([])
-    return runtime
-
-
-@pytest.fixture
-async def sound(shelf: ContainerShelf) -> Image:
-    return await shelf.image()
-
-
-@pytest.fixture
-async def broken(shelf: ContainerShelf) -> Image:
-    return await shelf.image({"app.py": "import sys; sys.exit('no such table: carts')"})
-
-
-@pytest.fixture
-async def unmigrated(shelf: ContainerShelf) -> Image:
-    return await shelf.image(release=(PYTHON, "-c", "import sys; sys.exit('cannot migrate')"))
+bench, images, runtime, shelf, sound = (
+    docker_bench.bench,
+    docker_bench.images,
+    docker_bench.runtime,
+    docker_bench.shelf,
+    docker_bench.sound,
+)
+broken, unmigrated = docker_bench.broken, docker_bench.unmigrated
 
 
 class TestDockerRuntime(ContainersContract):
@@ -325,21 +197,6 @@ async def test_what_crashes_is_started_again_by_the_engine(bench: Bench, runtime
     await eventually(lambda: get(url), until=lambda answer: answer.status_code == 200)
 
 
-async def test_a_killed_container_that_the_engine_leaves_is_said_to_be_down(
-    bench: Bench, runtime: DockerRuntime, sound: Image
-) -> None:
-    """An operator's `docker stop` is an order that the engine follows; visitors read why."""
-    release = bench.shelf.release(sound)
-    url = await bench.up(runtime, release)
-    (container,) = await bench.containers()
-    await bench.engine.stop(container.id, grace_s=5)
-
-    answer = await eventually(lambda: get(url), until=lambda answer: answer.status_code == 503)
-    assert "starting again" in answer.text
-    (instance,) = await runtime.instances(release.app_id)
-    assert instance.state == "crashed"
-
-
 # ── restarts of ours ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -353,11 +210,8 @@ async def test_containers_outlive_us_and_are_served_again(bench: Bench, runtime:
     port = (await runtime.expose(live.app_id, "shop", taken=frozenset())).port
     await runtime.close()
 
-    async def load() -> Release:
-        return live
-
     again = bench.made()
-    await again.recover([Standing(app_id=live.app_id, app="shop", port=port, fence=1, saga_id=live.saga_id, load=load)])
+    await again.recover([standing(live, port)])
     await eventually(lambda: get(url), until=lambda answer: answer.status_code == 200)
     await eventually(lambda: bench.containers(**{spec.SAGA: stray.saga_id}), until=lambda found: not found)
     (after,) = await bench.containers()
@@ -373,11 +227,8 @@ async def test_what_is_live_and_gone_is_made_again(bench: Bench, runtime: Docker
     for container in (await bench.containers())[:1]:
         await bench.engine.remove(container.id)
 
-    async def load() -> Release:
-        return live
-
     again = bench.made()
-    await again.recover([Standing(app_id=live.app_id, app="shop", port=port, fence=1, saga_id=live.saga_id, load=load)])
+    await again.recover([standing(live, port)])
     instances = await eventually(
         lambda: again.instances(live.app_id), until=lambda found: [each.state for each in found] == ["up", "up"]
     )
@@ -410,10 +261,3 @@ async def test_an_app_that_was_renamed_keeps_its_network(bench: Bench, runtime: 
 
 async def _length(answers: list[str]) -> int:
     return len(answers)
-
-
-async def docker_json(*argv: str) -> Any:
-    """What the command line says, from outside."""
-    process = await asyncio.create_subprocess_exec("docker", *argv, stdout=asyncio.subprocess.PIPE)
-    out, _ = await process.communicate()
-    return orjson.loads(out)

@@ -1,93 +1,235 @@
-"""Which containers answer: containers in, backends for the router out, as soon as they do.
+"""Which containers pass their health checks: containers in, backends for the router out, as soon as they pass.
 
-An answer counts for one start of a container: started again, it has a new address and must prove itself anew.
+A pass counts for one start of a container: started again, it has a new address and must pass anew. After its start
+the readiness checks go on and decide whether it gets requests, the liveness checks whether it is restarted.
 """
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
 
+import structlog
+
+from seedwork.clock import Clock
+from seedwork.errors import KnarrError
+from services.deployer.adapters.asking import ask
 from services.deployer.adapters.docker import spec
-from services.deployer.adapters.docker.engine import Container
-from services.deployer.adapters.probe import REFUSED, probe
+from services.deployer.adapters.docker.engine import Container, Engine
 from services.deployer.adapters.router import Backend
+from services.deployer.checks import Check, Checks, Patience, checks_of
+
+log = structlog.get_logger(__name__)
 
 _FIRST_WAIT_S = 0.02
 _LONGEST_WAIT_S = 0.5
+NO_ADDRESS = "it has no address in the app's network"
 
 Start = tuple[str, int]
 """A container's id, and when it was started."""
 
 
+@dataclass(slots=True)
+class _Known:
+    """What is known of one start of a container."""
+
+    checks: Checks
+    passed: set[int] = field(default_factory=set)
+    """Positions in `at_start` of the checks that have passed."""
+    faults: dict[int, str] = field(default_factory=dict)
+    proved: bool = False
+    backend: Backend | None = None
+    unready: dict[str, str] = field(default_factory=dict)
+    """Faults of readiness checks that have failed since."""
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    @property
+    def at_start(self) -> tuple[Check, ...]:
+        """Checks that must pass once."""
+        return (*self.checks.startup, *self.checks.readiness)
+
+
 class Answering:
-    """Keeps the proofs.
+    """Keeps what is known of each start.
 
     Args:
-        changed: Called with the app's id when a container that was watched begins to answer.
+        engine: Runs commands inside the containers.
+        clock: The time that the engine's records are compared with.
+        patience: Limits of the platform for the checks.
+        changed: Called with the app's id when a container begins or ceases to take requests.
+        failed: Called when a liveness check has failed, with what the container does instead.
     """
 
-    def __init__(self, changed: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        patience: Patience,
+        *,
+        changed: Callable[[str], None],
+        failed: Callable[[Container, str], None],
+    ) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._patience = patience
         self._changed = changed
-        self._proved: dict[str, dict[Start, Backend | None]] = defaultdict(dict)
-        self._watched: dict[str, dict[Start, asyncio.Task[None]]] = defaultdict(dict)
+        self._failed = failed
+        self._known: dict[str, dict[Start, _Known]] = defaultdict(dict)
 
     def proved(self, container: Container) -> bool:
-        """Whether it has answered since its start (or, without a port, was seen to stay)."""
-        return container.runs and _start(container) in self._proved[_app(container)]
+        """Whether it has passed what it must since its start."""
+        known = self._look_up(container)
+        return known is not None and known.proved
+
+    def unready(self, container: Container) -> str:
+        """Why it gets no requests although it has started; empty: it gets them."""
+        known = self._look_up(container)
+        return next(iter(known.unready.values()), "") if known else ""
 
     def backend(self, container: Container) -> Backend | None:
-        """Where its requests go, if it answers."""
-        return self._proved[_app(container)].get(_start(container)) if container.runs else None
+        """Where its requests go, whether it is ready for new ones or not."""
+        known = self._look_up(container)
+        return known.backend if known else None
+
+    def late(self, container: Container, elapsed_s: float) -> tuple[Check, str] | None:
+        """The first check whose time is over, with what the container did instead of passing it."""
+        known = self._of(container)
+        for number, check in enumerate(known.at_start):
+            if number not in known.passed and elapsed_s > check.budget_s:
+                return check, known.faults.get(number, "it was not asked yet")
+        return None
 
     async def ask(self, container: Container) -> str | None:
-        """Ask a web process once; None if it answers, else what it does instead."""
-        address = next(iter(container.addresses.values()), "")
-        port = int(container.labels.get(spec.PORT) or 0)
-        if not address or not port:
-            return REFUSED
-        fault = await probe(address, port, container.labels.get(spec.HEALTH_PATH) or None)
-        if fault is None:
-            self._proved[_app(container)].setdefault(_start(container), Backend(address, port))
-        return fault
-
-    def stays(self, container: Container) -> None:
-        """A process without a port has lived long enough."""
-        self._proved[_app(container)].setdefault(_start(container), None)
+        """Try each check that has not passed since the start; None if all have, else what one of them found."""
+        known = self._of(container)
+        if known.proved:
+            return None
+        waiting = [number for number in range(len(known.at_start)) if number not in known.passed]
+        found = await asyncio.gather(*(self._attempt(container, known.at_start[number]) for number in waiting))
+        for number, fault in zip(waiting, found, strict=True):
+            if fault is None:
+                known.passed.add(number)
+            else:
+                known.faults[number] = fault
+        if faults := [fault for fault in found if fault is not None]:
+            return faults[0]
+        self._prove(container, known)
+        return None
 
     def watch(self, container: Container) -> None:
-        """Go on asking until it answers, or `keep_only` says that it is gone."""
-        app, start = _app(container), _start(container)
-        if start in self._proved[app] or start in self._watched[app]:
-            return
-        if container.labels.get(spec.PORT):
-            self._watched[app][start] = asyncio.create_task(self._until_it_answers(container))
-        else:
-            self.stays(container)
+        """Go on asking until it passes, or `keep_only` says that it is gone."""
+        known = self._of(container)
+        if not known.proved and not known.tasks:
+            self._begin(known, self._until_it_passes(container, known))
 
     def keep_only(self, app_id: str, containers: Collection[Container]) -> None:
         """These are all of the app's containers: what was known of earlier starts goes."""
         running = {_start(each) for each in containers if each.runs}
-        for start in self._proved[app_id].keys() - running:
-            del self._proved[app_id][start]
-        for start in self._watched[app_id].keys() - running:
-            self._watched[app_id].pop(start).cancel()
+        for start in self._known[app_id].keys() - running:
+            for task in self._known[app_id].pop(start).tasks:
+                task.cancel()
         if not running:
-            del self._proved[app_id], self._watched[app_id]
+            del self._known[app_id]
 
     async def close(self) -> None:
         """Ask no more."""
-        tasks = [task for watched in self._watched.values() for task in watched.values()]
+        tasks = [task for starts in self._known.values() for known in starts.values() for task in known.tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _until_it_answers(self, container: Container) -> None:
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _look_up(self, container: Container) -> _Known | None:
+        return self._known[_app(container)].get(_start(container)) if container.runs else None
+
+    def _of(self, container: Container) -> _Known:
+        starts, start = self._known[_app(container)], _start(container)
+        if start not in starts:
+            process, declared = spec.process_of(container.labels[spec.PROCESS]), spec.declared_checks(container.labels)
+            starts[start] = _Known(checks_of(process, declared, patience=self._patience))
+        return starts[start]
+
+    def _begin(self, known: _Known, work: Coroutine[Any, Any, None]) -> None:
+        known.tasks.append(asyncio.create_task(work))
+
+    def _prove(self, container: Container, known: _Known) -> None:
+        if known.proved:
+            return
+        known.proved = True
+        address, port = _address(container), int(container.labels.get(spec.PORT) or 0)
+        if address and port:
+            known.backend = Backend(address, port)
+        for check in known.checks.readiness:
+            self._begin(known, self._keep_ready(container, known, check))
+        for check in known.checks.liveness:
+            self._begin(known, self._keep_alive(container, check))
+
+    async def _attempt(self, container: Container, check: Check) -> str | None:
+        age_s = (self._clock.now_ms() - container.started_ms) / 1000
+        if age_s < check.initial_delay_s:
+            return f"its first check is due {check.initial_delay_s:g} s after its start"
+        if check.uptime_s is not None:
+            return None if age_s >= check.uptime_s else "it was started a moment ago"
+        if check.command is not None:
+            return await self._run(container, check, check.command)
+        port = check.port or int(container.labels.get(spec.PORT) or 0)
+        if not port:
+            return f"{check.what} needs a port, and the process has none"
+        address = _address(container)
+        return await ask(check, address, port) if address else NO_ADDRESS
+
+    async def _run(self, container: Container, check: Check, argv: tuple[str, ...]) -> str | None:
+        try:
+            async with asyncio.timeout(check.timeout_s):
+                return None if await self._engine.succeeds(container.id, argv) else f"{check.what} failed"
+        except TimeoutError:
+            return f"{check.what} did not end within {check.timeout_s:g} s"
+
+    async def _until_it_passes(self, container: Container, known: _Known) -> None:
         wait_s = _FIRST_WAIT_S
-        while await self.ask(container) is not None:
-            await asyncio.sleep(wait_s)
+        while not known.proved:
+            try:
+                await self.ask(container)
+            except KnarrError as error:
+                log.warning("check.not_made", container=container.name, why=error.message)
+            await asyncio.sleep(0 if known.proved else wait_s)
             wait_s = min(_LONGEST_WAIT_S, wait_s * 1.5)
-        self._watched[_app(container)].pop(_start(container), None)
         self._changed(_app(container))
+
+    async def _keep_ready(self, container: Container, known: _Known, check: Check) -> None:
+        failures = 0
+        async for fault in self._again_and_again(container, check):
+            failures = failures + 1 if fault else 0
+            was = check.what in known.unready
+            if fault and failures >= check.attempts:
+                known.unready[check.what] = fault
+            elif not fault:
+                known.unready.pop(check.what, None)
+            if was is not (check.what in known.unready):
+                self._changed(_app(container))
+
+    async def _keep_alive(self, container: Container, check: Check) -> None:
+        failures = 0
+        async for fault in self._again_and_again(container, check):
+            failures = failures + 1 if fault else 0
+            if fault and failures >= check.attempts:
+                self._failed(container, fault)
+                return
+
+    async def _again_and_again(self, container: Container, check: Check) -> AsyncIterator[str | None]:
+        """Attempts of a check, as long as the task runs; one that the engine did not make says nothing."""
+        while True:
+            await asyncio.sleep(check.wait_s)
+            try:
+                yield await self._attempt(container, check)
+            except KnarrError as error:
+                log.warning("check.not_made", container=container.name, why=error.message)
+
+
+def _address(container: Container) -> str:
+    return next(iter(container.addresses.values()), "")
 
 
 def _start(container: Container) -> Start:

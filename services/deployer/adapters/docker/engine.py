@@ -56,6 +56,8 @@ class Container:
     image_id: str
     addresses: Mapping[str, str]
     """By network."""
+    networks: frozenset[str]
+    """Names of those that it is in, also without an address."""
     restart_policy: str
 
     @property
@@ -98,6 +100,22 @@ class Engine:
         )
         found = await asyncio.gather(*(self.container(each["Id"]) for each in reversed(listed)))
         return [each for each in found if each is not None]
+
+    async def fingerprints(self, labels: Mapping[str, str], *, by: str) -> dict[str, frozenset[tuple[str, ...]]]:
+        """What containers with these labels are like now, grouped by the value of the label `by`: one request.
+
+        A change of a group's value says that its containers are worth a look.
+        """
+        listed = await self._json(
+            "GET", "containers/json", params={"all": "true", "filters": _filters(label=_pairs(labels))}
+        )
+        found: dict[str, set[tuple[str, ...]]] = {}
+        for each in listed:
+            networks = (each.get("NetworkSettings") or {}).get("Networks") or {}
+            found.setdefault(each["Labels"].get(by, ""), set()).add(
+                (each["Id"], each["State"], each["Image"], *sorted(networks))
+            )
+        return {name: frozenset(group) for name, group in found.items()}
 
     async def container(self, name: str) -> Container | None:
         """That one, by name or id."""
@@ -144,6 +162,17 @@ class Engine:
             await self._json(
                 "POST", f"containers/{container_id}/stop", params={"t": str(round(grace_s))}, timeout_s=grace_s + CALL_S
             )
+
+    async def restart(self, container_id: str, *, grace_s: float) -> None:
+        """Stop it as `stop` does, then start it again."""
+        with contextlib.suppress(NotFound):
+            params = {"t": str(round(grace_s))}
+            await self._json("POST", f"containers/{container_id}/restart", params=params, timeout_s=grace_s + CALL_S)
+
+    async def resume(self, container_id: str) -> None:
+        """Let a paused container go on."""
+        with contextlib.suppress(NotFound, Conflict):
+            await self._json("POST", f"containers/{container_id}/unpause")
 
     async def remove(self, container_id: str) -> None:
         """Kill it and remove it with its unnamed volumes."""
@@ -226,6 +255,14 @@ class Engine:
             for line in rest.end():
                 yield line
 
+    @contextlib.asynccontextmanager
+    async def attached(self, container_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Give what it prints, as it comes: also a line without an end. Attach before the start to miss nothing."""
+        params = {"stream": "true", "stdout": "true", "stderr": "true"}
+        path = f"containers/{container_id}/attach"
+        async with self._answer("POST", path, params=params, timeout_s=None) as answer:
+            yield _payloads(answer)
+
     async def events(self, labels: Mapping[str, str]) -> AsyncIterator[Mapping[str, Any]]:
         """What happens to containers with these labels, from now on, until the connection breaks."""
         params = {"filters": _filters(type=["container"], label=_pairs(labels))}
@@ -237,13 +274,8 @@ class Engine:
 
     async def _pieces(self, path: str, params: Mapping[str, str]) -> AsyncGenerator[tuple[int, bytes], None]:
         async with self._answer("GET", path, params=params, timeout_s=None) as answer:
-            while True:
-                try:
-                    header = await answer.content.readexactly(_HEADER_BYTES)
-                    data = await answer.content.readexactly(int.from_bytes(header[4:], "big"))
-                except asyncio.IncompleteReadError:
-                    return
-                yield header[0], data
+            async for piece in _frames(answer):
+                yield piece
 
     # ── images ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -497,6 +529,22 @@ def _fault(status: int, body: bytes) -> KnarrError:
     return Unavailable(what, why=why) if status >= 500 else FinalError(what, why=why)
 
 
+async def _frames(answer: "aiohttp.ClientResponse") -> AsyncGenerator[tuple[int, bytes], None]:
+    """Yield the stream's number and what was printed, piece by piece."""
+    while True:
+        try:
+            header = await answer.content.readexactly(_HEADER_BYTES)
+            data = await answer.content.readexactly(int.from_bytes(header[4:], "big"))
+        except asyncio.IncompleteReadError:
+            return
+        yield header[0], data
+
+
+async def _payloads(answer: "aiohttp.ClientResponse") -> AsyncIterator[bytes]:
+    async for _, data in _frames(answer):
+        yield data
+
+
 def _container(shown: Mapping[str, Any]) -> Container:
     state, config = shown["State"], shown["Config"]
     networks = shown["NetworkSettings"].get("Networks") or {}
@@ -514,6 +562,7 @@ def _container(shown: Mapping[str, Any]) -> Container:
         image=config["Image"],
         image_id=shown["Image"],
         addresses={name: each["IPAddress"] for name, each in networks.items() if each.get("IPAddress")},
+        networks=frozenset(networks),
         restart_policy=shown["HostConfig"].get("RestartPolicy", {}).get("Name") or "no",
     )
 

@@ -7,9 +7,10 @@ containers of any other are removed at `recover`. One process at a time may work
 
 import asyncio
 import contextlib
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from weakref import WeakValueDictionary
@@ -17,23 +18,27 @@ from weakref import WeakValueDictionary
 import structlog
 
 from seedwork.clock import Clock
-from seedwork.errors import Conflict, KnarrError, NotFound, Unavailable
+from seedwork.errors import Conflict, KnarrError
 from services.deployer.adapters.docker import spec
 from services.deployer.adapters.docker.answering import Answering
-from services.deployer.adapters.docker.engine import CannotStart, Container, Engine, Login
+from services.deployer.adapters.docker.differences import Difference, differences
+from services.deployer.adapters.docker.engine import CannotStart, Container, Engine
 from services.deployer.adapters.docker.networks import Networks
-from services.deployer.adapters.docker.volumes import DockerVolumes, mounts
-from services.deployer.adapters.images import Pullable, port_of, runnable_anywhere
-from services.deployer.adapters.lines import blotted
+from services.deployer.adapters.docker.oneoff import OneOff
+from services.deployer.adapters.docker.options import Options
+from services.deployer.adapters.docker.repairs import Repairs
+from services.deployer.adapters.docker.routes import Routes
+from services.deployer.adapters.docker.shown import Shown
+from services.deployer.adapters.docker.starting import AGAIN, Starting
+from services.deployer.adapters.docker.volumes import DockerVolumes
+from services.deployer.adapters.images import Pullable
 from services.deployer.adapters.merged_log import Source, merged
-from services.deployer.adapters.probe import REFUSED
-from services.deployer.adapters.router import Backend, Router
-from services.deployer.errors import AppDoesNotStart, CannotRun, Fenced, ReleaseCommandFailed
+from services.deployer.adapters.router import Router
+from services.deployer.errors import Fenced, ReleaseCommandFailed
 from services.deployer.ports import (
     Address,
     Drift,
     Instance,
-    InstanceState,
     Needed,
     Note,
     Release,
@@ -44,34 +49,17 @@ from services.deployer.ports import (
 
 log = structlog.get_logger(__name__)
 
-STARTING = "It is starting: try again in a moment."
-AGAIN = "Run the image on your machine with PORT set to see the same."
-_NO_RELEASE = "It has no release yet."
-_TAIL_LINES = 50
-_LOOK_S = 0.1
-_LOOK_AGAIN_S = 30.0
-"""How often routes are compared with the engine, whatever its events say."""
 _FIRST_AGAIN_S = 1.0
 _LONGEST_AGAIN_S = 60.0
-_KILLED = 137
-"""128 and SIGKILL; engines before 23 do not always say that it was for its memory."""
-_SHELL_WORDS = {126: "the program cannot be run", 127: "there is no such program"}
-"""As shells and the init process in the container mean them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How long, how much, and under which names."""
+@dataclass(slots=True)
+class _Wanted:
+    """A release that was started here and not stopped."""
 
-    installation: str = "knarr"
-    start_timeout_s: float = 60.0
-    grace_s: float = 10.0
-    drain_s: float = 10.0
-    release_command_timeout_s: float = 600.0
-    settle_s: float = 1.0
-    bounds: spec.Bounds = field(default_factory=spec.Bounds)
-    login: Login | None = None
-    """At the registry."""
+    release: Release
+    observed: bool = False
+    """From then on what is not as the release says is drift."""
 
 
 class DockerRuntime:
@@ -106,15 +94,27 @@ class DockerRuntime:
         self._clock = clock
         self._options = options
         self._volumes = DockerVolumes(engine, installation=options.installation)
-        self._answering = Answering(self._look_soon)
-        self._served: dict[str, str] = {}
+        self._routes = Routes(
+            engine,
+            router,
+            lambda: self._answering,
+            clock,
+            labels=self._labels(),
+            release=self._observed,
+            looked=self._compare,
+        )
+        self._answering = Answering(
+            engine, clock, options.patience, changed=self._routes.look_soon, failed=self._not_alive
+        )
+        self._starting = Starting(engine, networks, pullable, self._answering, options)
+        self._repairs = Repairs(engine, self._starting, clock)
+        self._shown = Shown(self._answering, self._starting, clock)
         self._fences: dict[str, int] = {}
-        self._troubles: dict[str, str] = {}
+        self._wanted: dict[str, _Wanted] = {}
         self._stopping: set[str] = set()
+        self._commands: set[OneOff] = set()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._background: dict[str, asyncio.Task[None]] = {}
-        self._to_look_at: set[str] = set()
-        self._look = asyncio.Event()
 
     # ── a release, step by step ──────────────────────────────────────────────────────────────────────────────────
 
@@ -125,8 +125,8 @@ class DockerRuntime:
 
     async def prepare(self, release: Release) -> None:
         """See `Runtime.prepare`."""
-        self._port(release)
-        reference = self._pullable.reference(release.repository, release.digest)
+        self._starting.port(release)
+        reference = self._starting.reference(release)
         if await self._engine.image(reference) is None:
             await self._engine.pull(reference, login=self._options.login)
         await self._volumes.ensure(release)
@@ -136,7 +136,7 @@ class DockerRuntime:
         if release.release_command is None:
             return
         async with self._lock(release.saga_id):
-            container_id = await self._create(release, "release.1", release.release_command, step="release")
+            container_id = await self._starting.create(release, "release.1", release.release_command, step="release")
             limit_s = self._options.release_command_timeout_s
             try:
                 await self._engine.start(container_id)
@@ -154,7 +154,7 @@ class DockerRuntime:
                     f"The release command {how}",
                     why="nothing was switched over",
                     todo=AGAIN,
-                    log_tail=await self._tail(container_id, release),
+                    log_tail=await self._starting.tail(container_id, release),
                 )
 
     async def start(self, release: Release) -> None:
@@ -162,12 +162,8 @@ class DockerRuntime:
         await self.prepare(release)
         async with self._lock(release.saga_id):
             self._stopping.discard(release.saga_id)
-            wanted = [
-                self._start_one(release, process, f"{process}.{number + 1}")
-                for process, count in release.formation.items()
-                for number in range(count)
-            ]
-            await asyncio.gather(*wanted)
+            self._wanted.setdefault(release.saga_id, _Wanted(release))
+            await asyncio.gather(*(self._starting.start_one(release, each) for each in spec.wanted_labels(release)))
 
     async def observe(self, release: Release, *, note: Note) -> None:
         """See `Runtime.observe`."""
@@ -175,7 +171,8 @@ class DockerRuntime:
         if sum(release.formation.values()) > len(containers):
             raise Conflict("The release was stopped meanwhile", why=f"nothing runs for the saga {release.saga_id}")
         notes: dict[str, str] = {}
-        verdicts = [asyncio.create_task(self._prove(each, release, notes)) for each in containers]
+        prove = partial(self._starting.prove, wanted=lambda: release.saga_id in self._wanted)
+        verdicts = [asyncio.create_task(prove(each, release, notes)) for each in containers]
         try:
             waiting: set[asyncio.Task[None]] = set(verdicts)
             while waiting:
@@ -187,7 +184,9 @@ class DockerRuntime:
             for verdict in verdicts:
                 verdict.cancel()
             await asyncio.gather(*verdicts, return_exceptions=True)
-        await asyncio.gather(*(self._keep(each, release) for each in containers))
+        await asyncio.gather(*(self._starting.keep(each, release) for each in containers))
+        if wanted := self._wanted.get(release.saga_id):
+            wanted.observed = True
 
     async def switch(self, app_id: str, saga_id: str | None, *, fence: int) -> None:
         """See `Runtime.switch`."""
@@ -199,21 +198,23 @@ class DockerRuntime:
             )
         self._fences[app_id] = fence
         if saga_id is None:
-            self._served.pop(app_id, None)
+            self._routes.served.pop(app_id, None)
         else:
-            self._served[app_id] = saga_id
-        self._troubles.pop(app_id, None)
-        await self._refresh(app_id)
-        self._follow_engine()
+            self._routes.served[app_id] = saga_id
+        self._routes.troubles.pop(app_id, None)
+        await self._routes.refresh(app_id)
+        self._routes.follow()
 
     async def stop(self, app_id: str, saga_id: str) -> Sequence[str]:
         """See `Runtime.stop`."""
         found: list[str] = []
+        self._wanted.pop(saga_id, None)
         await self._end_background(saga_id)
-        if self._served.get(app_id) == saga_id:
-            del self._served[app_id]
+        if self._routes.served.get(app_id) == saga_id:
+            del self._routes.served[app_id]
+            await self._repairs.forget(app_id)
             found.append("the route")
-            await self._refresh(app_id)
+            await self._routes.refresh(app_id)
         async with self._lock(saga_id):
             containers = await self._engine.containers(self._labels(app_id, saga_id))
             self._stopping.add(saga_id)
@@ -222,7 +223,7 @@ class DockerRuntime:
                 await asyncio.gather(*(self._remove(each) for each in containers))
             finally:
                 self._stopping.discard(saga_id)
-        self._look_soon(app_id)
+        self._routes.look_soon(app_id)
         return [*found, *(_called(each) for each in containers)]
 
     async def forget(self, app_id: str) -> Sequence[str]:
@@ -244,7 +245,7 @@ class DockerRuntime:
         if route := self._router.route(app_id):
             found.append(f"port {route.port}")
             await self._router.close(app_id)
-        for known in (self._served, self._fences, self._troubles):
+        for known in (self._routes.served, self._fences, self._routes.troubles):
             known.pop(app_id, None)
         return found
 
@@ -252,11 +253,20 @@ class DockerRuntime:
 
     async def instances(self, app_id: str) -> Sequence[Instance]:
         """See `Runtime.instances`."""
-        return [self._instance(each) for each in await self._instances(app_id)]
+        containers = await self._instances(app_id)
+        wanted = [each for each in self._wanted.values() if each.release.app_id == app_id]
+        observed = {each.release.saga_id: each.release for each in wanted if each.observed}
+        return await self._shown.instances(containers, observed, stopping=self._stopping)
 
-    async def run_once(self, release: Release, argv: Sequence[str], *, label: str) -> RunningCommand:  # noqa: ARG002  the port's signature
+    async def run_once(self, release: Release, argv: Sequence[str], *, label: str) -> RunningCommand:
         """See `Runtime.run_once`."""
-        raise CannotRun(f"One-off processes are not available on the runtime `{self.name}`", why="it has none yet")
+        await self.prepare(release)
+        once = f"run.{uuid.uuid4().hex[:8]}"
+        container_id = await self._starting.create(release, once, argv, step="run", shown_as=label)
+        command = OneOff(self._engine, container_id, ended=self._commands.discard)
+        self._commands.add(command)
+        await command.start()
+        return command
 
     async def traffic(self, app_id: str, saga_id: str) -> Traffic | None:  # noqa: ARG002  the port's signature
         """See `Runtime.traffic`."""
@@ -264,7 +274,7 @@ class DockerRuntime:
 
     async def trouble(self, app_id: str) -> str:
         """See `Runtime.trouble`."""
-        return self._troubles.get(app_id, "")
+        return self._routes.troubles.get(app_id, "")
 
     async def logs(self, app_id: str, *, lines: int, follow: bool) -> AsyncIterator[bytes]:
         """See `Runtime.logs`: what is left of the containers that are there, the release command's included."""
@@ -297,27 +307,30 @@ class DockerRuntime:
         for each in standing:
             self._fences[each.app_id] = each.fence
             if each.saga_id:
-                self._served[each.app_id] = each.saga_id
+                self._routes.served[each.app_id] = each.saga_id
             try:
                 await self._reopen(each)
             except Conflict as error:
                 self._trouble(each, error)
                 self._in_background(each.app_id, self._reopen_some_day(each))
         containers = await self._engine.containers({**self._labels(), spec.SAGA: ""})
-        wanted = set(self._served.values())
-        unwanted = [each for each in containers if each.labels[spec.SAGA] not in wanted]
+        wanted = set(self._routes.served.values())
+        unwanted = [
+            each for each in containers if each.labels[spec.SAGA] not in wanted or each.labels.get(spec.STEP) == "run"
+        ]
         if unwanted:
             log.warning("containers of releases that do not serve are removed", count=len(unwanted))
             self._in_background("recover", self._remove_all(unwanted))
         for each in standing:
             if each.saga_id:
                 self._in_background(each.saga_id, self._bring_up(each))
-            self._look_soon(each.app_id)
-        self._follow_engine()
+            self._routes.look_soon(each.app_id)
+        self._routes.follow()
 
-    async def reconcile(self, standing: Sequence[Standing]) -> Sequence[Drift]:  # noqa: ARG002  the port's signature
-        """See `Runtime.reconcile`."""
-        return ()
+    async def reconcile(self, standing: Sequence[Standing]) -> Sequence[Drift]:  # noqa: ARG002  what serves is known here
+        """See `Runtime.reconcile`: repairs are made as the engine's events come; here is looked for what has none."""
+        await self._routes.look_for_changes()
+        return self._repairs.ledger.take()
 
     async def sweep(self, needed: Callable[[], Awaitable[Needed]]) -> None:
         """See `Runtime.sweep`: containers of sagas that nobody knows, and images that no release needs."""
@@ -329,8 +342,14 @@ class DockerRuntime:
             if self._pullable.is_ours(reference)
         ]
         keep = await needed()
-        served = set(self._served.values())
-        orphans = [each for each in containers if each.labels[spec.SAGA] not in keep.sagas | served]
+        served = set(self._routes.served.values())
+        commands = {each.container_id for each in self._commands}
+        orphans = [
+            each
+            for each in containers
+            if each.labels[spec.SAGA] not in keep.sagas | served
+            or (each.labels.get(spec.STEP) == "run" and each.id not in commands)
+        ]
         if orphans:
             log.warning("containers without an owner are removed", names=[each.name for each in orphans])
             await self._remove_all(orphans)
@@ -340,8 +359,12 @@ class DockerRuntime:
 
     async def close(self) -> None:
         """See `Runtime.close`: the containers stay and go on."""
+        for command in list(self._commands):
+            await command.close()
         for name in list(self._background):
             await self._end_background(name)
+        await self._routes.close()
+        await self._repairs.close()
         await self._answering.close()
         await self._router.close()
         await self._engine.close()
@@ -354,8 +377,8 @@ class DockerRuntime:
             await self._clock.sleep(5.0)
             with contextlib.suppress(Conflict):
                 await self._reopen(standing)
-                self._troubles.pop(standing.app_id, None)
-                self._look_soon(standing.app_id)
+                self._routes.troubles.pop(standing.app_id, None)
+                self._routes.look_soon(standing.app_id)
                 return
 
     async def _bring_up(self, standing: Standing) -> None:
@@ -367,14 +390,16 @@ class DockerRuntime:
                 await self.start(release)
                 for container in await self._instances(release.app_id, release.saga_id):
                     await self._engine.keep_running(container.id)
+                self._wanted[release.saga_id].observed = True
                 break
             except KnarrError as error:
                 if not await self._runs_somewhere(standing):
                     self._trouble(standing, error)
                 await self._clock.sleep(wait_s)
                 wait_s = min(_LONGEST_AGAIN_S, wait_s * 2)
-        self._troubles.pop(standing.app_id, None)
-        self._look_soon(standing.app_id)
+        self._background.pop(standing.saga_id or "", None)
+        self._routes.troubles.pop(standing.app_id, None)
+        self._routes.look_soon(standing.app_id)
 
     async def _runs_somewhere(self, standing: Standing) -> bool:
         with contextlib.suppress(KnarrError):
@@ -382,8 +407,8 @@ class DockerRuntime:
         return False
 
     def _trouble(self, standing: Standing, error: KnarrError) -> None:
-        self._troubles[standing.app_id] = error.message
-        self._look_soon(standing.app_id)
+        self._routes.troubles[standing.app_id] = error.message
+        self._routes.look_soon(standing.app_id)
         log.error("an app is not reachable", app=standing.app, why=error.message)
 
     def _in_background(self, name: str, work: Coroutine[None, None, None]) -> None:
@@ -394,122 +419,6 @@ class DockerRuntime:
         if task and task is not asyncio.current_task():
             task.cancel()
             await asyncio.wait([task])
-
-    # ── starting and observing ───────────────────────────────────────────────────────────────────────────────────
-
-    async def _start_one(self, release: Release, process: str, label: str) -> None:
-        container_id = await self._create(release, label, release.processes[process], step="deploy")
-        known = await self._engine.container(container_id)
-        if known is not None and known.status in {"running", "restarting"}:
-            return
-        try:
-            await self._engine.start(container_id)
-        except CannotStart as error:
-            await self._engine.remove(container_id)
-            raise AppDoesNotStart(f"{label} cannot be started", why=error.why, todo=AGAIN) from error
-
-    async def _create(self, release: Release, label: str, arguments: Sequence[str], *, step: str) -> str:
-        options = self._options
-        name = spec.container_name(options.installation, release, label)
-        config = spec.instance(
-            options.installation,
-            release,
-            label,
-            arguments,
-            step=step,
-            image=self._pullable.reference(release.repository, release.digest),
-            port=self._port(release),
-            network=await self._networks.of_app(release.app_id, release.app, release.team),
-            bounds=options.bounds,
-            mounts=mounts(options.installation, release),
-        )
-        if step == "release":  # it runs again: an interrupted one's container says nothing
-            await self._engine.remove(name)
-        try:
-            return await self._engine.create(name, config)
-        except NotFound as error:
-            raise Unavailable("The image went away before its container was made", why=error.why) from error
-
-    def _port(self, release: Release) -> int:
-        """Where its web processes listen, as the image says.
-
-        Raises:
-            CannotRun: It is no image for containers.
-        """
-        runnable_anywhere(release.image, runtime=self.name)
-        return port_of(release.image)
-
-    async def _prove(self, container: Container, release: Release, notes: dict[str, str]) -> None:
-        """Until it answers, or has stayed.
-
-        Raises:
-            AppDoesNotStart: It ended, or its time is over.
-        """
-        label = container.labels[spec.PROCESS]
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        image = await self._engine.image(container.image)
-        while True:
-            known = await self._engine.container(container.id)
-            if known is None:
-                raise Conflict("The release was stopped meanwhile", why=f"the container of {label} is gone")
-            if image is None or known.image_id != image["Id"]:
-                raise AppDoesNotStart(f"{label} does not run the image {release.digest}", why=f"but {known.image_id}")
-            if known.status in {"exited", "dead"}:
-                raise await self._ended(known, release, answered=False)
-            fault = await self._fault(known)
-            if fault is None:
-                notes.pop(label, None)
-                return
-            notes[label] = f"{label}: {fault}"
-            if loop.time() - began > self._options.start_timeout_s:
-                raise await self._not_ready(known, release, fault)
-            await asyncio.sleep(_LOOK_S)
-
-    async def _fault(self, container: Container) -> str | None:
-        if not container.runs:
-            return f"it is {container.status}"
-        if container.labels.get(spec.PORT):
-            return await self._answering.ask(container)
-        if self._clock.now_ms() - container.started_ms < self._options.settle_s * 1000:
-            return "it was started a moment ago"
-        self._answering.stays(container)
-        return None
-
-    async def _keep(self, container: Container, release: Release) -> None:
-        """From now on the engine starts it again; it has not ended in between."""
-        await self._engine.keep_running(container.id)
-        known = await self._engine.container(container.id)
-        if known is None or known.status in {"exited", "dead"}:
-            raise await self._ended(known or container, release, answered=True)
-
-    async def _ended(self, container: Container, release: Release, *, answered: bool) -> AppDoesNotStart:
-        tail = await self._tail(container.id, release)
-        why = "its last lines say more" if tail else "it printed nothing"
-        if container.out_of_memory or container.exit_code == _KILLED:
-            sure = "it" if container.out_of_memory else "perhaps it"
-            mib = self._options.bounds.memory_bytes // 2**20
-            why = f"{sure} used more than its {mib} MiB of memory (KNARR_APP_MEMORY_MB); {why}"
-        when = "" if answered else " before it answered" if container.labels.get(spec.PORT) else " at once"
-        return AppDoesNotStart(f"{_how_it_ended(container)}{when}", why=why, todo=AGAIN, log_tail=tail)
-
-    async def _not_ready(self, container: Container, release: Release, fault: str) -> AppDoesNotStart:
-        label, port = container.labels[spec.PROCESS], container.labels.get(spec.PORT)
-        if fault == REFUSED:
-            what = f"{label} refuses connections on PORT ({port})"
-            todo = "Make it listen on 0.0.0.0 and on the port that the environment variable PORT names."
-        else:
-            what = f"{label} listens on PORT, but {fault}"
-            todo = "Make the health path answer 2xx or 3xx, or change it in app.json."
-        return AppDoesNotStart(
-            what,
-            why=f"waited {self._options.start_timeout_s:g} s for it",
-            todo=f"{todo} If it only needs longer, set KNARR_START_TIMEOUT_S higher.",
-            log_tail=await self._tail(container.id, release),
-        )
-
-    async def _tail(self, container_id: str, release: Release) -> tuple[str, ...]:
-        return blotted(await self._engine.tail(container_id, _TAIL_LINES), release.env.values())
 
     # ── ending ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -528,65 +437,60 @@ class DockerRuntime:
     async def _remove_all(self, containers: Sequence[Container]) -> None:
         await asyncio.gather(*(self._remove(each) for each in containers))
 
-    # ── routes follow the engine ─────────────────────────────────────────────────────────────────────────────────
+    # ── what is wanted against what there is ─────────────────────────────────────────────────────────────────────
 
-    def _follow_engine(self) -> None:
-        if "events" not in self._background:
-            self._in_background("events", self._listen())
-            self._in_background("routes", self._keep_routes())
+    def _observed(self, saga_id: str) -> Release | None:
+        wanted = self._wanted.get(saga_id)
+        return wanted.release if wanted and wanted.observed else None
 
-    async def _listen(self) -> None:
-        """What happens to our containers, again after each loss of the connection; then everything is looked at."""
-        while True:
-            self._look_soon(*self._served)
-            try:
-                async for event in self._engine.events({**self._labels(), spec.SAGA: ""}):
-                    self._look_soon(event["Actor"]["Attributes"].get(spec.APP_ID, ""))
-            except KnarrError as error:
-                log.warning("the Docker engine's events are lost", why=error.message)
-            await self._clock.sleep(_FIRST_AGAIN_S)
-
-    async def _keep_routes(self) -> None:
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_AGAIN_S):
-                    await self._look.wait()
-            self._look.clear()
-            for app_id in list(self._to_look_at) or list(self._served):
-                self._to_look_at.discard(app_id)
-                try:
-                    await self._refresh(app_id)
-                except KnarrError as error:
-                    log.warning("a route was not refreshed", app_id=app_id, why=error.message)
-
-    def _look_soon(self, *app_ids: str) -> None:
-        self._to_look_at.update(app_ids)
-        self._look.set()
-
-    async def _refresh(self, app_id: str) -> None:
-        """Tell the router who serves the app now, or why nobody does."""
-        route = self._router.route(app_id)
-        if route is None:
+    async def _compare(self, app_id: str, containers: Sequence[Container]) -> None:
+        """Repair what differs from the release that serves; not while it is being brought up or stopped."""
+        release = self._observed(self._routes.served.get(app_id, ""))
+        if release is None or release.saga_id in self._background or release.saga_id in self._stopping:
             return
-        containers = await self._instances(app_id)
-        self._answering.keep_only(app_id, containers)
-        served = [each for each in containers if each.labels[spec.SAGA] == self._served.get(app_id)]
-        for each in served:
-            if each.runs:
-                self._answering.watch(each)
-        route.serve(*self._serving(app_id, served))
+        self._repairs.seen(
+            release,
+            await self._differences(release, containers),
+            look=partial(self._still_different, release),
+            lock=self._lock(release.saga_id),
+            done=partial(self._routes.look_soon, app_id),
+        )
 
-    def _serving(self, app_id: str, served: Sequence[Container]) -> tuple[Sequence[Backend], str]:
-        if trouble := self._troubles.get(app_id):
-            return (), trouble
-        if app_id not in self._served:
-            return (), _NO_RELEASE
-        webs = [each for each in served if each.labels.get(spec.PORT)]
-        if served and not webs:
-            return (), "No web process runs: its formation has none. `knarr scale APP web=1` starts one."
-        backends = [backend for each in webs if (backend := self._answering.backend(each))]
-        crashed = any(not each.runs for each in webs)
-        return backends, "It crashed and is starting again; `knarr logs APP` shows its output." if crashed else STARTING
+    async def _still_different(self, release: Release) -> Sequence[Difference]:
+        if self._routes.served.get(release.app_id) != release.saga_id or release.saga_id in self._stopping:
+            return ()
+        return await self._differences(release, await self._instances(release.app_id, release.saga_id))
+
+    async def _differences(self, release: Release, containers: Sequence[Container]) -> list[Difference]:
+        known = await self._engine.networks(self._labels(release.app_id))
+        return [
+            each
+            for each in differences(
+                release,
+                containers,
+                reference=self._starting.reference(release),
+                networks=[str(network["Name"]) for network in known],
+            )
+            if f"alive-{each.container_id}" not in self._background
+        ]
+
+    def _not_alive(self, container: Container, fault: str) -> None:
+        name = f"alive-{container.id}"
+        if name not in self._background:
+            self._shown.restarted(container, fault)
+            self._in_background(name, self._restart(container, fault))
+
+    async def _restart(self, container: Container, fault: str) -> None:
+        """A container that does not pass a liveness check is restarted, and must pass its checks anew."""
+        app_id = container.labels[spec.APP_ID]
+        log.warning("check.liveness_failed", container=container.name, why=fault)
+        try:
+            await self._engine.restart(container.id, grace_s=self._options.grace_s)
+        except KnarrError as error:
+            log.warning("check.restart_failed", container=container.name, why=error.message)
+        finally:
+            self._background.pop(f"alive-{container.id}", None)
+            self._routes.look_soon(app_id)
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -601,44 +505,10 @@ class DockerRuntime:
     async def _instances(self, app_id: str, saga_id: str | None = None) -> list[Container]:
         return await self._engine.containers({**self._labels(app_id, saga_id), spec.STEP: "deploy"})
 
-    def _instance(self, container: Container) -> Instance:
-        state, note = self._state(container)
-        return Instance(
-            id=container.name,
-            app_id=container.labels[spec.APP_ID],
-            saga_id=container.labels[spec.SAGA],
-            release=int(container.labels[spec.RELEASE]),
-            process=container.labels[spec.PROCESS],
-            state=state,
-            since_ms=(container.started_ms if container.runs else container.finished_ms) or self._clock.now_ms(),
-            restarts=container.restarts,
-            note=note,
-            digest=container.image.rpartition("@")[2],
-        )
-
-    def _state(self, container: Container) -> tuple[InstanceState, str]:
-        if container.labels[spec.SAGA] in self._stopping or container.status == "removing":
-            return "stopping", ""
-        if container.runs:
-            return ("up", "") if self._answering.proved(container) else ("starting", "it does not answer yet")
-        if container.status == "created":
-            return "starting", container.error
-        again = "; Docker starts it again" if container.restart_policy != "no" else ""
-        return "crashed", _how_it_ended(container) + again
-
     def _lock(self, name: str) -> asyncio.Lock:
         lock = self._locks.get(name) or asyncio.Lock()
         self._locks[name] = lock
         return lock
-
-
-def _how_it_ended(container: Container) -> str:
-    how = f"exited with status {container.exit_code}"
-    if container.exit_code in _SHELL_WORDS:
-        how = f"{how} ({_SHELL_WORDS[container.exit_code]})"
-    elif container.exit_code > 128:
-        how = f"was ended by signal {container.exit_code - 128}"
-    return f"{container.labels[spec.PROCESS]} {'ran out of memory' if container.out_of_memory else how}"
 
 
 def _called(container: Container) -> str:
@@ -647,4 +517,6 @@ def _called(container: Container) -> str:
         return f"add-on {labels[spec.ADDON]}"
     if labels.get(spec.STEP) == "release":
         return f"the release command's container of release {labels[spec.RELEASE]}"
+    if labels.get(spec.STEP) == "run":
+        return f"the one-off process {labels[spec.PROCESS]} of release {labels[spec.RELEASE]}"
     return f"instance {labels[spec.PROCESS]} of release {labels[spec.RELEASE]}"

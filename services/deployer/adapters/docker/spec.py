@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from ocistore.store import LABEL_PROCESSES
 from services.deployer.adapters.environment import environment
 from services.deployer.adapters.naming import label as valid
 from services.deployer.adapters.naming import short_hash, unique
 from services.deployer.ports import Release
+from services.source.contract import HealthCheck
 
 INSTALLATION = "io.knarr.installation"
 """Whose things these are, where several platforms share an engine."""
@@ -21,18 +24,23 @@ TEAM = "io.knarr.team"
 SAGA = "io.knarr.saga"
 RELEASE = "io.knarr.release"
 STEP = "io.knarr.step"
-"""`deploy`: an instance; `release`: the release command."""
+"""`deploy`: an instance; `release`: the release command; `run`: a one-off process."""
 PROCESS = "io.knarr.process"
 """`web.1`"""
 PORT = "io.knarr.port"
-"""Where a web process must listen."""
-HEALTH_PATH = "io.knarr.health-path"
+"""Where a web process must listen; empty for others."""
+CHECKS = "io.knarr.process-checks"
+"""Health checks of its process as the app declares them, in JSON; the image's own label has those of all processes."""
 ADDON = "io.knarr.addon"
 ADDON_SAGA = "io.knarr.addon-saga"
 """The saga that asked for it first. Not `SAGA`: an add-on outlives that saga's release."""
 
+WEB = "web"
+
 IMAGE_MARK = LABEL_PROCESSES
 """A label that only images of apps have."""
+
+_CHECKS = TypeAdapter(tuple[HealthCheck, ...])
 
 _DROPPED = ("AUDIT_WRITE", "MKNOD", "NET_RAW", "SETFCAP", "SYS_CHROOT")
 """Capabilities that an app has no use for; the engine grants few others beside those of changing user and owner."""
@@ -72,9 +80,25 @@ def labels_of(installation: str, release: Release, label: str, *, step: str, por
         RELEASE: str(release.number),
         STEP: step,
         PROCESS: label,
-        PORT: str(port) if label.startswith("web.") else "",
-        HEALTH_PATH: release.health_path or "",
+        PORT: str(port) if process_of(label) == WEB else "",
+        CHECKS: _CHECKS.dump_json(release.checks.get(process_of(label), ()), exclude_defaults=True).decode(),
     }
+
+
+def process_of(label: str) -> str:
+    """Return the process type of an instance: `web` of `web.1`."""
+    return label.rpartition(".")[0]
+
+
+def declared_checks(labels: Mapping[str, str]) -> dict[str, tuple[HealthCheck, ...]]:
+    """Return what the labels of a container say of its process type's health checks."""
+    text = labels.get(CHECKS)
+    return {process_of(labels[PROCESS]): _CHECKS.validate_json(text)} if text else {}
+
+
+def wanted_labels(release: Release) -> list[str]:
+    """Return the names of the instances of a release: `web.1`, `web.2`."""
+    return [f"{process}.{number + 1}" for process, count in release.formation.items() for number in range(count)]
 
 
 def instance(
@@ -91,8 +115,8 @@ def instance(
     mounts: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The configuration of a container; it is not started again by itself until the engine is told to."""
-    process = label.partition(".")[0]
-    env = environment(release, label, port=port if process == "web" else None)
+    process = process_of(label)
+    env = environment(release, label, port=port if process == WEB else None)
     return {
         "Image": image,
         "Entrypoint": list(arguments),

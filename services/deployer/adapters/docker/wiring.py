@@ -9,7 +9,8 @@ from services.deployer.adapters.docker import spec
 from services.deployer.adapters.docker.addons import DockerAddOns
 from services.deployer.adapters.docker.engine import Engine, Login
 from services.deployer.adapters.docker.networks import Networks
-from services.deployer.adapters.docker.runtime import DockerRuntime, Options
+from services.deployer.adapters.docker.options import Options
+from services.deployer.adapters.docker.runtime import DockerRuntime
 from services.deployer.adapters.docker.volumes import DockerVolumes
 from services.deployer.adapters.images import Pullable
 from services.deployer.adapters.naming import short_hash

@@ -123,6 +123,7 @@ def _runtime(
     router = Router(host=settings.app_host, port_base=settings.app_port_base, idle_s=settings.request_idle_s)
     limits = Limits(
         start_timeout_s=settings.start_timeout_s,
+        start_timeout_max_s=settings.start_timeout_max_s,
         wrong_port_s=settings.wrong_port_s,
         grace_s=settings.app_grace_s,
         drain_s=settings.drain_s,

@@ -12,6 +12,8 @@ from services.source.contract import HealthCheck
 DEFAULT_PATH = "/"
 DEFAULT_ATTEMPTS = 3
 """Failed attempts in a row after which a readiness or liveness check has failed."""
+DEFAULT_TIMEOUT_S = 30.0
+"""Time limit of one attempt of the default check: a page may take long, and the default check must not judge that."""
 SHORTEST_WAIT_S = 0.2
 SHORTEST_TIMEOUT_S = 0.1
 LONGEST_TIMEOUT_S = 120.0
@@ -92,13 +94,18 @@ def checks_of(process: str, declared: Mapping[str, tuple[HealthCheck, ...]], *, 
     """Complete the checks of a process type.
 
     Without a startup check `web` must answer `GET /` with any status, and another process must run for `settle_s`.
+    `web` must always listen on PORT, since its requests go there.
     """
     of_type: dict[str, list[HealthCheck]] = {"startup": [], "readiness": [], "liveness": []}
     for each in declared.get(process, ()):
         of_type[each.type].append(each)
     startup = of_type["startup"] or [
-        HealthCheck(path=DEFAULT_PATH) if process == "web" else HealthCheck(uptime_s=patience.settle_s)
+        HealthCheck(path=DEFAULT_PATH, timeout_s=min(DEFAULT_TIMEOUT_S, patience.start_s))
+        if process == "web"
+        else HealthCheck(uptime_s=patience.settle_s)
     ]
+    if process == "web" and not any(each.port is None and _asks_the_network(each) for each in startup):
+        startup = [*startup, HealthCheck(name="listener", listening=True)]
     liveness = of_type["liveness"] or ([LISTENER_LOST] if process == "web" else [])
     return Checks(
         startup=_complete(startup, patience, any_status=not of_type["startup"]),
@@ -125,7 +132,7 @@ def _check(declared: HealthCheck, patience: Patience, *, any_status: bool) -> Ch
     initial_s = _within(declared.initial_delay_s, 0.0, patience.start_max_s)
     asked_s = patience.start_s if attempts is None else attempts * (wait_s + timeout_s)
     uptime_s = None if declared.uptime_s is None else _within(declared.uptime_s, 0.0, patience.start_max_s)
-    http = not (declared.listening or declared.command or uptime_s is not None)
+    http = _asks_the_network(declared) and not declared.listening
     return Check(
         type=declared.type,
         name=declared.name,
@@ -143,6 +150,10 @@ def _check(declared: HealthCheck, patience: Patience, *, any_status: bool) -> Ch
         initial_delay_s=initial_s,
         budget_s=max(uptime_s or 0.0, min(initial_s + asked_s, patience.start_max_s)),
     )
+
+
+def _asks_the_network(declared: HealthCheck) -> bool:
+    return not declared.command and (declared.listening or declared.uptime_s is None)
 
 
 def _within(value: float, least: float, most: float) -> float:

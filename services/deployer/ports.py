@@ -124,6 +124,8 @@ class Instance:
     """Of the image that it was started from, as observed."""
     next_start_ms: int | None = None
     """Time of the next start of a crashed instance; null: it is not waiting for one."""
+    first_answer_ms: int | None = None
+    """Milliseconds from its first start until its checks had passed; null: the runtime did not see it."""
     log_tail: tuple[str, ...] = ()
     """Last lines before its last end, without secrets; empty: it has not ended, or the runtime does not keep them."""
 

@@ -112,6 +112,9 @@ class DeployerSettings(ImageStoreSettings):
     start_timeout_s: float = Field(default=60.0, gt=0)
     """Seconds until a new instance must answer. Heroku's boot limit is 60; slow frameworks take 20 to 40."""
 
+    start_timeout_max_s: float = Field(default=600.0, gt=0)
+    """Longest start time in seconds that an app may ask for with its health checks."""
+
     wrong_port_s: float = Field(default=20.0, ge=0)
     """Seconds after which a new instance that listens, but not on PORT, is given up: no need to wait for the rest of
     `start_timeout_s`. Some open a port for metrics first; 20 s is long for what comes between.
@@ -168,5 +171,5 @@ class DeployerSettings(ImageStoreSettings):
     def deploy_limit_s(self) -> float:
         """Seconds for a whole deployment: its parts end earlier, each with a better answer."""
         unpacking_s = 900.0
-        parts = (self.release_command_timeout_s, self.start_timeout_s, self.worker_settle_s, self.drain_s)
+        parts = (self.release_command_timeout_s, self.start_timeout_max_s, self.worker_settle_s, self.drain_s)
         return unpacking_s + sum(parts) + 2 * self.app_grace_s

@@ -26,6 +26,7 @@ from seedwork.messages import new_id
 from seedwork.testing.servers import database
 from seedwork.unit_of_work import Database
 from services.deployer import models
+from services.deployer.image import facts_of
 from services.deployer.ports import Release
 
 T = TypeVar("T")
@@ -146,6 +147,8 @@ class Shelf:
             env=env or {},
             release_command=tuple(orjson.loads(labels[LABEL_RELEASE])) if LABEL_RELEASE in labels else None,
             health_path=labels.get(LABEL_HEALTH_PATH),
+            checks=facts_of(image).checks,
+            port=facts_of(image).port,
         )
 
 

@@ -32,7 +32,7 @@ def test_an_explicit_path_needs_a_good_status() -> None:
 
 def test_listening_asks_for_a_tcp_connection() -> None:
     """No HTTP request is sent."""
-    [check] = checks_of("web", {"web": (HealthCheck(listening=True, port=9000),)}, patience=PATIENCE).startup
+    [check] = checks_of("worker", {"worker": (HealthCheck(listening=True, port=9000),)}, patience=PATIENCE).startup
 
     assert (check.path, check.listening, check.port) == (None, True, 9000)
     assert check.what == "a TCP connection on port 9000"
@@ -68,3 +68,11 @@ def test_the_longest_start_of_all_processes_counts() -> None:
 
     assert longest_start_s(["web", "worker"], declared, PATIENCE) == 100
     assert longest_start_s([], declared, PATIENCE) == 0
+
+
+def test_web_must_listen_on_port_whatever_its_checks_are() -> None:
+    """Its requests go there: a check of a command or of another port does not replace that."""
+    declared = {"web": (HealthCheck(command=("/bin/true",)), HealthCheck(path="/", port=9000))}
+    checks = checks_of("web", declared, patience=PATIENCE).startup
+
+    assert [(each.listening, each.port) for each in checks] == [(False, None), (False, 9000), (True, None)]

@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx2
+import orjson
 import psutil
 import pytest
 
 from ocistore.layout import OciLayout
-from ocistore.store import LABEL_BASE
+from ocistore.store import LABEL_BASE, LABEL_CHECKS, LABEL_PORT
 from seedwork.clock import SystemClock
 from seedwork.errors import NotFound
 from seedwork.testing.ports import block_of_ports
@@ -24,6 +25,7 @@ from services.deployer.adapters.process.runtime import Limits, ProcessRuntime
 from services.deployer.adapters.router import Router
 from services.deployer.errors import AppDoesNotStart, CannotRun, ReleaseCommandFailed
 from services.deployer.ports import Instance, Needed, Release, Standing
+from services.source.contract import HealthCheck
 from tests.services.deployer.conftest import PYTHON, WEB, Shelf, eventually
 
 LIMITS = Limits(start_timeout_s=20, grace_s=5, drain_s=5, settle_s=0.2, release_command_timeout_s=20)
@@ -32,6 +34,40 @@ DAEMON = """
 import os, subprocess, sys
 subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True,
                  stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+"""
+
+
+SMALL_WEB = """
+import http.server, os
+class App(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        status, text = answer(self)
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+def serve():
+    http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), App).serve_forever()
+"""
+STATUS_500 = SMALL_WEB + "answer = lambda request: (500, b'broken')\nserve()"
+ONLY_ITS_HOST = (
+    SMALL_WEB
+    + "answer = lambda request: (200, b'known') if request.headers['Host'] == 'shop.example.com' else (400, b'no')\n"
+    "serve()"
+)
+UNTIL_A_FILE_IS_THERE = (
+    SMALL_WEB + "answer = lambda request: (503, b'no') if os.path.exists('busy') else (200, b'yes')\nserve()"
+)
+
+FORGETFUL_DAEMON = """
+import subprocess, sys
+started = subprocess.Popen(
+    ["env", "-i", sys.executable, "-c", "import os, time; os.fork() and os._exit(0); os.setsid();"
+     "open('daemon.pid.new', 'w').write(str(os.getpid())); os.rename('daemon.pid.new', 'daemon.pid'); time.sleep(600)"],
+    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+started.wait()
+import os, time
+while not os.path.exists('daemon.pid'): time.sleep(0.01)
 """
 
 
@@ -264,7 +300,7 @@ async def test_an_unhealthy_app_is_told_what_its_health_path_answered(
 
 async def test_a_worker_that_dies_at_once_fails_the_release(tmp_path: Path, images: OciLayout, shelf: Shelf) -> None:
     """Processes without a port must live for a moment."""
-    async with patient_for(20, tmp_path, images, shelf, settle_s=20) as bench:
+    async with patient_for(30, tmp_path, images, shelf, settle_s=20) as bench:
         image = await shelf.image(processes={"worker": (PYTHON, "-c", "raise SystemExit('no queue')")})
         release = shelf.release(image, formation={"web": 1, "worker": 1})
         await bench.runtime.start(release)
@@ -290,6 +326,106 @@ async def test_a_release_command_that_hangs_is_ended(tmp_path: Path, images: Oci
         with pytest.raises(ReleaseCommandFailed, match="longer than"):
             await bench.runtime.run_release_command(release)
         assert bench.ours() == []
+
+
+async def test_an_open_port_is_not_an_answer(tmp_path: Path, images: OciLayout, shelf: Shelf) -> None:
+    """Gunicorn's master opens the port before its workers import the app; only an HTTP answer counts."""
+    code = "import os, socket, time; s = socket.create_server(('', int(os.environ['PORT']))); time.sleep(600)"
+    async with patient_for(1, tmp_path, images, shelf) as bench:
+        error = await bench.fails({"app.py": code})
+    assert error.what == "web.1 listens on PORT, but GET / was not answered in time"
+    assert '"listening": true' in error.todo
+
+
+async def test_an_app_that_speaks_no_http_can_ask_for_a_tcp_check(bench: Bench) -> None:
+    """`"listening": true` in `healthchecks`."""
+    code = "import os, socket, time; s = socket.create_server(('', int(os.environ['PORT']))); time.sleep(600)"
+    labels = checked(web=[HealthCheck(listening=True)])
+    await bench.up(bench.shelf.release(await bench.shelf.image({"app.py": code}, labels=labels)))
+    assert (await bench.instance()).state == "up"
+
+
+async def test_an_app_that_answers_every_path_with_an_error_is_up(bench: Bench) -> None:
+    """Without a declared path any status is an answer."""
+    release = bench.shelf.release(await bench.shelf.image({"app.py": STATUS_500}))
+    await bench.up(release)
+    assert (await bench.instance()).state == "up"
+
+
+async def test_a_check_sends_the_headers_that_the_app_asks_for(bench: Bench) -> None:
+    """Frameworks refuse requests for hosts that they do not know."""
+    labels = checked(web=[HealthCheck(path="/", headers={"Host": "shop.example.com"}, content="known")])
+    release = bench.shelf.release(await bench.shelf.image({"app.py": ONLY_ITS_HOST}, labels=labels))
+    await bench.up(release)
+
+
+async def test_a_missing_text_fails_a_check(tmp_path: Path, images: OciLayout, shelf: Shelf) -> None:
+    """`content` must be in the answer."""
+    labels = checked(web=[HealthCheck(path="/", content="ready", attempts=1, wait_s=0.5, timeout_s=0.5)])
+    async with patient_for(20, tmp_path, images, shelf) as bench:
+        release = shelf.release(await shelf.image(labels=labels))
+        await bench.runtime.start(release)
+        with pytest.raises(AppDoesNotStart, match="does not contain 'ready'"):
+            await bench.runtime.observe(release, note=lambda _: None)
+
+
+async def test_a_command_check_runs_in_the_environment_of_the_instance(bench: Bench) -> None:
+    """For processes without a port too; its exit status decides."""
+    code = "import os, sys; sys.exit(0 if os.environ['QUEUE'] == 'mail' and os.path.exists('app.py') else 1)"
+    image = await bench.shelf.image(
+        processes={"worker": ("sleep", "600")},
+        labels=checked(worker=[HealthCheck(command=(PYTHON, "-c", code))]),
+    )
+    await bench.up(bench.shelf.release(image, formation={"web": 1, "worker": 1}, env={"QUEUE": "mail"}))
+
+
+async def test_a_command_check_that_fails_names_the_command(bench: Bench) -> None:
+    """`/bin/false` never passes; its attempts are the app's own."""
+    check = HealthCheck(command=("/bin/false",), attempts=2, wait_s=0.2, timeout_s=0.2)
+    image = await bench.shelf.image(processes={"worker": ("sleep", "600")}, labels=checked(worker=[check]))
+    release = bench.shelf.release(image, formation={"web": 1, "worker": 1})
+    await bench.runtime.start(release)
+    with pytest.raises(AppDoesNotStart, match=r"worker\.1: the command `/bin/false` ended with status 1"):
+        await bench.runtime.observe(release, note=lambda _: None)
+
+
+async def test_an_answer_of_another_program_does_not_count(bench: Bench) -> None:
+    """Whoever has the port is named."""
+    other = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    port = other.sockets[0].getsockname()[1]
+    labels = {**checked(web=[HealthCheck(listening=True)]), LABEL_PORT: str(port)}
+    release = bench.shelf.release(await bench.shelf.image({"app.py": "import time; time.sleep(600)"}, labels=labels))
+    async with other:
+        await bench.runtime.start(release)
+        with pytest.raises(AppDoesNotStart) as caught:
+            await bench.runtime.observe(release, note=lambda _: None)
+    assert caught.value.what.startswith(f"web.1 does not listen on port {port}: ")
+    assert f"(process {os.getpid()}) does" in caught.value.what
+
+
+async def test_a_failed_liveness_check_restarts_the_instance(bench: Bench) -> None:
+    """It counts as a crash, and the text says which check failed."""
+    check = HealthCheck(type="liveness", path="/missing", attempts=2, wait_s=0.2, timeout_s=5)
+    release = bench.shelf.release(await bench.shelf.image({"app.py": STATUS_500}, labels=checked(web=[check])))
+    await bench.up(release)
+    crashed = await eventually(bench.instance, until=lambda found: found.restarts > 0)
+    assert "web.1 failed its liveness check 2 times: GET /missing answered 500" in crashed.note
+    assert crashed.next_start_ms is not None
+
+
+async def test_an_instance_that_is_not_ready_gets_no_requests(bench: Bench) -> None:
+    """A readiness check is repeated; the instance comes back without a restart."""
+    check = HealthCheck(type="readiness", path="/", attempts=1, wait_s=0.2)
+    code = UNTIL_A_FILE_IS_THERE
+    release = bench.shelf.release(await bench.shelf.image({"app.py": code}, labels=checked(web=[check])))
+    url = await bench.up(release)
+    mark = bench.home / "releases" / release.saga_id / "app" / "busy"
+    mark.touch()
+    unready = await eventually(bench.instance, until=lambda found: found.state == "starting")
+    assert (unready.note, (await get(url)).status_code) == ("not ready: GET / answered 503", 503)
+    mark.unlink()
+    back = await eventually(bench.instance, until=lambda found: found.state == "up")
+    assert (back.restarts, (await get(url)).status_code) == (0, 200)
 
 
 # ── running ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -328,21 +464,40 @@ async def test_an_app_that_ignores_sigterm_is_killed_with_its_children(
         files = {"app.py": code + WEB.format(version="x").replace("signal.signal(signal.SIGTERM", "(lambda *_: 0)(0")}
         release = shelf.release(await shelf.image(files))
         await bench.up(release)
-        assert len(bench.ours()) == 2
+        assert "sleep" in {each.name() for each in bench.ours()}
         await bench.runtime.stop(release.app_id, release.saga_id)
         assert bench.ours() == []
 
 
-async def test_an_undo_finds_processes_that_left_their_group(bench: Bench) -> None:
-    """A daemon in a session of its own still carries the saga's id, and is named among what was found."""
+async def test_a_stop_ends_processes_that_left_their_group(bench: Bench) -> None:
+    """A daemon in a session of its own ends with the instance that started it."""
     release = bench.shelf.release(await bench.shelf.image({"app.py": DAEMON + WEB.format(version="x")}))
     await bench.up(release)
-    found = await bench.runtime.stop(release.app_id, release.saga_id)
+    await bench.runtime.stop(release.app_id, release.saga_id)
 
-    assert "1 processes beside the instances" in found
     assert bench.ours(KNARR_SAGA_ID=release.saga_id) == []
     assert not (bench.home / "releases" / release.saga_id).exists()
     assert not list((bench.home / "run").iterdir())
+
+
+async def test_a_crash_ends_what_the_instance_had_started_before_the_next_start(bench: Bench) -> None:
+    """Also what left its session and wrote over its environment; else each crash would leave a copy behind."""
+    code = FORGETFUL_DAEMON + WEB.format(version="x")
+    release = bench.shelf.release(await bench.shelf.image({"app.py": code}))
+    url = await bench.up(release)
+    daemon = psutil.Process(int((bench.home / "releases" / release.saga_id / "app" / "daemon.pid").read_text()))
+    await get(url + "die")
+
+    await eventually(bench.instance, until=lambda found: found.restarts == 1)
+    assert not leftovers.is_alive(daemon)
+    await eventually(bench.instance, until=lambda found: found.state == "up")
+
+
+async def test_an_app_whose_main_process_leaves_a_daemon_does_not_come_up(bench: Bench) -> None:
+    """The daemon would answer; it is ended with the process that was started."""
+    code = "import os\nif os.fork(): os._exit(0)\nos.setsid()\n" + WEB.format(version="daemon")
+    error = await bench.fails({"app.py": code})
+    assert "exited with status 0 before it answered" in error.what
 
 
 async def test_requests_under_way_end_on_the_old_instances(bench: Bench) -> None:
@@ -435,6 +590,12 @@ async def test_an_app_answers_503_while_it_starts(bench: Bench) -> None:
     assert "It is starting" in first.text
     last = await eventually(lambda: get(f"http://127.0.0.1:{port}/"), until=lambda answer: answer.status_code == 200)
     assert last.text == "awake"
+
+
+def checked(**processes: list[HealthCheck]) -> dict[str, str]:
+    """The label of an image with these health checks."""
+    shown = {name: [each.model_dump(mode="json") for each in checks] for name, checks in processes.items()}
+    return {LABEL_CHECKS: orjson.dumps(shown).decode()}
 
 
 # ── helpers ──────────────────────────────────────────────────────────────────────────────────────────────────────────

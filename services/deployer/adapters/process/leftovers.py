@@ -84,6 +84,7 @@ def _session(leader: int, born: float) -> Iterable[psutil.Process]:
             if process.pid == leader:
                 if abs(age) < _SAME_BIRTH_S:
                     yield process
+                    yield from process.children(recursive=True)
             elif os.getsid(process.pid) == leader and age > -_SAME_BIRTH_S and not _is_younger(leader, born):
                 yield process
 
@@ -137,15 +138,34 @@ def group_is_alive(group: int) -> bool:
     return any(is_alive(each) for each in _members(group))
 
 
-def listening_ports(group: int) -> set[int]:
-    """The TCP ports on which processes of that group listen, as far as the system shows them."""
-    ports: set[int] = set()
-    for process in _members(group):
-        with contextlib.suppress(psutil.Error, OSError):
-            ports |= {
-                each.laddr.port for each in process.net_connections(kind="tcp") if each.status == psutil.CONN_LISTEN
-            }
-    return ports
+def descendants(pid: int) -> list[psutil.Process]:
+    """Return every process below that one."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def listening_ports(pid: int) -> set[int]:
+    """Return the TCP ports on which that process, its group and its descendants listen, as far as the system shows."""
+    tree = {each.pid: each for each in (*_members(pid), *descendants(pid))}
+    return {port for process in tree.values() for port in _listens_on(process)}
+
+
+def listener_on(port: int) -> str | None:
+    """Return the program that listens on a TCP port: `nginx (process 17)`; None: the system shows none."""
+    for process in psutil.process_iter():
+        if port in _listens_on(process):
+            with contextlib.suppress(psutil.Error):
+                return f"{process.name()} (process {process.pid})"
+    return None
+
+
+def _listens_on(process: psutil.Process) -> set[int]:
+    with contextlib.suppress(psutil.Error, OSError):
+        connections = process.net_connections(kind="tcp")
+        return {each.laddr.port for each in connections if each.status == psutil.CONN_LISTEN}
+    return set()
 
 
 def _members(group: int) -> Iterable[psutil.Process]:

@@ -21,10 +21,13 @@ from ocistore.store import ImageStore
 from seedwork.clock import Clock
 from seedwork.errors import Conflict, InvalidInput, KnarrError
 from services.deployer.adapters.process import leftovers, volumes
+from services.deployer.adapters.process.checking import AGAIN
 from services.deployer.adapters.process.folders import Folders, Root
-from services.deployer.adapters.process.instance import AGAIN, Command, Patience, Process, Supervised
+from services.deployer.adapters.process.instance import Supervised, Times
 from services.deployer.adapters.process.output import AppLog
+from services.deployer.adapters.process.process import Command, Process
 from services.deployer.adapters.router import Backend, Router
+from services.deployer.checks import Patience, checks_of
 from services.deployer.errors import CannotRun, Fenced, ReleaseCommandFailed
 from services.deployer.ports import (
     Address,
@@ -52,6 +55,7 @@ class Limits:
     """How long, and how much."""
 
     start_timeout_s: float = 60.0
+    start_timeout_max_s: float = 600.0
     wrong_port_s: float = 20.0
     grace_s: float = 10.0
     drain_s: float = 10.0
@@ -98,6 +102,9 @@ class ProcessRuntime:
         self._logs: dict[str, AppLog] = {}
         self._background: dict[str, asyncio.Task[None]] = {}
         self._home_id = ""
+        self._patience = Patience(
+            start_s=limits.start_timeout_s, start_max_s=limits.start_timeout_max_s, settle_s=limits.settle_s
+        )
 
     # ── a release, step by step ──────────────────────────────────────────────────────────────────────────────────
 
@@ -237,6 +244,9 @@ class ProcessRuntime:
                 restarts=each.restarts,
                 note=each.note,
                 digest=unit.root.digest,
+                next_start_ms=each.next_start_ms,
+                first_answer_ms=each.first_answer_ms,
+                log_tail=each.log_tail,
             )
             for unit in list(self._units.values())
             if unit.release.app_id == app_id
@@ -356,13 +366,9 @@ class ProcessRuntime:
         return Supervised(
             self._command(release, unit.root, label, release.processes[process]),
             is_web=process == "web",
-            health_path=release.health_path,
-            patience=Patience(
-                start_s=self._limits.start_timeout_s,
-                settle_s=self._limits.settle_s,
-                grace_s=self._limits.grace_s,
-                elsewhere_s=self._limits.wrong_port_s,
-            ),
+            port=release.port,
+            checks=checks_of(process, release.checks, patience=self._patience),
+            times=Times(grace_s=self._limits.grace_s, elsewhere_s=self._limits.wrong_port_s),
             app_log=self._log(release.app_id),
             records=self._records,
             clock=self._clock,

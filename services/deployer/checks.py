@@ -55,7 +55,9 @@ class Check:
     command: tuple[str, ...] | None = None
     uptime_s: float | None = None
     attempts: int
-    """Failed attempts in a row until the check has failed. Startup: `budget_s` decides."""
+    """Failed attempts in a row until the check has failed. Startup: `budget_s` decides, unless `counted`."""
+    counted: bool = False
+    """True: the app declares the attempts of a command, so a start ends with the last of them."""
     timeout_s: float
     wait_s: float
     initial_delay_s: float
@@ -145,6 +147,7 @@ def _check(declared: HealthCheck, patience: Patience, *, any_status: bool) -> Ch
         command=declared.command or None,
         uptime_s=None if declared.listening or declared.command else uptime_s,
         attempts=attempts or DEFAULT_ATTEMPTS,
+        counted=attempts is not None and bool(declared.command),
         timeout_s=timeout_s,
         wait_s=wait_s,
         initial_delay_s=initial_s,

@@ -361,7 +361,7 @@ async def test_a_check_sends_the_headers_that_the_app_asks_for(bench: Bench) -> 
 
 async def test_a_missing_text_fails_a_check(tmp_path: Path, images: OciLayout, shelf: Shelf) -> None:
     """`content` must be in the answer."""
-    labels = checked(web=[HealthCheck(path="/", content="ready", attempts=1, wait_s=0.5, timeout_s=0.5)])
+    labels = checked(web=[HealthCheck(path="/", content="ready", attempts=1, wait_s=0.5, timeout_s=2)])
     async with patient_for(20, tmp_path, images, shelf) as bench:
         release = shelf.release(await shelf.image(labels=labels))
         await bench.runtime.start(release)
@@ -381,7 +381,7 @@ async def test_a_command_check_runs_in_the_environment_of_the_instance(bench: Be
 
 async def test_a_command_check_that_fails_names_the_command(bench: Bench) -> None:
     """`/bin/false` never passes; its attempts are the app's own."""
-    check = HealthCheck(command=("/bin/false",), attempts=2, wait_s=0.2, timeout_s=0.2)
+    check = HealthCheck(command=("/bin/false",), attempts=2, wait_s=0.2, timeout_s=30)
     image = await bench.shelf.image(processes={"worker": ("sleep", "600")}, labels=checked(worker=[check]))
     release = bench.shelf.release(image, formation={"web": 1, "worker": 1})
     await bench.runtime.start(release)

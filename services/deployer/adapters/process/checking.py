@@ -4,6 +4,7 @@ The listener must belong to the instance: an answer of another program on the sa
 """
 
 import asyncio
+import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -124,15 +125,16 @@ class Checking:
         loop = asyncio.get_running_loop()
         until, look_at = self._began + check.budget_s, self._began + _LOOK_S
         elsewhere_since: float | None = None
-        while True:
-            left_s = max(until - loop.time(), _SHORTEST_ATTEMPT_S)
+        for failures in itertools.count(1):
+            left_s = check.timeout_s if check.command else max(until - loop.time(), _SHORTEST_ATTEMPT_S)
             fault = await self._attempt(replace(check, timeout_s=min(check.timeout_s, left_s)))
             if fault is None:
                 await self._refuse_stranger(check)
                 return
             now = loop.time()
-            if now >= until:
-                raise self._not_ready(await self._instead(check, fault), f"waited {check.budget_s:g} s for it")
+            if now >= until or (check.counted and failures >= check.attempts):
+                waited = f"{failures} attempts failed" if check.counted else f"waited {check.budget_s:g} s for it"
+                raise self._not_ready(await self._instead(check, fault), waited)
             if now >= look_at:
                 look_at = now + _LOOK_S
                 instead = await self._instead(check, fault)

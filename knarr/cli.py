@@ -31,6 +31,11 @@ COMMANDS = {
     "webhook": Entry("webhook", "webhook", "What GitHub sends, sent from here."),
     "db": Entry("running", "db", "The services' databases."),
     "bus": Entry("running", "bus", "The bus between the services."),
+    "disk": Entry(
+        "disk",
+        "alone",
+        "Show what the platform keeps on disks, engines and registries, or free what of it nothing needs.",
+    ),
     "doctor": Entry("running", "alone", "Look at everything that knarr needs; whatever is wrong comes with a fix."),
     "demo": Entry(
         "running", "alone", "Start the platform and show a push going through it, and one that is undone. Ctrl-C stops."

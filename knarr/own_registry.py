@@ -16,6 +16,7 @@ import httpx2
 from dockerengine import EngineApi
 from knarr.home import Home
 from seedwork.errors import KnarrError, NotFound, Unavailable
+from services.registry.adapters.own_registry import COLLECTOR, DATA
 
 LABEL_INSTALLATION = "io.knarr.installation"
 LABEL_REGISTRY = "io.knarr.registry"
@@ -26,7 +27,6 @@ READY_S = 60.0
 """Seconds until it must answer; a container with a small program starts in one."""
 _PORTS_TRIED = 10
 _PASSWORDS = "/knarr/htpasswd"
-_DATA = "/var/lib/registry"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +63,7 @@ async def start_registry(engine: EngineApi, home: Home, *, installation: str, im
         Unavailable: The engine does not answer, or the registry does not start.
     """
     name, password = container_name(installation), home.keep_secret(home.registry_password_file)
+    await engine.remove_container(name + COLLECTOR)
     known = await _inspect(engine, name)
     if known is not None and not _fits(known, image):
         await engine.remove_container(name)
@@ -121,7 +122,7 @@ def _config(name: str, image: str, port: int, labels: Mapping[str, str]) -> dict
         "ExposedPorts": {"5000/tcp": {}},
         "HostConfig": {
             "PortBindings": {"5000/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(port)}]},
-            "Mounts": [{"Type": "volume", "Source": name, "Target": _DATA}],
+            "Mounts": [{"Type": "volume", "Source": name, "Target": DATA}],
             "RestartPolicy": {"Name": "unless-stopped"},
             "SecurityOpt": ["no-new-privileges"],
             "LogConfig": {"Type": "json-file", "Config": {"max-size": "4m", "max-file": "2"}},

@@ -144,13 +144,17 @@ class EngineApi:
         if fault:
             raise NotFound(f"The Docker engine cannot pull {image}", why=fault)
 
-    async def run(self, config: Mapping[str, Any], *, limit_s: float) -> tuple[int, str]:
+    async def run(self, config: Mapping[str, Any], *, name: str, limit_s: float) -> tuple[int, str]:
         """Run a container to its end and remove it; its exit code and the last lines of its output.
+
+        A container of that name that is there already is removed first: it was left by a process that was killed.
 
         Raises:
             Unavailable: It did not end within `limit_s`.
         """
-        made = await self.call("POST", "containers/create", body={**config, "Tty": True})
+        await self.remove_container(name)
+        params = {"name": name}
+        made = await self.call("POST", "containers/create", params=params, body={**config, "Tty": True})
         path = f"containers/{made['Id']}"
         try:
             await self.call("POST", f"{path}/start")
@@ -164,6 +168,20 @@ class EngineApi:
             return int(state["ExitCode"]), str(text or "")
         finally:
             await self.remove_container(made["Id"])
+
+    async def output(self, container: str, *argv: str) -> str:
+        """Run a program in a running container; what it prints on standard output.
+
+        Raises:
+            Unavailable: It ended with an error.
+        """
+        body = {"Cmd": list(argv), "AttachStdout": True, "AttachStderr": True, "Tty": True}
+        made = await self.call("POST", f"containers/{quote(container)}/exec", body=body)
+        text = str(await self.call("POST", f"exec/{made['Id']}/start", body={"Detach": False, "Tty": True}) or "")
+        ended = await self.call("GET", f"exec/{made['Id']}/json")
+        if ended["ExitCode"]:
+            raise Unavailable(f"`{argv[0]}` failed in the container {container}", why=text.strip()[-_ERROR_CHARS:])
+        return text
 
     async def remove_container(self, name: str) -> bool:
         """Remove a container, running or not, without its named volumes; whether it was there."""

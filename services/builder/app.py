@@ -10,8 +10,10 @@ from fastapi import FastAPI
 
 from ocistore.store import ImageStore
 from seedwork.bus import Bus
+from seedwork.chassis.disk import Disk, DiskPart, Folder
 from seedwork.chassis.service import Service
 from services.builder import api, models
+from services.builder.adapters.buildx.disk import EngineCache
 from services.builder.adapters.buildx.wiring import make_buildx_builder
 from services.builder.adapters.layers.builder import LayersBuilder
 from services.builder.adapters.layers.limits import Limits
@@ -73,7 +75,10 @@ def create_app(settings: BuilderSettings | None = None, *, bus: Bus | None = Non
     service.on_stop(images.close)
     service.background("collect", staging.run)
     service.background("sweep-logs", partial(sweep_logs, logs, service, settings.build_log_keep_days))
+    disk = make_disk(settings, service)
+    service.background("disk", disk.run)
     service.app.include_router(api.router(builds, logs, service.clock, service.stopping))
+    service.app.include_router(disk.router())
     return service.app
 
 
@@ -97,6 +102,16 @@ def make_builder(settings: BuilderSettings, home: Path, images: ImageStore, sand
     if settings.builder == "layers":
         return LayersBuilder(home, images=images, sandbox=sandbox, cache_bytes=settings.build_cache_bytes)
     return make_buildx_builder(settings, home, images, sandbox)
+
+
+def make_disk(settings: BuilderSettings, service: Service) -> Disk:
+    """What the service keeps: its files with the caches of `layers`, and the cache of the engine that builds."""
+    parts: list[DiskPart] = [Folder("files of builder", service.home)]
+    if settings.builder != "layers" and not settings.buildkit_host and not settings.buildx_builder:
+        cache = EngineCache(limit_bytes=settings.build_cache_bytes)
+        service.on_stop(cache.close)
+        parts.append(cache)
+    return Disk(parts, every_s=settings.disk_reclaim_s, clock=service.clock)
 
 
 async def clear_up(builder: ImageBuilder, folders: WorkFolders, staging: Staging) -> None:

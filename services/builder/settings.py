@@ -38,7 +38,10 @@ class BuilderSettings(ImageStoreSettings):
     """Days after its last line for which a log is kept: long enough to ask what a month's release was built with."""
 
     build_cache_bytes: int = Field(default=8192 * MIB, ge=0)
-    """Bytes of dependency layers kept; the least recently used go first, never one used within the last hour."""
+    """Bytes of dependency layers kept; the least recently used go first, never one used within the last hour.
+
+    On a Docker engine: of its build cache, what other programs built there included.
+    """
 
     build_pass_env: CommaSeparated = ()
     """More names of environment variables that build tools get, such as those a private index needs."""

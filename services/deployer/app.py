@@ -29,6 +29,7 @@ from services.deployer.contract import (
     RetireAppFailed,
     RollBackRelease,
 )
+from services.deployer.disk import make_disk
 from services.deployer.ports import AddOns, Runtime, Volumes
 from services.deployer.requests import Requests
 from services.deployer.settings import DeployerSettings
@@ -92,6 +93,9 @@ def create_app(
     service.on_stop(runtime.close)
     service.on_stop(one_off.close)
     service.background("sweep", standby.sweep)
+    disk = make_disk(settings, service, standby)
+    service.background("disk", disk.run)
+    service.app.include_router(disk.router())
     service.background("volumes", standby.delete_volumes)
     service.app.include_router(
         api.router(

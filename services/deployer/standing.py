@@ -76,7 +76,7 @@ class Standby:
     async def sweep(self) -> None:
         """From time to time, for ever."""
         while True:
-            await self._runtime.sweep(lambda: self._db.read(_needed))
+            await self.sweep_now()
             await self._removal.interrupted()
             await self._clock.sleep(SWEEP_S)
 
@@ -85,6 +85,14 @@ class Standby:
         while True:
             await self._volumes.finish()
             await self._clock.sleep(VOLUMES_S)
+
+    async def sweep_now(self) -> None:
+        """Remove what belongs to no saga and no kept release."""
+        await self._runtime.sweep(lambda: self._db.read(_needed))
+
+    async def needed_images(self) -> AbstractSet[str]:
+        """Return the digests that a release may start again from."""
+        return (await self._db.read(_needed)).images
 
     def _standing(self, route: KnownRoute, app: App, processes: AbstractSet[str]) -> Standing:
         return Standing(

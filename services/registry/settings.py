@@ -27,5 +27,10 @@ class RegistrySettings(ImageStoreSettings):
     registry_container: str | None = None
     """The container of that registry, named by `knarr up`. None: the registry is run elsewhere, and cleans up there."""
 
+    registry_garbage_bytes: int = Field(default=1024 * 1024 * 1024, ge=0)
+    """Bytes that no image needs, above which the schedule runs that registry's garbage collection: it stops the
+    registry for some seconds, so it should be worth it.
+    """
+
     reconcile_s: float = Field(default=3600.0, gt=0)
     """Seconds between two comparisons of what is stored with what is held: an hour bounds what a crash can leave."""

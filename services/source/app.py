@@ -6,6 +6,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from seedwork.bus import Bus
+from seedwork.chassis.disk import Disk, Folder
 from seedwork.chassis.service import Service
 from seedwork.git import GitUrlPolicy
 from seedwork.git_credentials import GitCredentials
@@ -63,4 +64,6 @@ def create_app(settings: SourceSettings | None = None, *, bus: Bus | None = None
     service.app.include_router(
         api.router(archives=archives, uploads=uploads, upload_max_bytes=settings.upload_max_bytes)
     )
+    files = Folder("files of source", service.home)
+    service.app.include_router(Disk([files], every_s=0, clock=service.clock).router())
     return service.app

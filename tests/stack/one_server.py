@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +72,25 @@ class OneServer(Laptop):
             names = http.get(f"{base}/_catalog").raise_for_status().json()["repositories"]
             tags = {name: http.get(f"{base}/{name}/tags/list").json().get("tags") for name in names}
         return {name: found for name, found in tags.items() if found}
+
+    def reclaimable(self, service: str) -> int:
+        """What that service says nothing needs."""
+        items = self.api.get(service, "/disk")["items"]
+        assert not [each for each in items if each["size_bytes"] is None], items
+        return sum(each["reclaimable_bytes"] for each in items)
+
+    def knarr(self, *arguments: str) -> str:
+        """What its operator's command prints."""
+        home = ["--home", str(self.home)]
+        done = subprocess.run(
+            [sys.executable, "-m", "knarr", *arguments, *home],
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def close(self) -> None:
         """Take everything of it away from the engine."""

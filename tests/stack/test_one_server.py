@@ -1,7 +1,10 @@
 """One server with Docker, one command: what `knarr up --runtime docker` promises."""
 
+import json
+import secrets
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,8 @@ from tests.stack.one_server import OneServer, describe, docker
 
 pytestmark = pytest.mark.stack("DOCKER_HOST")
 
+BIG = 30_000_000
+"""Bytes of an app's own."""
 DOCKERFILE = "FROM python:3.11-slim\nCOPY app.py /app.py\nCMD python /app.py\n"
 
 
@@ -81,3 +86,42 @@ def test_a_registry_that_was_removed_is_made_again_with_its_images(server: OneSe
     server.start()
     assert server.repositories_in_store() == stored
     eventually("the app answers", lambda: server.ask("kept") == "one")
+
+
+def test_what_a_removed_app_leaves_is_shown_and_goes(server: OneServer) -> None:
+    """In the registry and on the engine; and what was collected can be pushed again."""
+    files = {**dockerfile_app("one"), "noise": secrets.token_hex(BIG // 2)}
+    files["Dockerfile"] += "COPY noise /noise\n"
+    repository = server.repository("fat", files)
+    server.create_app("fat", repository)
+    assert server.deploy(repository)["state"] == "SUCCEEDED"
+    full, images = server.store_bytes(), server.engine_images()
+    assert server.reclaimable("registry") < BIG / 4
+    assert server.reclaimable("deployer") == 0
+    assert images
+
+    assert server.ended(server.api.delete("webhook", "/apps/fat")["saga_id"])["state"] == "SUCCEEDED"
+    assert server.reclaimable("registry") > BIG / 3  # hex digits are packed to half their size
+    assert server.reclaimable("deployer") > BIG / 2
+    freed = json.loads(server.knarr("disk", "--reclaim", "--json"))
+    assert {each["what"] for each in freed if each["freed_bytes"]} >= {"images in the registry", "images of releases"}
+    assert server.store_bytes() < full - BIG / 3
+    assert server.engine_images() == []
+    assert server.reclaimable("registry") < BIG / 4
+
+    server.create_app("fat", repository)
+    assert server.deploy(repository)["state"] == "SUCCEEDED"
+    assert server.ask("fat") == "one"
+
+
+def test_a_deployment_and_a_collection_do_not_meet(server: OneServer) -> None:
+    """Pushed again and again while garbage is collected again and again: no deployment fails, no image is broken."""
+    repository = server.repository("busy", dockerfile_app("0"))
+    server.create_app("busy", repository)
+    with ThreadPoolExecutor(1) as beside:
+        for number in range(1, 5):
+            repository.commit({"app.py": web_app(str(number))["app.py"]})
+            collecting = beside.submit(server.api.request, "POST", "registry", "/disk/reclaim", timeout=300)
+            assert server.deploy(repository)["state"] == "SUCCEEDED"
+            assert server.ask("busy") == str(number)
+            assert [each for each in collecting.result()["items"] if each["note"]] == []

@@ -124,6 +124,12 @@ class ServiceSettings(BaseSettings):
     otlp_endpoint: str | None = None
     """Where traces go, `http://collector:4318/v1/traces`. None: trace context is passed on, nothing is sent."""
 
+    disk_reclaim_s: float = Field(default=3600.0, ge=0)
+    """Seconds between two reclaims of what nothing needs on disks and engines; 0: only by `knarr disk --reclaim`.
+
+    An hour: what a removed app leaves does not fill a disk sooner, and looking costs an engine some seconds.
+    """
+
     stop_grace_s: float = Field(default=20.0, gt=0)
     """Seconds for work under way when the service stops; below the 30 s after which Kubernetes kills."""
 

@@ -24,6 +24,7 @@ import structlog
 from ocistore import manifest
 from ocistore.distribution import DistributionStore
 from ocistore.store import Image
+from ocistore.upkeep import Upkeep
 from seedwork.archives import ArchiveLimits, disk_errors, extract_tar
 from seedwork.errors import KnarrError, NotFound, StorageFull, Unavailable
 from seedwork.threads import in_thread
@@ -55,11 +56,20 @@ class BuildxBuilder:
         sandbox: Runs the docker command line.
         kitchen: What generated Dockerfiles stand on.
         registry: The registry's name, for people.
+        upkeep: Of the registry: it is not under way while an image is pushed.
     """
 
     def __init__(
-        self, *, images: DistributionStore, engine: Engine, sandbox: Sandbox, kitchen: Kitchen, registry: str
+        self,
+        *,
+        images: DistributionStore,
+        engine: Engine,
+        sandbox: Sandbox,
+        kitchen: Kitchen,
+        registry: str,
+        upkeep: Upkeep | None = None,
     ) -> None:
+        self._upkeep = upkeep or Upkeep()
         self._images = images
         self._engine = engine
         self._sandbox = sandbox
@@ -75,6 +85,17 @@ class BuildxBuilder:
         hold: Callable[[str], Awaitable[None]],
     ) -> Built:
         """See `ImageBuilder.build`."""
+        async with self._upkeep.writing():
+            return await self._build(order, output=output, note=note, hold=hold)
+
+    async def _build(
+        self,
+        order: BuildOrder,
+        *,
+        output: BuildOutput,
+        note: Callable[[str], None],
+        hold: Callable[[str], Awaitable[None]],
+    ) -> Built:
         note("unpacking the source")
         context, dockerfile, processes = await self._prepared(order)
         scratch = order.folder / "scratch"

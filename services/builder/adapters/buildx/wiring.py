@@ -8,6 +8,7 @@ from ocistore import is_registry
 from ocistore.distribution import DistributionStore
 from ocistore.manifest import check_digest
 from ocistore.store import ImageStore
+from ocistore.upkeep import upkeep_of
 from seedwork.errors import InvalidInput, Misconfigured
 from services.builder.adapters.buildx.builder import BuildxBuilder
 from services.builder.adapters.buildx.engine import Engine, EngineOptions
@@ -66,7 +67,14 @@ def make_buildx_builder(
         secrets=engine.secrets(),
         memory_bytes=settings.build_memory_bytes,
     )
-    return BuildxBuilder(images=images, engine=engine, sandbox=sandbox, kitchen=kitchen, registry=registry)
+    return BuildxBuilder(
+        images=images,
+        engine=engine,
+        sandbox=sandbox,
+        kitchen=kitchen,
+        registry=registry,
+        upkeep=upkeep_of(place),
+    )
 
 
 def _pins(pins: tuple[str, ...]) -> dict[str, str]:

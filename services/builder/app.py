@@ -100,7 +100,14 @@ def make_builder(settings: BuilderSettings, home: Path, images: ImageStore, sand
         Misconfigured: It does not go with the other settings.
     """
     if settings.builder == "layers":
-        return LayersBuilder(home, images=images, sandbox=sandbox, cache_bytes=settings.build_cache_bytes)
+        return LayersBuilder(
+            home,
+            images=images,
+            sandbox=sandbox,
+            cache_bytes=settings.build_cache_bytes,
+            fetch_toolchains=settings.fetch_toolchains,
+            python_mirror=settings.python_mirror,
+        )
     return make_buildx_builder(settings, home, images, sandbox)
 
 

@@ -43,6 +43,12 @@ class BuilderSettings(ImageStoreSettings):
     On a Docker engine: of its build cache, what other programs built there included.
     """
 
+    fetch_toolchains: bool = True
+    """Whether interpreters that an app asks for and this machine does not have are fetched and kept in the cache."""
+
+    python_mirror: str | None = None
+    """`https://…` or `file://…` in place of the site from which uv fetches Python (UV_PYTHON_INSTALL_MIRROR)."""
+
     build_pass_env: CommaSeparated = ()
     """More names of environment variables that build tools get, such as those a private index needs."""
 

@@ -1,6 +1,7 @@
 """What `buildx` decides without an engine: Dockerfiles, what is shown of a build, whose fault a failure is, configs."""
 
 import base64
+import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,12 +13,13 @@ from ocistore.store import LABEL_BASE, LABEL_PROCESSES, Descriptor, Image
 from seedwork.errors import KnarrError, Misconfigured, NotAllowed, StorageFull, Unavailable
 from services.builder.adapters.buildx.faults import explained
 from services.builder.adapters.buildx.image import built_layers, stored_config, stored_layers
+from services.builder.adapters.buildx.kitchen import BaseImages, Kitchen, Recipe, ignored_by_app
 from services.builder.adapters.buildx.progress import Progress
-from services.builder.adapters.buildx.recipes import BaseImages, Kitchen, Recipe, recipe_for
+from services.builder.adapters.buildx.recipes import recipe_for
 from services.builder.adapters.layers.sandbox import ToolFailed
 from services.builder.errors import BuildFailed, CannotBuild, OutOfMemory, RegistryUnavailable
 from services.builder.ports import BuildOrder
-from services.source.contract import AppDescription, Runtime
+from services.source.contract import AppDescription, Packages, Runtime
 from tests.services.builder.support import COMMIT, NODE, PROCFILE, PYTHON, STATIC, Output
 
 KITCHEN = Kitchen(images=BaseImages(), secrets=("NPM_TOKEN",), memory_bytes=1024**3)
@@ -77,8 +79,12 @@ def test_only_the_files_that_name_packages_come_before_the_app() -> None:
     """So a change of the app leaves the packages' layer as it is; secrets are mounted for that one step."""
     made = recipe(PYTHON, {"requirements.txt": "-r more/base.txt\n", "more/base.txt": "six\n", "app.py": "x"})
 
-    assert set(made.files) == {"knarr/dependencies/requirements.txt", "knarr/dependencies/more/base.txt"}
-    before, _, after = made.dockerfile.partition("pip install")
+    assert set(made.files) == {
+        "knarr/dependencies/requirements.txt",
+        "knarr/dependencies/more/base.txt",
+        "knarr/tools/settle_python.py",
+    }
+    before, _, after = made.dockerfile.partition("/knarr/uv/bin/uv pip install")
     assert "COPY root/" not in before
     assert "--mount=type=secret,id=NPM_TOKEN" in before
     assert "COPY --chown=10001:10001 root/ /" in after
@@ -91,12 +97,60 @@ def test_packages_that_are_folders_of_the_app_are_installed_with_all_of_it() -> 
 
 
 def test_a_pyproject_lists_its_packages() -> None:
-    """They are written out for pip, one a line."""
-    made = recipe(
-        PYTHON, {"pyproject.toml": '[project]\nname = "x"\nversion = "1"\ndependencies = ["six", "flask>=3"]\n'}
-    )
+    """Tool uv reads them itself; nothing else of the app is there."""
+    project = '[project]\nname = "x"\nversion = "1"\ndependencies = ["six", "flask>=3"]\n'
+    made = recipe(PYTHON, {"pyproject.toml": project})
 
-    assert made.files == {"knarr/dependencies/requirements.txt": b"six\nflask>=3\n"}
+    assert made.files["knarr/dependencies/pyproject.toml"] == project.encode()
+    assert "COPY root/app/ /work/" not in made.dockerfile
+    assert "-r pyproject.toml" in made.dockerfile
+
+
+def test_the_projects_own_tool_runs_in_the_image_build_too() -> None:
+    """The same commands as on this machine: the lock file is compared first, then installed frozen."""
+    packages = Packages(
+        language="python", tool="uv", lock="uv.lock", manifests=("pyproject.toml", "uv.lock"), project=True
+    )
+    description = PYTHON.model_copy(update={"packages": (packages,)})
+    made = recipe(description, {"pyproject.toml": '[project]\nname = "x"\n', "uv.lock": "version = 1\n"})
+
+    check, install = made.dockerfile.index("lock --check"), made.dockerfile.index("sync --frozen --no-dev")
+    assert check < install < made.dockerfile.index("--no-deps .")
+    assert "COPY --from=python-packages /out/ /\nCOPY --from=project-packages /out/ /" in made.dockerfile
+    assert "PATH=/layers/project/bin:/layers/python/bin:$PATH" in made.dockerfile
+
+
+def test_words_of_the_app_are_no_commands_of_the_shell() -> None:
+    """A group or a file with a quote in its name is one word."""
+    packages = Packages(language="python", tool="pip", manifests=("a'; evil #.txt",))
+    description = PYTHON.model_copy(update={"packages": (packages,)})
+    made = recipe(description, {"a'; evil #.txt": "six\n"})
+
+    (line,) = [line for line in made.dockerfile.splitlines() if line.startswith("RUN") and "-r " in line]
+    script = orjson.loads(line[line.index("[") :])[2]
+    words = shlex.split(script)
+    assert words[words.index("-r") + 1] == "a'; evil #.txt;"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "image"), [(">=3.12", "python:3.12-slim"), ("^3.13", "python:3.13-slim"), (">=3.9", "python:3.11-slim")]
+)
+def test_an_app_gets_the_first_python_of_its_range(wanted: str, image: str) -> None:
+    """The default where it fits, else one of those that have a base image."""
+    assert recipe(versioned("python", wanted), {}).dockerfile.startswith(f"FROM {image}\n")
+
+
+def test_what_a_dockerignore_names_is_not_in_a_generated_image() -> None:
+    """Patterns are moved to where the app stands in the build context; exceptions and comments stay what they are."""
+    text = "# secrets\n*.env\n/build\n!keep.env\n\n**/*.log\n../outside\n.\n"
+
+    assert ignored_by_app({".dockerignore": text.encode()}.get, "root/app") == (
+        "root/app/*.env",
+        "root/app/build",
+        "!root/app/keep.env",
+        "root/app/**/*.log",
+    )
+    assert ignored_by_app(dict[str, bytes]().get, "root/app") == ()
 
 
 @pytest.mark.parametrize(
@@ -107,7 +161,7 @@ def test_an_app_gets_the_newest_patch_of_its_python(wanted: str | None, image: s
     description = AppDescription(runtime=Runtime(kind="python", version=wanted))
 
     assert recipe(description, {}).dockerfile.startswith(f"FROM {image}\n")
-    with pytest.raises(CannotBuild, match=r"3\.11"):
+    with pytest.raises(CannotBuild, match=r"not understood.*3\.11"):
         recipe(versioned("python", "3\nRUN evil"), {})
 
 

@@ -9,7 +9,7 @@ import pytest
 from seedwork.errors import Unavailable
 from seedwork.messages import new_id
 from services.builder.adapters.layers.cache import LayerCache, key_of
-from services.builder.adapters.layers.interpreters import Interpreter, Interpreters, choose
+from services.builder.adapters.layers.interpreters import Interpreters
 from services.builder.folders import WorkFolders
 from tests.services.builder.support import STATIC, Bench, digest_of, write_files
 
@@ -86,38 +86,6 @@ async def test_a_damaged_cached_layer_is_made_anew_by_the_next_attempt(bench: Be
         await bench.build(STATIC, {"index.html": "one"})
 
     assert (await bench.build(STATIC, {"index.html": "one"})).digest == first.digest
-
-
-def interpreter(version: str, implementation: str = "cpython") -> Interpreter:
-    path = Path(f"/usr/bin/{implementation}{version}")
-    return Interpreter(path=path, implementation=implementation, version=version, platform="linux-x86_64")
-
-
-HERE = [interpreter(version) for version in ("3.11.7", "3.12.1", "3.12.4", "3.9.2")] + [interpreter("3.10.13", "pypy")]
-
-
-@pytest.mark.parametrize(
-    ("wanted", "version"),
-    [
-        (None, "3.11.7"),
-        ("3", "3.11.7"),
-        ("3.12", "3.12.1"),
-        ("3.12.4", "3.12.4"),
-        ("3.12.9", "3.12.4"),
-        ("python-3.11.7", "3.11.7"),
-        ("3.11.x", "3.11.7"),
-        ("pypy3.10", "3.10.13"),
-        ("3.10", None),
-        ("3.1", None),
-        ("2.7", None),
-        ("nightly", None),
-    ],
-)
-def test_the_interpreter_that_fits_best_is_chosen(wanted: str | None, version: str | None) -> None:
-    """The exact version, else the newest of the same minor version; without a wish knarr's own."""
-    found = choose(HERE, wanted)
-
-    assert (found.version if found else None) == version
 
 
 async def test_programs_that_are_no_interpreters_are_passed_over(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Python apps, really built: packages by uv, a layer of their own, and an app that runs from the image."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from services.source.contract import Runtime
 from tests.services.builder.support import PYTHON, Bench, Files, make_bench, run_process, unpacked, wheel
 
 APP = "import greet, sys\nprint(greet.__file__, greet.VERSION, sys.path)\n"
+VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 WHEEL = "greet-1.0-py3-none-any.whl"
 
 
@@ -44,7 +46,7 @@ async def test_an_app_finds_its_packages_in_the_image(bench: Bench, tmp_path: Pa
     root = await unpacked(bench, built, tmp_path / "root")
     printed = await run_process(bench, built, root)
 
-    assert printed.startswith(f"{root}/layers/python/lib/greet.py 1.0")
+    assert printed.startswith(f"{root}/layers/python/lib/python{VERSION}/site-packages/greet.py 1.0")
     assert "installing dependencies" in bench.notes
 
 
@@ -55,7 +57,8 @@ async def test_what_the_host_has_installed_is_not_the_apps(bench: Bench, tmp_pat
     printed = await run_process(bench, built, await unpacked(bench, built, tmp_path / "root"))
 
     assert "dist-packages" not in printed
-    assert not any(part.endswith("site-packages'") for part in printed.split(","))
+    sites = [part.strip(" ']\n") for part in printed.split(",") if "site-packages" in part]
+    assert [site.partition("/layers/")[2] for site in sites[1:]] == [f"python/lib/python{VERSION}/site-packages"]
 
 
 async def test_scripts_of_packages_are_on_the_path(bench: Bench, tmp_path: Path, wheels: Path) -> None:
@@ -98,7 +101,7 @@ async def test_packages_are_compiled_and_their_bytecode_is_not_checked_against_t
     """PEP 552: flags 1 are hash-based and unchecked; so the time in the image does not matter."""
     root = await unpacked(bench, await bench.build(PYTHON, app()), tmp_path / "root")
 
-    (bytecode,) = (root / "layers/python/lib/__pycache__").glob("greet.*.pyc")
+    (bytecode,) = (root / f"layers/python/lib/python{VERSION}/site-packages/__pycache__").glob("greet.*.pyc")
     assert bytecode.read_bytes()[4:8] == (1).to_bytes(4, "little")
 
 
@@ -110,7 +113,7 @@ async def test_dependencies_are_read_from_pyproject(bench: Bench, tmp_path: Path
 
     root = await unpacked(bench, built, tmp_path / "root")
     assert " 1.0 " in await run_process(bench, built, root)
-    assert not list((root / "layers/python/lib").glob("shop*"))
+    assert not list((root / "layers/python/lib").rglob("shop*"))
 
 
 async def test_an_app_without_dependencies_runs_too(bench: Bench, tmp_path: Path) -> None:

@@ -1,34 +1,25 @@
-"""What a Python app's files say of its dependencies, and what becomes part of the layer's key."""
+"""What requirement files say, and the form in which an image can hold what they install."""
 
 from collections.abc import Mapping
 
 import pytest
 
-from services.builder.adapters.layers.requirements import Requirements, read_requirements
 from services.builder.errors import CannotBuild
+from services.builder.install.requirements import Requirements, read_requirements
 
 
 def read(files: Mapping[str, str]) -> Requirements:
     content = {name: text.encode() for name, text in files.items()}
-    return read_requirements(content.get)
-
-
-def test_requirements_come_before_pyproject() -> None:
-    """The lock-like file wins."""
-    project = '[project]\nname = "x"\ndependencies = ["a"]\n'
-
-    assert read({"requirements.txt": "six==1.17\n", "pyproject.toml": project}).file == "requirements.txt"
-    assert read({"pyproject.toml": project}).file == "pyproject.toml"
-    assert read({}).file is None
+    return read_requirements("requirements.txt", content.get)
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# nothing\n", "   # nothing"])
 def test_a_file_without_requirements_installs_nothing(text: str) -> None:
     """Uv is not even started."""
-    assert read({"requirements.txt": text}).file is None
+    assert read({"requirements.txt": text}).empty
 
 
-def test_included_files_are_part_of_the_key() -> None:
+def test_included_files_are_read_too() -> None:
     """Through several levels, relative to the file that includes, each once."""
     files = {
         "requirements.txt": "-r reqs/base.txt\n-c constraints.txt\n",
@@ -38,7 +29,7 @@ def test_included_files_are_part_of_the_key() -> None:
         "unrelated.txt": "x",
     }
 
-    assert set(read(files).inputs) == files.keys() - {"unrelated.txt"}
+    assert set(read(files).files) == files.keys() - {"unrelated.txt"}
 
 
 @pytest.mark.parametrize(
@@ -47,8 +38,6 @@ def test_included_files_are_part_of_the_key() -> None:
         ("-r /etc/passwd", "outside of the app's folder"),
         ("-r ../secret.txt", "outside of the app's folder"),
         ("-r none.txt", "no such file"),
-        ("-e .", "editable install"),
-        ("--editable ./lib", "editable install"),
     ],
 )
 def test_what_cannot_be_built_is_named(line: str, words: str) -> None:
@@ -60,11 +49,34 @@ def test_what_cannot_be_built_is_named(line: str, words: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "installed"),
+    [
+        ("-e .", "."),
+        ("-e.", "."),
+        ("--editable=./lib[more]", "./lib[more]"),
+        ("--editable ./lib ; python_version > '3'", "./lib ; python_version > '3'"),
+        ("-e git+https://example.com/a/b.git@v1#egg=b", "b @ git+https://example.com/a/b.git@v1"),
+        (
+            "-e git+https://example.com/a/b.git#egg=b[x]&subdirectory=sub",
+            "b[x] @ git+https://example.com/a/b.git#subdirectory=sub",
+        ),
+        ("--extra-index-url https://example.com", "--extra-index-url https://example.com"),
+    ],
+)
+def test_an_editable_requirement_becomes_a_regular_one(line: str, installed: str) -> None:
+    """It would point into the folder of the build, which is gone when the app runs."""
+    found = read({"requirements.txt": f"six\r\n{line}\r\n"})
+
+    assert found.files["requirements.txt"] == f"six\n{installed}\n"
+    assert found.rewritten == (["requirements.txt"] if line.startswith(("-e", "--editable")) else [])
+
+
+@pytest.mark.parametrize(
     ("line", "local"),
     [
         *[
             (line, True)
-            for line in (".", "./lib", "/opt/lib", "lib @ file:///opt/lib", "vendor/x-1.0-py3-none-any.whl")
+            for line in (".", "-e .", "./lib", "/opt/lib", "lib @ file:///opt/lib", "vendor/x-1.0-py3-none-any.whl")
         ],
         *[(line, True) for line in ("x-1.0.tar.gz", "--find-links ./wheels", "file:lib")],
         *[(line, False) for line in ("six==1.17", "six @ https://example.com/six.whl", "-r https://example.com/r.txt")],
@@ -76,46 +88,20 @@ def test_what_lies_in_the_app_makes_the_layer_depend_on_its_source(line: str, lo
     assert read({"requirements.txt": line + "\n"}).needs_source is local
 
 
-def test_of_pyproject_only_what_decides_is_part_of_the_key() -> None:
-    """A new version of the app itself installs nothing anew."""
-    one = read({"pyproject.toml": '[project]\nname = "x"\nversion = "1"\ndependencies = ["six"]\n'})
-    two = read({"pyproject.toml": '[project]\nname = "x"\nversion = "2"\ndependencies = ["six"]\n[tool.ruff]\n'})
-    three = read({"pyproject.toml": '[project]\nname = "x"\nversion = "2"\ndependencies = ["six<2"]\n'})
-
-    assert one.inputs == two.inputs != three.inputs
+def test_hashes_are_noticed_over_continued_lines() -> None:
+    """As `pip-compile --generate-hashes` writes them."""
+    assert read({"requirements.txt": "six==1.17 \\\n    --hash=sha256:ab\n"}).hashed
+    assert not read({"requirements.txt": "six==1.17\n"}).hashed
 
 
-def test_dependencies_that_are_computed_need_the_source() -> None:
-    """`dynamic`, and sources that are folders of the app."""
-    assert read({"pyproject.toml": '[project]\nname = "x"\ndynamic = ["dependencies"]\n'}).needs_source
-    project = '[project]\nname = "x"\ndependencies = ["lib"]\n[tool.uv.sources]\nlib = { path = "lib" }\n'
-    assert read({"pyproject.toml": project}).needs_source
-
-
-def test_the_apps_own_configuration_of_uv_is_used_and_part_of_the_key() -> None:
-    """An index of its own, for example."""
-    plain = read({"requirements.txt": "six"})
-    own = read({"requirements.txt": "six", "uv.toml": 'index-url = "https://example.com"'})
-
-    assert not plain.own_config
-    assert own.own_config
-    assert plain.inputs != own.inputs
-
-
-@pytest.mark.parametrize(
-    ("files", "words"),
-    [
-        ({"pyproject.toml": "not toml ["}, "pyproject.toml cannot be read"),
-        ({"pyproject.toml": "[tool.poetry]\nname = 'x'\n"}, "poetry"),
-    ],
-)
-def test_a_pyproject_that_cannot_be_used_says_why(files: Mapping[str, str], words: str) -> None:
-    """Wrong TOML; dependencies where this builder does not look."""
-    with pytest.raises(CannotBuild, match=words):
-        read(files)
+def test_a_byte_order_mark_is_passed_over() -> None:
+    """Editors on Windows write one, also for UTF-16, which pip reads too."""
+    for encoding in ("utf-8-sig", "utf-16"):
+        found = read_requirements("r.txt", {"r.txt": "six\n".encode(encoding)}.get)
+        assert found.files == {"r.txt": "six\n"}
 
 
 def test_a_file_that_is_not_text_says_so() -> None:
-    """UTF-16 from an editor on Windows, for example."""
+    """Latin-1 from an old editor, for example."""
     with pytest.raises(CannotBuild, match=r"requirements\.txt is not UTF-8"):
-        read_requirements({"requirements.txt": "six".encode("utf-16")}.get)
+        read_requirements("requirements.txt", {"requirements.txt": "# M\xfcnchen".encode("latin-1")}.get)

@@ -31,8 +31,9 @@ from seedwork.threads import in_thread
 from services.builder.adapters.buildx.engine import Engine
 from services.builder.adapters.buildx.faults import explained
 from services.builder.adapters.buildx.image import built_layers, stored_config, stored_layers
+from services.builder.adapters.buildx.kitchen import Kitchen, ignored_by_app
 from services.builder.adapters.buildx.progress import Progress
-from services.builder.adapters.buildx.recipes import Kitchen, recipe_for
+from services.builder.adapters.buildx.recipes import recipe_for
 from services.builder.adapters.layers.sandbox import Sandbox, ToolFailed
 from services.builder.adapters.layers.workshop import read_file
 from services.builder.errors import CannotBuild
@@ -140,7 +141,8 @@ class BuildxBuilder:
             return app, await asyncio.to_thread(_own_dockerfile, app, order.description.dockerfile), {}
         recipe = await asyncio.to_thread(recipe_for, order, lambda name: read_file(app, name), self._kitchen)
         dockerfile = context / "knarr" / "Dockerfile"
-        ignored = "\n".join(recipe.ignore) + "\n"
+        own = await asyncio.to_thread(ignored_by_app, lambda name: read_file(app, name), "root/app")
+        ignored = "\n".join([*own, *recipe.ignore]) + "\n"
         files = {"knarr/Dockerfile": recipe.dockerfile.encode(), ".dockerignore": ignored.encode(), **recipe.files}
         await in_thread(lambda stop: _lay_out(context, files, order.source_digest, stop))
         return context, dockerfile, recipe.processes

@@ -12,7 +12,7 @@ from ocistore.upkeep import upkeep_of
 from seedwork.errors import InvalidInput, Misconfigured
 from services.builder.adapters.buildx.builder import BuildxBuilder
 from services.builder.adapters.buildx.engine import Engine, EngineOptions
-from services.builder.adapters.buildx.recipes import BaseImages, Kitchen
+from services.builder.adapters.buildx.kitchen import BaseImages, Kitchen
 from services.builder.adapters.layers.sandbox import Sandbox
 from services.builder.settings import BuilderSettings
 

@@ -4,6 +4,8 @@ Unpack the archive; let the app's language bring its layers; pack the app as a l
 store. Safe to repeat: the image's name is its content, and dependency layers come from the cache.
 """
 
+import asyncio
+import os
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -21,7 +23,9 @@ from services.builder.adapters.layers.sandbox import Sandbox
 from services.builder.adapters.layers.workshop import Workshop
 from services.builder.contract import BuiltLayer
 from services.builder.errors import CannotBuild
+from services.builder.install.python import assumed_packages
 from services.builder.ports import BuildOrder, BuildOutput, Built
+from services.source.contract import Packages
 
 
 class LayersBuilder:
@@ -33,6 +37,8 @@ class LayersBuilder:
         sandbox: Runs the tools.
         cache_bytes: Dependency layers kept.
         interpreters: The Pythons of this machine; found on the sandbox's path, if not given.
+        fetch_toolchains: Whether interpreters that are not on this machine are fetched.
+        python_mirror: Where Python is fetched from, in place of its publisher.
     """
 
     def __init__(
@@ -43,12 +49,17 @@ class LayersBuilder:
         sandbox: Sandbox,
         cache_bytes: int,
         interpreters: Interpreters | None = None,
+        fetch_toolchains: bool = False,
+        python_mirror: str | None = None,
     ) -> None:
         self._caches = home / "cache"
         self._layers = LayerCache(self._caches / "layers", max_bytes=cache_bytes)
         self._images = images
         self._sandbox = sandbox
-        self._interpreters = interpreters or Interpreters(sandbox.path)
+        self._interpreters = interpreters or Interpreters(
+            sandbox.path, fetched=self._caches / "pythons" if fetch_toolchains else None, environ=os.environ
+        )
+        self._python_mirror = python_mirror
         self._node_tools = node.NodeTools()
 
     async def build(
@@ -97,13 +108,14 @@ class LayersBuilder:
     async def _prepared(self, shop: Workshop) -> Prepared:
         match shop.order.description.runtime.kind:
             case "python":
-                return await python.prepare(shop, self._interpreters)
+                packages = await asyncio.to_thread(_packages_of, shop, "python")
+                return await python.prepare(shop, self._interpreters, packages, mirror=self._python_mirror)
             case "node":
                 return await node.prepare(shop, self._node_tools)
             case "static":
                 return await static.prepare(shop, self._interpreters)
             case "procfile":
-                return await procfile.prepare(shop)
+                return await procfile.prepare(shop, self._interpreters)
             case "dockerfile":
                 raise CannotBuild(
                     "The app is built from a Dockerfile, and this builder runs without Docker",
@@ -135,6 +147,13 @@ class LayersBuilder:
                 "The image could not be stored; its dependency layers will be made anew", why=error.message
             ) from error
         return image.digest
+
+
+def _packages_of(shop: Workshop, language: str) -> Packages | None:
+    """How the packages of a language are installed."""
+    description = shop.order.description
+    found = next((each for each in description.packages if each.language == language), None)
+    return found or assumed_packages(description.runtime.kind, shop.read)
 
 
 def _app_layer(shop: Workshop, stop: threading.Event) -> ReadyLayer:

@@ -24,7 +24,7 @@ from seedwork.threads import in_thread
 from services.builder.adapters.layers.image import ReadyLayer, layer_file
 from services.builder.locks import Locks
 
-FORMAT = 1
+FORMAT = 2
 """Of the layers' content: raise it when a layer with the same inputs would get other files."""
 _MINIMUM_AGE_S = 3600.0
 

@@ -30,10 +30,10 @@ from seedwork.archives import ArchiveLimits, extract_tar
 from seedwork.threads import in_thread
 from services.builder.adapters.layers.image import HOST_PATH, Prepared, ReadyLayer
 from services.builder.adapters.layers.node_versions import satisfies
-from services.builder.adapters.layers.requirements import ReadFile
 from services.builder.adapters.layers.sandbox import ToolFailed
 from services.builder.adapters.layers.workshop import Workshop, wrapper
 from services.builder.errors import BuildFailed, CannotBuild, RegistryUnavailable
+from services.builder.install.requirements import ReadFile
 
 _NETWORK = re.compile(
     rb"code (ECONNRESET|ECONNREFUSED|ETIMEDOUT|ESOCKETTIMEDOUT|ENOTFOUND|EAI_AGAIN|ERR_SOCKET_TIMEOUT|E5\d\d|E429)"

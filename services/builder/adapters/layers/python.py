@@ -1,201 +1,278 @@
-"""Python apps: dependencies from `requirements.txt` or `pyproject.toml`, installed by uv into `/layers/python`.
+"""Python apps: packages installed by the project's own tool into a virtual environment, `/layers/python`.
 
-    /layers/python/bin/     python, python3: start the interpreter that the layer was made for; the packages' scripts
-    /layers/python/lib/     the packages (`uv pip install --target`), compiled
-    /layers/python/site/    sitecustomize.py: the host's own packages are taken off sys.path, `.pth` files work
+    /layers/python/bin/                      python, python3, python3.X: start the interpreter of this machine as the
+                                             environment's own; scripts of packages
+    /layers/python/lib/python3.X/site-packages/    the packages, compiled
+    /layers/python/share/, etc/              data files of packages
+    /layers/project/                         the app's own project in the same form, where it is a package
 
-What the app's processes get: `PATH` with `bin` in front; `PYTHONPATH` of `site`, `/app` and `lib` (so `/app` wins, as
-it does for `python app.py`); `PYTHONUNBUFFERED=1`, since a log line must be seen when it is printed;
-`PYTHONNOUSERSITE=1`; `PYTHONDONTWRITEBYTECODE=1`, since a release's files do not change while it runs.
+The environment knows neither packages of the machine nor of its users. It is relocatable: no file names the folder in
+which the image is unpacked. Python finds the environment by the path under which it is started, so the wrappers in
+`bin` pass that path on.
 
-The layer's key: the content of the files that name dependencies, the interpreter (path, version, platform) and the
-cache's format. Packages that are not pinned are resolved when the key is new: pin them, or they stay as they were.
+What the app's processes get: `PATH` with both `bin` folders in front; `PYTHONPATH=/app`, so that modules of the app are
+found whatever starts them; `PYTHONUNBUFFERED=1`, since a log line must be seen when it is printed;
+`PYTHONDONTWRITEBYTECODE=1`, since a release's files do not change while it runs.
 
-Reproducible: two fresh installs give the same bytes. Bytecode is made with a fixed hash seed, in the order of the
-names, and is not checked against times (PEP 552, unchecked hash-based); records of where a package came from are left
-out.
+The layer's key: the content of the files that name dependencies, the lock file included, the commands with their
+tools, the interpreter (path, version, platform) and the cache's format. The project's layer depends on the whole
+source. Packages that are not locked are resolved when the key is new: lock them, or they stay as they were.
+
+Reproducible: two fresh installs give the same bytes (see `services.builder.install.settle_python`).
 """
 
 import asyncio
-import csv
-import re
+import importlib.metadata
 import shutil
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import uv
 
-from services.builder.adapters.layers.image import HOST_PATH, Prepared
+from services.builder.adapters.layers.image import HOST_PATH, Prepared, ReadyLayer
 from services.builder.adapters.layers.interpreters import Interpreter, Interpreters
-from services.builder.adapters.layers.requirements import Requirements, read_requirements
 from services.builder.adapters.layers.sandbox import ToolFailed
-from services.builder.adapters.layers.workshop import Workshop, wrapper
-from services.builder.errors import BuildFailed, RegistryUnavailable
-
-_NETWORK = re.compile(
-    rb"error sending request|dns error|failed to lookup address|Could not connect|Connection re(fused|set)|timed out"
-    rb"|Failed to fetch: .*|HTTP status (server error|client error \(429)|request failed after \d+ retries"
-    rb"|connection closed before message completed|error decoding response body",
-    re.IGNORECASE,
+from services.builder.adapters.layers.workshop import Workshop
+from services.builder.errors import BuildFailed, CannotBuild
+from services.builder.install import settle_python
+from services.builder.install.python import (
+    SCRIPT_PYTHON,
+    SCRIPT_PYTHON_OF_PROJECT,
+    Command,
+    Installation,
+    plan_installation,
 )
-_NOT_NETWORK = re.compile(rb"HTTP status client error \(4(?!29)\d\d")
-_PIP_NAMES = {
-    "UV_DEFAULT_INDEX": "PIP_INDEX_URL",
-    "UV_INDEX": "PIP_EXTRA_INDEX_URL",
-    "UV_FIND_LINKS": "PIP_FIND_LINKS",
-}
-"""uv does not read pip's variables; where only pip's is set, uv gets it under its own name."""
-_COMPILE = """
-import compileall, os, py_compile, sys
+from services.builder.install.python_environment import (
+    PROJECT_ENVIRONMENT,
+    foreign_indexes,
+    index_environment,
+    tool_environment,
+)
+from services.builder.install.python_faults import explained, reason_of
+from services.builder.install.python_versions import understood
+from services.source.contract import Packages
 
-folder, shown_as = sys.argv[1:]
-files = sorted(os.path.join(place, name) for place, _, names in os.walk(folder) for name in names if name[-3:] == ".py")
-parts = 4  # fixed: what a file's bytecode is may depend on those that the same process compiled before it
-for part in range(parts):
-    if os.fork() == 0:
-        for file in files[part::parts]:
-            compileall.compile_file(file, stripdir=folder, prependdir=shown_as, quiet=2,
-                                    invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
-        os._exit(0)
-sys.exit(any([os.wait()[1] for _ in range(parts)]))
-"""
-_SITECUSTOMIZE = '''\
-"""Leaves the standard library and this image's packages on sys.path: what the host has installed is not the app's."""
-
-import os
-import site
-import sys
-
-_host = {os.path.realpath(path) for path in site.getsitepackages()}
-sys.path[:] = [path for path in sys.path if os.path.realpath(path) not in _host]
-site.addsitedir(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "lib"))
-'''
+SETTLE = Path(settle_python.__file__)
+_NOT_COPIED = (".git", ".venv", "node_modules", "__pycache__")
 
 ENVIRONMENT = {
     "PATH": f"/layers/python/bin:{HOST_PATH}",
-    "PYTHONPATH": "/layers/python/site:/app:/layers/python/lib",
+    "PYTHONPATH": "/app",
     "PYTHONUNBUFFERED": "1",
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONNOUSERSITE": "1",
 }
+PROJECT_PATH = f"/layers/project/bin:/layers/python/bin:{HOST_PATH}"
 
 
-async def prepare(shop: Workshop, interpreters: Interpreters) -> Prepared:
-    """The dependency layer and the environment of a Python app.
+async def prepare(
+    shop: Workshop, interpreters: Interpreters, packages: Packages | None, *, mirror: str | None = None
+) -> Prepared:
+    """The layers and the environment of a Python app.
+
+    Args:
+        shop: The build.
+        interpreters: The Pythons of this machine.
+        packages: How the packages are installed; None: the app has none.
+        mirror: Where interpreters are fetched from, in place of their publisher.
 
     Raises:
         CannotBuild: No such interpreter, or a file that cannot be read; the text says what to change.
-        BuildFailed: uv could not install the dependencies.
+        BuildFailed: A tool could not install the packages.
         RegistryUnavailable: The package index did not answer.
     """
-    wanted = shop.order.description.runtime.version
-    interpreter = await interpreters.for_version(wanted)
-    if wanted and not interpreter.version.startswith(wanted):
+    interpreter = await _interpreter(shop, interpreters, packages, mirror)
+    installation = await asyncio.to_thread(partial(plan_installation, packages, shop.read, uv_version=_own_uv()))
+    await shop.say(f"Python {interpreter.version}: {installation.title}")
+    for line in installation.notes:
+        await shop.say(line)
+    builder = _Environments(shop, interpreter, interpreters.own, installation)
+    layers = [await builder.packages()]
+    if not installation.project:
+        return Prepared(layers=tuple(layers), env=ENVIRONMENT)
+    layers.append(await builder.project())
+    return Prepared(layers=tuple(layers), env={**ENVIRONMENT, "PATH": PROJECT_PATH})
+
+
+async def bare(shop: Workshop, interpreters: Interpreters) -> Prepared:
+    """The layer with an interpreter and no packages, for apps that start Python beside their own language."""
+    interpreter = await interpreters.for_version(None)
+    layer = await _Environments(shop, interpreter, interpreters.own, Installation(file=None)).packages()
+    return Prepared(layers=(layer,), env=ENVIRONMENT)
+
+
+async def _interpreter(
+    shop: Workshop, interpreters: Interpreters, packages: Packages | None, mirror: str | None
+) -> Interpreter:
+    """The interpreter that the app asks for, fetched if it is not here."""
+    wanted = (
+        shop.order.description.runtime.version if packages is None or packages.version is None else packages.version
+    )
+    file = packages.version_file if packages else None
+
+    async def fetch(request: str, folder: Path) -> None:
+        shop.note(f"fetching Python {request}")
+        env = shop.environment(
+            {
+                "UV_CACHE_DIR": str(shop.caches / "uv"),
+                "UV_PYTHON_INSTALL_DIR": str(folder),
+                "UV_NO_PROGRESS": "1",
+                "UV_NO_CONFIG": "1",
+                **({"UV_PYTHON_INSTALL_MIRROR": mirror} if mirror else {}),
+            }
+        )
+        try:
+            await shop.run(
+                [uv.find_uv_bin(), "python", "install", "--no-bin", request],
+                env=env,
+                cwd=shop.scratch,
+                shown=f"uv python install {request}",
+            )
+        except ToolFailed as error:
+            raise CannotBuild(
+                f"Python {request} could not be fetched", why=reason_of(error.lines) or error.ending
+            ) from error
+
+    interpreter = await interpreters.for_version(wanted, file=file, fetch=fetch)
+    asked = understood(wanted) if wanted else None
+    if asked is not None and not asked.fits(interpreter.numbers):
         await shop.say(f"Python {wanted} is not here; {interpreter.version} of the same minor version is used")
-    requirements = await asyncio.to_thread(read_requirements, shop.read)
-    inputs = {
-        "files": dict(requirements.inputs),
-        "source": shop.order.source_digest if requirements.needs_source else None,
-        "interpreter": [interpreter.implementation, interpreter.version, interpreter.platform, str(interpreter.path)],
-        "site": _SITECUSTOMIZE,
-    }
-
-    async def make(folder: Path) -> None:
-        await _install(shop, interpreter, requirements, folder)
-
-    what = f"Python {interpreter.version}"
-    what += f", packages of {requirements.file}" if requirements.file else ", no packages"
-    return Prepared(layers=(await shop.layer("python", inputs, make, created_by=what),), env=ENVIRONMENT)
+    return interpreter
 
 
-async def _install(shop: Workshop, interpreter: Interpreter, requirements: Requirements, folder: Path) -> None:
-    """Fill `/layers/python`."""
-    lib = folder / "lib"
-    if requirements.file:
-        shop.note("installing dependencies")
-        await _uv(shop, interpreter, requirements, lib)
-        await asyncio.to_thread(_tidy, lib, folder / "bin")
-        shop.note("compiling dependencies")
-        await _compile(shop, interpreter, lib)
-    await asyncio.to_thread(_lay_out, folder, interpreter)
+class _Environments:
+    """Makes the virtual environments of one build."""
 
+    def __init__(self, shop: Workshop, interpreter: Interpreter, own: Path, installation: Installation) -> None:
+        self._shop = shop
+        self._interpreter = interpreter
+        self._own = own
+        self._plan = installation
 
-async def _uv(shop: Workshop, interpreter: Interpreter, requirements: Requirements, lib: Path) -> None:
-    env = shop.environment(
-        {
-            "UV_CACHE_DIR": str(shop.caches / "uv"),
-            "UV_PYTHON_DOWNLOADS": "never",
-            "UV_NO_PROGRESS": "1",
-            **{
-                name: value
-                for name, pip in _PIP_NAMES.items()
-                if shop.sandbox.passed(name) is None and (value := shop.sandbox.passed(pip)) is not None
+    async def packages(self) -> ReadyLayer:
+        """The layer with everything that the app depends on."""
+        return await self._shop.layer(
+            "python",
+            {
+                **self._inputs(),
+                **self._plan.inputs,
+                "source": self._shop.order.source_digest if self._plan.keyed_by_source else None,
+                "project": bool(self._plan.project),
             },
+            partial(self._make, commands=self._plan.commands, project=False),
+            created_by=f"Python {self._interpreter.version}, {self._plan.title}",
+        )
+
+    async def project(self) -> ReadyLayer:
+        """The layer with the app's own project."""
+        return await self._shop.layer(
+            "project",
+            {**self._inputs(), "source": self._shop.order.source_digest},
+            partial(self._make, commands=self._plan.project, project=True),
+            created_by="the project itself",
+        )
+
+    def _inputs(self) -> Mapping[str, object]:
+        each = self._interpreter
+        return {
+            "interpreter": [each.implementation, each.version, each.platform, str(each.path)],
+            "settle": SETTLE.read_text(encoding="utf-8"),
+            "wrapper": _wrapper(Path("python")),
         }
-    )
-    assert requirements.file is not None  # noqa: S101 - the caller looked
-    options = [] if requirements.own_config else ["--no-config"]
-    argv = [
-        "pip",
-        "install",
-        *options,
-        "--target",
-        str(lib),
-        "--python",
-        str(interpreter.path),
-        "-r",
-        requirements.file,
-    ]
-    try:
-        await shop.run([uv.find_uv_bin(), *argv], env=env, shown=f"uv pip install -r {requirements.file}")
-    except ToolFailed as error:
-        raise _explained(error, requirements.file) from error
+
+    async def _make(self, folder: Path, *, commands: Sequence[Command], project: bool) -> None:
+        env = {
+            **self._shop.environment({}),
+            **index_environment(self._shop.sandbox.passed),
+            **tool_environment(self._plan, venv=str(folder), caches=str(self._shop.caches)),
+            **(PROJECT_ENVIRONMENT if project else {}),
+        }
+        venv = [uv.find_uv_bin(), "venv", "--quiet", "--relocatable", "--no-project"]
+        await self._shop.run(
+            [*venv, "--python", self._interpreter.path, folder], env=env, cwd=self._shop.scratch, shown=None
+        )
+        work = self._shop.scratch / ("project" if project else "packages")
+        if commands:
+            self._shop.note("installing the project" if project else "installing dependencies")
+            whole = project or self._plan.whole_source
+            await asyncio.to_thread(_lay_out_work, self._shop.app, work, whole, self._plan.files)
+            for command in commands:
+                await self._run(command, env=env, work=work, python=folder / "bin" / "python")
+            self._shop.note("compiling dependencies")
+        await self._settle(folder, work, env, project=project)
+        await asyncio.to_thread(_complete, folder, self._interpreter, project, bool(self._plan.project))
+
+    async def _run(self, command: Command, *, env: Mapping[str, str], work: Path, python: Path) -> None:
+        if command.compares and self._plan.tool == "uv":
+            unknown = foreign_indexes(env, self._plan.files.get(self._plan.file or "", b""))
+            env = {name: value for name, value in env.items() if name not in unknown}
+        before = command.tool.arguments(str(self._own)) if command.tool else ()
+        try:
+            await self._shop.run(
+                [uv.find_uv_bin(), *before, *command.arguments_for(str(python))], env=env, cwd=work, shown=command.shown
+            )
+        except ToolFailed as error:
+            raise explained(self._plan, command, error.lines, error.ending) from error
+
+    async def _settle(self, folder: Path, work: Path, env: Mapping[str, str], *, project: bool) -> None:
+        argv: list[str | Path] = [
+            *(self._interpreter.path, "-s", "-S", SETTLE, folder, f"/layers/{folder.name}"),
+            *(SCRIPT_PYTHON_OF_PROJECT if project else SCRIPT_PYTHON, work),
+        ]
+        try:
+            await self._shop.run(argv, env={**env, "PYTHONHASHSEED": "0"}, cwd=self._shop.scratch, shown=None)
+        except ToolFailed as error:
+            raise BuildFailed(
+                f"The packages of {self._plan.file or 'the project'} cannot be part of an image",
+                why=reason_of(error.lines) or error.ending,
+            ) from error
 
 
-def _explained(error: ToolFailed, file: str) -> BuildFailed | RegistryUnavailable:
-    if error.says(_NETWORK) and not error.says(_NOT_NETWORK):
-        return RegistryUnavailable("The Python package index did not answer", why=error.ending)
-    return BuildFailed(
-        f"The packages of {file} could not be installed", why=error.ending, todo="The last lines of the log say why."
-    )
+def _lay_out_work(app: Path, work: Path, whole: bool, files: Mapping[str, bytes]) -> None:
+    """The folder in which tools run: they may write there, and the app stays as it is."""
+    work.mkdir(parents=True, exist_ok=True)
+    if whole:
+        shutil.copytree(app, work, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_NOT_COPIED))
+    for name, content in files.items():
+        path = work / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.write_bytes(content)
 
 
-async def _compile(shop: Workshop, interpreter: Interpreter, lib: Path) -> None:
-    """Bytecode beside the sources, so that an instance starts quickly; a file that does not compile is left alone."""
-    env = shop.environment({"PYTHONHASHSEED": "0"})  # which -I would ignore
-    argv = [str(interpreter.path), "-s", "-S", "-c", _COMPILE, str(lib), "/layers/python/lib"]
-    try:
-        await shop.run(argv, env=env, cwd=Path(env["HOME"]), shown="compile the packages")
-    except ToolFailed as error:
-        raise BuildFailed("The packages could not be compiled", why=error.ending) from error
-
-
-def _tidy(lib: Path, bin_folder: Path) -> None:
-    """Take out what differs between two installs of the same packages; scripts to where PATH finds them."""
-    for name in (".lock", "bin/.lock"):
-        (lib / name).unlink(missing_ok=True)
-    if (lib / "bin").is_dir():
-        shutil.move(lib / "bin", bin_folder)
-    for cache in list(lib.rglob("__pycache__")):
-        shutil.rmtree(cache)
-    for dropped in ("direct_url.json", "uv_cache.json"):
-        for path in lib.glob(f"*.dist-info/{dropped}"):
+def _complete(folder: Path, interpreter: Interpreter, project: bool, with_project: bool) -> None:
+    """Take the links to the interpreter out; put the environment's own starters and configuration in."""
+    scripts = folder / "bin"
+    for path in list(scripts.iterdir()):
+        if path.is_symlink():
             path.unlink()
-    for record in lib.glob("*.dist-info/RECORD"):
-        _tidy_record(record)
+    (folder / "pyvenv.cfg").unlink(missing_ok=True)
+    if project:
+        return
+    for name in interpreter.names:
+        path = scripts / name
+        path.write_text(_wrapper(interpreter.path))
+        path.chmod(0o755)
+    numbers = ".".join(map(str, interpreter.numbers))
+    (folder / "pyvenv.cfg").write_text(
+        f"home = {interpreter.path.parent}\ninclude-system-site-packages = false\nversion = {numbers}\n"
+    )
+    if with_project:
+        for site in (folder / "lib").glob("*/site-packages"):
+            (site / "knarr_project.pth").write_text(f"../../../../project/lib/{site.parent.name}/site-packages\n")
 
 
-def _tidy_record(record: Path) -> None:
-    """Drop the lines of files that are gone; written anew, since the file may be a link into uv's cache."""
-    with record.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.reader(file) if row and not row[0].endswith(("/direct_url.json", "/uv_cache.json"))]
-    record.unlink()
-    with record.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(sorted(rows))
+def _wrapper(program: Path) -> str:
+    """A script that becomes `program` under its own path: by this path Python finds its environment (PEP 405)."""
+    quoted = "'" + str(program).replace("'", "'\\''") + "'"
+    by_python = "import os, sys; os.execv(sys.argv[1], sys.argv[2:])"
+    return (
+        "#!/bin/sh\n"
+        f'if [ -x /bin/bash ]; then exec /bin/bash -pc \'exec -a "$0" "$@"\' "$0" {quoted} "$@"; fi\n'
+        f'exec {quoted} -ISc \'{by_python}\' {quoted} "$0" "$@"\n'
+    )
 
 
-def _lay_out(folder: Path, interpreter: Interpreter) -> None:
-    (folder / "lib").mkdir(exist_ok=True)
-    (folder / "site").mkdir()
-    (folder / "site" / "sitecustomize.py").write_text(_SITECUSTOMIZE)
-    for name in ("python", "python3"):
-        wrapper(folder / "bin" / name, interpreter.path)
+def _own_uv() -> str:
+    return importlib.metadata.version("uv")

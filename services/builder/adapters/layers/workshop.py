@@ -49,7 +49,7 @@ class Workshop:
         await asyncio.to_thread(self.output.say, line)
 
     async def run(
-        self, argv: Sequence[str | Path], *, env: Mapping[str, str], cwd: Path | None = None, shown: str
+        self, argv: Sequence[str | Path], *, env: Mapping[str, str], cwd: Path | None = None, shown: str | None
     ) -> None:
         """Run a tool in the app's folder (or `cwd`); see `Sandbox.run`."""
         await self.sandbox.run(

@@ -1,0 +1,70 @@
+"""The output of a failed install tool in; the error with file, tool and reason out. Pure."""
+
+import re
+from collections.abc import Sequence
+
+from services.builder.errors import BuildFailed, RegistryUnavailable
+from services.builder.install.python import Command, Installation
+
+_NETWORK = re.compile(
+    rb"error sending request|dns error|failed to lookup address|Could not connect|Connection ?re(fused|set)|timed out"
+    rb"|Failed to fetch: .*|HTTP status (server error|client error \(429)|request failed after \d+ retries"
+    rb"|connection closed before message completed|error decoding response body|Max retries exceeded"
+    rb"|All attempts to connect to .* failed|Temporary failure in name resolution|Name or service not known",
+    re.IGNORECASE,
+)
+_NOT_NETWORK = re.compile(rb"HTTP status client error \(4(?!29)\d\d|40[134] Client Error")
+_STALE = re.compile(
+    rb"lockfile .*needs to be updated|changed significantly since poetry\.lock|poetry\.lock is not up to date"
+    rb"|Lockfile doesn't satisfy|Lockfile hash doesn't match|Pipfile\.lock is out-of-date",
+    re.IGNORECASE,
+)
+_NO_REASON = re.compile(
+    r"^(usage:|try |hint:|warning:|info:|resolved \d|using cpython|note:|for more information)", re.IGNORECASE
+)
+_REASON = re.compile(
+    r"^(error|fatal)\b|^\[\w*(error|exception)\]|\b(error|exception):|no solution found", re.IGNORECASE
+)
+_MARKS = re.compile("^[\\s\u2500-\u25ff\u2713-\u2718\u00b7\u00d7\u2022|]+")
+"""Lines, arrows, ticks and crosses in front of a message."""
+_REASON_LINES, _REASON_CHARS = 3, 400
+
+
+def explained(
+    installation: Installation, command: Command, lines: Sequence[bytes], ending: str
+) -> BuildFailed | RegistryUnavailable:
+    """Explain why a command failed.
+
+    Args:
+        installation: Whose command.
+        command: The command that failed.
+        lines: The last lines that it printed.
+        ending: How it ended: `exit code 2`.
+    """
+    reason = reason_of(lines) or ending
+    said = b"\n".join(lines)
+    stale = _STALE.search(said)
+    if not stale and _NETWORK.search(said) and not _NOT_NETWORK.search(said):
+        return RegistryUnavailable("The Python package index did not answer", why=reason)
+    if installation.manifest and (stale or command.compares):
+        return BuildFailed(
+            f"{installation.file} does not fit {installation.manifest}",
+            why=reason,
+            todo=f"Run `{installation.lock_command}` and commit {installation.file}.",
+            code="lock_out_of_date",
+        )
+    tool = command.tool.requirement if command.tool else "uv"
+    return BuildFailed(
+        f"The packages of {installation.file or 'the project'} could not be installed",
+        why=f"{tool}: {reason}",
+        todo="The last lines of the log say why.",
+    )
+
+
+def reason_of(lines: Sequence[bytes]) -> str:
+    """Return the first lines that say what went wrong, joined; empty where the tool printed none."""
+    texts = [_MARKS.sub("", line.decode(errors="replace")).strip() for line in lines]
+    texts = [text for text in texts if text and not _NO_REASON.match(text)]
+    first = next((at for at, text in enumerate(texts) if _REASON.search(text)), None)
+    chosen = texts[-1:] if first is None else texts[first : first + _REASON_LINES]
+    return " ".join(chosen)[:_REASON_CHARS]

@@ -29,11 +29,12 @@ USER = "app"
 """The user, and the database, that an app finds in its add-on."""
 _VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
 _URLS: Mapping[str, str] = {
-    "mongodb": "mongodb://{user}:{password}@{host}:27017/{database}?authSource=admin",
-    "mysql": "mysql://{user}:{password}@{host}:3306/{database}",
-    "postgres": "postgresql://{user}:{password}@{host}:5432/{database}",
-    "redis": "redis://:{password}@{host}:6379/0",
+    "mongodb": "mongodb://{user}:{password}@{host}:{port}/{database}?authSource=admin",
+    "mysql": "mysql://{user}:{password}@{host}:{port}/{database}",
+    "postgres": "postgresql://{user}:{password}@{host}:{port}/{database}",
+    "redis": "redis://:{password}@{host}:{port}/0",
 }
+_PORTS: Mapping[str, int] = {"mongodb": 27017, "mysql": 3306, "postgres": 5432, "redis": 6379}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,15 +109,18 @@ def given(known: Sequence[KnownAddOn], app: App, vault: Vault) -> tuple[AddOn, .
     )
 
 
-def variables(known: Sequence[KnownAddOn], vault: Vault) -> dict[str, str]:
+def variables(known: Sequence[KnownAddOn], vault: Vault, provider: AddOns | None) -> dict[str, str]:
     """The connection URLs by the names of their config vars."""
     kinds = {each.kind for each in known}
-    return {
-        variable_of(each.kind, kinds): _URLS[each.kind].format(
-            user=USER, password=vault.unseal(each.sealed)["password"], host=each.name, database=USER
-        )
-        for each in known
-    }
+    return {variable_of(each.kind, kinds): _url(each, vault, provider) for each in known}
+
+
+def _url(known: KnownAddOn, vault: Vault, provider: AddOns | None) -> str:
+    host, port = known.name, _PORTS[known.kind]
+    if provider is not None:
+        host, port = provider.address(known.app_id, known.name, port)
+    password = vault.unseal(known.sealed)["password"]
+    return _URLS[known.kind].format(user=USER, password=password, host=host, port=port, database=USER)
 
 
 def variable_of(kind: str, kinds: set[str]) -> str:

@@ -1,5 +1,6 @@
 """The wiring of `deployer`."""
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from services.deployer import api, handlers, models, runs, storage_api
 from services.deployer.adapters.docker.wiring import make_docker_runtime
 from services.deployer.adapters.kubernetes.wiring import make_kubernetes_runtime
 from services.deployer.adapters.memory import MemoryRuntime
+from services.deployer.adapters.process.addons import ProcessAddOns
 from services.deployer.adapters.process.runtime import Limits, ProcessRuntime
 from services.deployer.adapters.process.volumes import ProcessVolumes
 from services.deployer.adapters.router import Router
@@ -69,8 +71,10 @@ def create_app(
         provider=provider,
     )
     removal = VolumeRemoval(service.db, runtime, volumes)
-    standby = Standby(service.db, images, vault, runtime, service.clock, removal=deployer.removal, volumes=removal)
-    requests = Requests(service.db, service.outbox, vault, max_instances=settings.max_instances)
+    standby = Standby(
+        service.db, images, vault, runtime, service.clock, removal=deployer.removal, volumes=removal, provider=provider
+    )
+    requests = Requests(service.db, service.outbox, vault, max_instances=settings.max_instances, provider=provider)
 
     service.participant.step(
         DeployRelease,
@@ -88,7 +92,7 @@ def create_app(
     service.participant.on(AppCreated, handlers.on_app)
     service.participant.on(AppChanged, handlers.on_app)
     service.participant.on(DeploymentFailed, handlers.on_failed)
-    one_off = runs.Runs(service.db, images, vault, runtime, stopping=service.stopping)
+    one_off = runs.Runs(service.db, images, vault, runtime, stopping=service.stopping, provider=provider)
     service.on_start(standby.recover)
     service.on_stop(runtime.close)
     service.on_stop(one_off.close)
@@ -135,4 +139,8 @@ def _runtime(
         settle_s=settings.worker_settle_s,
         log_max_bytes=settings.app_log_max_bytes,
     )
-    return ProcessRuntime(home, images=images, router=router, clock=clock, limits=limits), None, ProcessVolumes(home)
+    addons = ProcessAddOns(
+        home, path=os.environ.get("PATH", os.defpath), start_timeout_s=settings.addon_start_timeout_s
+    )
+    runtime = ProcessRuntime(home, images=images, router=router, clock=clock, limits=limits, addons=addons)
+    return runtime, addons, ProcessVolumes(home)

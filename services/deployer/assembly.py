@@ -7,12 +7,20 @@ from seedwork.errors import Conflict
 from seedwork.unit_of_work import Database
 from services.deployer import addons, configs, volumes
 from services.deployer.image import ImageFacts, facts_of
-from services.deployer.ports import Release
+from services.deployer.ports import AddOns, Release
 from services.deployer.releases import App, KnownRelease
 from services.deployer.vault import Vault
 
 
-async def assemble(known: KnownRelease, app: App, *, db: Database, images: ImageStore, vault: Vault) -> Release:
+async def assemble(
+    known: KnownRelease,
+    app: App,
+    *,
+    db: Database,
+    images: ImageStore,
+    vault: Vault,
+    provider: AddOns | None,
+) -> Release:
     """Read what the row names.
 
     Raises:
@@ -38,7 +46,7 @@ async def assemble(known: KnownRelease, app: App, *, db: Database, images: Image
         image=image,
         processes=facts.processes,
         formation=known.formation,
-        env=variables(facts, addons.variables(theirs, vault) | vault.unseal(version.sealed)),
+        env=variables(facts, addons.variables(theirs, vault, provider) | vault.unseal(version.sealed)),
         release_command=facts.release_command,
         health_path=facts.health_path,
         checks=facts.checks,

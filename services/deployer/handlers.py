@@ -46,9 +46,6 @@ T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
-HAVE_ADDONS = "docker, kubernetes"
-"""Runtimes that provide add-ons."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployer:
@@ -267,9 +264,11 @@ def _refuse_addons(facts: ImageFacts, runtime: Runtime) -> None:
     if lacking:
         raise CannotRun(
             f"The app asks for {', '.join(lacking)}, which the runtime `{runtime.name}` does not provide",
-            why=f"add-ons need one of the runtimes {HAVE_ADDONS}",
-            todo="Set KNARR_RUNTIME to one of them; or take the service out of `.cupaas.yml` or app.json, and give the"
-            " address of one that you run yourself as a config var.",
+            why="this machine has no server program for it"
+            if runtime.name == "process"
+            else "its add-ons are provided by the runtimes process, docker and kubernetes",
+            todo="Install the server program, or run apps with Docker: `knarr up --runtime docker`. Or take the service"
+            " out of `.cupaas.yml` or app.json, and give the address of one that you run yourself as a config var.",
             code="addons_unavailable",
         )
 
@@ -287,7 +286,9 @@ async def _address(app: App, deployer: Deployer) -> Address:
 
 async def _prepared(known: KnownRelease, app: App, work: Work, deployer: Deployer) -> Release:
     """All that its instances need is there."""
-    release = await assemble(known, app, db=deployer.db, images=deployer.images, vault=deployer.vault)
+    release = await assemble(
+        known, app, db=deployer.db, images=deployer.images, vault=deployer.vault, provider=deployer.provider
+    )
     if deployer.provider is not None:
         for addon in release.addons:
             work.note(f"starting the add-on {addon.name}")

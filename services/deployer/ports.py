@@ -213,6 +213,9 @@ class AddOns(Protocol):
         Unavailable: The runtime does not answer.
     """
 
+    def address(self, app_id: str, name: str, port: int) -> tuple[str, int]:
+        """Return host and port under which the app's instances reach an add-on; `port` is its kind's usual one."""
+
     async def provide(self, addon: AddOn, *, note: Note) -> None:
         """Have it run and take connections from the app's instances; its data is as it was left.
 

@@ -17,6 +17,7 @@ from seedwork.outbox import Outbox
 from seedwork.unit_of_work import Database
 from services.deployer import addons, configs, releases
 from services.deployer.contract import ReleaseKind, ReleaseRequested
+from services.deployer.ports import AddOns
 from services.deployer.releases import App, KnownRelease
 from services.deployer.vault import Vault
 
@@ -40,13 +41,17 @@ class Requests:
         outbox: Where `ReleaseRequested` is left.
         vault: Seals config vars.
         max_instances: Of one process type.
+        provider: Of add-ons; None: the runtime has none.
     """
 
-    def __init__(self, db: Database, outbox: Outbox, vault: Vault, *, max_instances: int) -> None:
+    def __init__(
+        self, db: Database, outbox: Outbox, vault: Vault, *, max_instances: int, provider: AddOns | None = None
+    ) -> None:
         self._db = db
         self._outbox = outbox
         self._vault = vault
         self._max_instances = max_instances
+        self._provider = provider
 
     async def app(self, name_or_id: str, caller: Caller) -> App:
         """The app that the caller means.
@@ -69,7 +74,7 @@ class Requests:
         """What an instance would get: the newest config vars, over the URLs of the app's add-ons."""
         known = await self._db.read(lambda conn: addons.of_app(conn, app.app_id))
         _, values = await self.config(app)
-        return addons.variables(known, self._vault) | values
+        return addons.variables(known, self._vault, self._provider) | values
 
     async def change_config(self, app: App, change: Mapping[str, str | None], caller: Caller) -> Asked:
         """A new config version; with a live release it is brought live by a saga.

@@ -24,7 +24,7 @@ from seedwork.errors import Conflict, InvalidInput
 from seedwork.unit_of_work import Database
 from services.deployer import releases
 from services.deployer.assembly import assemble
-from services.deployer.ports import Release, RunningCommand, Runtime
+from services.deployer.ports import AddOns, Release, RunningCommand, Runtime
 from services.deployer.releases import App
 from services.deployer.requests import Requests
 from services.deployer.vault import Vault
@@ -56,16 +56,25 @@ class Runs:
         vault: Opens config vars.
         runtime: Runs the command.
         stopping: Ends all commands.
+        provider: Of add-ons; None: the runtime has none.
     """
 
     def __init__(
-        self, db: Database, images: ImageStore, vault: Vault, runtime: Runtime, *, stopping: asyncio.Event
+        self,
+        db: Database,
+        images: ImageStore,
+        vault: Vault,
+        runtime: Runtime,
+        *,
+        stopping: asyncio.Event,
+        provider: AddOns | None = None,
     ) -> None:
         self._db = db
         self._images = images
         self._vault = vault
         self._runtime = runtime
         self._stopping = stopping
+        self._provider = provider
         self._running = 0
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -108,7 +117,7 @@ class Runs:
                 why="nothing was deployed yet",
                 todo=f"Deploy it first: `knarr deploy DIR --app {app.name}`",
             )
-        return await assemble(live, app, db=self._db, images=self._images, vault=self._vault)
+        return await assemble(live, app, db=self._db, images=self._images, vault=self._vault, provider=self._provider)
 
     async def _lines(self, command: RunningCommand) -> AsyncGenerator[bytes, None]:
         try:

@@ -13,7 +13,7 @@ from seedwork.unit_of_work import Database
 from services.deployer import releases
 from services.deployer.addons import Removal
 from services.deployer.assembly import assemble
-from services.deployer.ports import Needed, Release, Runtime, Standing
+from services.deployer.ports import AddOns, Needed, Release, Runtime, Standing
 from services.deployer.releases import App, KnownRoute
 from services.deployer.vault import Vault
 from services.deployer.volumes import VolumeRemoval
@@ -38,6 +38,7 @@ class Standby:
         clock: For waiting.
         removal: Of add-ons.
         volumes: Deletes volumes that are no longer wanted.
+        provider: Of add-ons; None: the runtime has none.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Standby:
         *,
         removal: Removal,
         volumes: VolumeRemoval,
+        provider: AddOns | None = None,
     ) -> None:
         self._db = db
         self._images = images
@@ -58,6 +60,7 @@ class Standby:
         self._clock = clock
         self._removal = removal
         self._volumes = volumes
+        self._provider = provider
 
     async def recover(self) -> None:
         """Have exactly what is live started; returns before it is."""
@@ -109,7 +112,7 @@ class Standby:
         known = await self._db.read(lambda conn: releases.of_saga(conn, saga_id))
         if known is None:
             raise Conflict(f"The release of the saga {saga_id} is gone")
-        return await assemble(known, app, db=self._db, images=self._images, vault=self._vault)
+        return await assemble(known, app, db=self._db, images=self._images, vault=self._vault, provider=self._provider)
 
 
 async def _needed(conn: AsyncConnection) -> Needed:

@@ -42,6 +42,10 @@ class DockerAddOns:
         self._installation = installation
         self._means = means
 
+    def address(self, app_id: str, name: str, port: int) -> tuple[str, int]:  # noqa: ARG002  the port's signature
+        """See `AddOns.address`."""
+        return name, port
+
     async def provide(self, addon: AddOn, *, note: Note) -> None:
         """See `AddOns.provide`."""
         how = recipe(addon, self._means)

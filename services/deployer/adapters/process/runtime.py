@@ -21,6 +21,7 @@ from ocistore.store import ImageStore
 from seedwork.clock import Clock
 from seedwork.errors import Conflict, InvalidInput, KnarrError
 from services.deployer.adapters.process import leftovers, volumes
+from services.deployer.adapters.process.addons import ProcessAddOns
 from services.deployer.adapters.process.checking import AGAIN
 from services.deployer.adapters.process.folders import Folders, Root
 from services.deployer.adapters.process.instance import Supervised, Times
@@ -82,12 +83,23 @@ class ProcessRuntime:
         router: The apps' ports.
         clock: Time for people.
         limits: How long, and how much.
+        addons: Servers of add-ons; they run as long as this runtime.
     """
 
     name = "process"
-    addons: AbstractSet[str] = frozenset()
 
-    def __init__(self, home: Path, *, images: ImageStore, router: Router, clock: Clock, limits: Limits) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        images: ImageStore,
+        router: Router,
+        clock: Clock,
+        limits: Limits,
+        addons: ProcessAddOns | None = None,
+    ) -> None:
+        self._addons = addons
+        self.addons: AbstractSet[str] = addons.kinds if addons else frozenset()
         self._home = home
         self._router = router
         self._clock = clock
@@ -306,6 +318,8 @@ class ProcessRuntime:
             await self._end_background(name)
         await self._router.close()
         await asyncio.gather(*(self._stop_unit(unit, drain=False) for unit in list(self._units.values())))
+        if self._addons is not None:
+            await self._addons.close()
         if self._home_id:
             await asyncio.to_thread(self._kill_leftovers)
         for app_log in self._logs.values():
@@ -376,7 +390,10 @@ class ProcessRuntime:
         )
 
     async def _placed(self, release: Release) -> Root:
-        """Unpack the release, and mount its volumes."""
+        """Unpack the release, mount its volumes, and have its add-ons run."""
+        if self._addons is not None:
+            for addon in release.addons:
+                await self._addons.provide(addon, note=lambda _: None)
         root = await self._folders.prepare(release)
         for volume in release.volumes:
             await asyncio.to_thread(volumes.mount, self._home, volume, root.path / "app")

@@ -17,6 +17,7 @@ from services.builder.folders import WorkFolders
 from services.builder.logs import BuildLog, BuildLogs
 from services.builder.ports import BuildOrder, ImageBuilder, SourceArchive
 from services.builder.staging import Staging
+from services.source.contract import AppDescription
 
 SHOW_UNFINISHED_S = 1.0
 """Seconds between two looks at output without a line's end: a prompt or a progress bar is shown within two seconds."""
@@ -50,6 +51,7 @@ async def build_image(
             archive = folder / "source.tar"
             size_bytes = await sources.download(command.source_digest, archive)
             await asyncio.to_thread(log.say, f"Source {command.source_digest}, {size_bytes} bytes")
+            await asyncio.to_thread(_say_plan, log, command.description)
             built_folder = folder / "build"
             await asyncio.to_thread(built_folder.mkdir)
             order = BuildOrder(
@@ -91,6 +93,14 @@ async def discard_build(
         done.append("removed it" if removed else "dropped our reference; another deployment holds it")
     work.with_outcome(lambda conn: builds.discarded(conn, work.saga_id))
     return BuildDiscarded(found=tuple(found), done=tuple(done))
+
+
+def _say_plan(log: BuildLog, description: AppDescription) -> None:
+    """Log what `source` detected, and what it passes over."""
+    for line in description.detected:
+        log.say(f"Plan: {line}")
+    for line in description.notes:
+        log.say(f"Note: {line}")
 
 
 @asynccontextmanager

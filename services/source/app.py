@@ -17,6 +17,7 @@ from services.source.archives import Archives
 from services.source.contract import DiscardSource, FetchSource, SourceDiscarded, SourceFetched, SourceFetchFailed
 from services.source.handlers import discard_source, fetch_source, on_succeeded
 from services.source.locks import NamedLocks
+from services.source.plan import Capabilities
 from services.source.settings import SourceSettings
 from services.source.sweeper import Sweeper
 from services.source.uploads import Uploads
@@ -48,7 +49,14 @@ def create_app(settings: SourceSettings | None = None, *, bus: Bus | None = None
     )
     service.participant.step(
         FetchSource,
-        partial(fetch_source, repositories=repositories, uploads=uploads, archives=archives, limits=limits),
+        partial(
+            fetch_source,
+            repositories=repositories,
+            uploads=uploads,
+            archives=archives,
+            limits=limits,
+            capabilities=Capabilities(settings.builder),
+        ),
         ok=SourceFetched,
         failed=SourceFetchFailed,
         undo=DiscardSource,

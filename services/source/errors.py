@@ -11,6 +11,9 @@ FinalError
 └── Superseded              an older commit than the one that is live or waiting
 """
 
+from collections.abc import Sequence
+from typing import Self
+
 from seedwork.errors import FinalError, InvalidInput, NotAllowed, NotFound
 
 
@@ -19,6 +22,18 @@ class AppInvalid(InvalidInput):
 
     code = "app_invalid"
     title = "The app's files cannot be used"
+    reasons: tuple[str, ...] = ()
+    """Every reason, where there is more than one."""
+
+    @classmethod
+    def of(cls, reasons: Sequence[Self]) -> Self:
+        """Return one error that lists all reasons; a single one is returned as it is."""
+        if len(reasons) == 1:
+            return reasons[0]
+        numbered = " ".join(f"({number}) {reason.message}" for number, reason in enumerate(reasons, start=1))
+        error = cls(f"The app cannot be deployed as it is, for {len(reasons)} reasons", why=numbered)
+        error.reasons = tuple(reason.message for reason in reasons)
+        return error
 
 
 class NotACommit(InvalidInput):

@@ -8,17 +8,25 @@ from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from seedwork.archives import ArchiveLimits, NormalTar, normalise_tar, read_members
+from seedwork.archives import ArchiveLimits, NormalTar, normalise_tar
 from seedwork.errors import InvalidInput
 from seedwork.messages import Envelope
 from seedwork.participant import Work
 from seedwork.threads import in_thread
 from seedwork.unit_of_work import after_commit
 from services.saga_coordinator.contract import DeploymentSucceeded
-from services.source.app_description import KNOWN_FILES, MAX_FILE_BYTES, describe
 from services.source.archives import Archives, forget
-from services.source.contract import DiscardSource, FetchSource, SourceDiscarded, SourceFetched, SourceFetchFailed
+from services.source.contract import (
+    AppDescription,
+    BuildSettings,
+    DiscardSource,
+    FetchSource,
+    SourceDiscarded,
+    SourceFetched,
+    SourceFetchFailed,
+)
 from services.source.errors import Superseded
+from services.source.plan import Capabilities, plan, tree_of_archive
 from services.source.ports import Brought, Repositories, Repository
 from services.source.sweeper import Sweeper
 from services.source.uploads import Uploads
@@ -32,6 +40,7 @@ async def fetch_source(
     uploads: Uploads,
     archives: Archives,
     limits: ArchiveLimits,
+    capabilities: Capabilities,
 ) -> SourceFetched | SourceFetchFailed:
     """Bring the source, describe the app in it, hold the archive for this saga."""
     async with archives.draft() as draft:
@@ -45,11 +54,14 @@ async def fetch_source(
                 retryable=False, code=error.reason_code, message=error.message, superseded_by=error.superseded_by
             )
         work.note("reading the app's files")
-        description = await in_thread(
-            lambda _: describe(read_members(draft, KNOWN_FILES, max_bytes=MAX_FILE_BYTES)),
-        )
+        description = await in_thread(lambda _: _described(draft, command.settings, capabilities))
         await archives.keep(packed, draft, app_id=work.app_id, saga_id=work.saga_id)
     return SourceFetched(digest=packed.digest, size_bytes=packed.size_bytes, commit=commit, description=description)
+
+
+def _described(archive: Path, settings: BuildSettings, capabilities: Capabilities) -> AppDescription:
+    with tree_of_archive(archive) as tree:
+        return plan(tree, settings=settings, capabilities=capabilities)
 
 
 async def discard_source(_command: DiscardSource, *, work: Work, archives: Archives) -> SourceDiscarded:

@@ -57,11 +57,12 @@ class JsonObject:
         self._where = where
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
             raise AppInvalid(
-                f"{self._place()} is no object", todo="Write `key: value` pairs (in JSON between `{` and `}`)."
+                f"{self.place()} is no object", todo="Write `key: value` pairs (in JSON between `{` and `}`)."
             )
         self._value: Mapping[str, Any] = value
 
-    def _place(self, key: str = "") -> str:
+    def place(self, key: str = "") -> str:
+        """Name the object, or one of its keys, for an error."""
         path = ".".join(part for part in (self._where, key) if part)
         return f"{self._file}: `{path}`" if path else self._file
 
@@ -74,8 +75,13 @@ class JsonObject:
         for key in self._value:
             if key not in allowed:
                 raise AppInvalid(
-                    f"{self._place(key[:80])} is not known", todo=f"Allowed are {', '.join(sorted(allowed))}."
+                    f"{self.place(key[:80])} is not known", todo=f"Allowed are {', '.join(sorted(allowed))}."
                 )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The keys in their order."""
+        return tuple(self._value)
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value as it is; null counts as not there."""
@@ -90,7 +96,7 @@ class JsonObject:
         """
         value = self._value.get(key)
         if not isinstance(value, str) or not value.strip():
-            raise AppInvalid(f"{self._place(key)} is missing, or is no text", todo="Write a text between quotes.")
+            raise AppInvalid(f"{self.place(key)} is missing, or is no text", todo="Write a text between quotes.")
         return value.strip()
 
     def object(self, key: str) -> Mapping[str, Any]:
@@ -138,6 +144,11 @@ def read_json(file: str, data: bytes, max_bytes: int, *, refuse_duplicates: bool
         raise AppInvalid(f"{file} is no JSON", why=str(error)[:300], todo="Correct it.") from error
     _check(file, value, 0)
     return JsonObject(file, "", value)
+
+
+def lines(text: str) -> list[str]:
+    """Lines of a text; they end at LF or CR LF, and at no other character."""
+    return [line.removesuffix("\r") for line in text.split("\n")]
 
 
 class _TextLoader(yaml.BaseLoader):

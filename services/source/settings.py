@@ -1,5 +1,7 @@
 """What `source` needs to know: whom it talks to, how much it takes, how long it keeps things."""
 
+from typing import Literal
+
 from pydantic import Field, SecretStr
 
 from seedwork.archives import ArchiveLimits
@@ -19,6 +21,9 @@ class SourceSettings(ServiceSettings):
 
     The longest prefix that holds the clone URL counts. A token may also be `user:password`.
     """
+
+    builder: Literal["layers", "buildx", "buildpacks"] = "layers"
+    """Builder of the platform; `builder` has the same setting. It decides which apps are refused before the build."""
 
     source_slots: int = Field(default=4, ge=1)
     """Fetches at the same time: each is one git process and one pass over the archive."""

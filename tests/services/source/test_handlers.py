@@ -18,6 +18,7 @@ from services.source.archives import Archives
 from services.source.contract import DiscardSource, FetchSource, SourceFetched, SourceFetchFailed
 from services.source.errors import AppInvalid, CommitNotFound
 from services.source.handlers import discard_source, fetch_source
+from services.source.plan import Capabilities
 from services.source.uploads import Uploads
 from tests.services.source.conftest import drafts, stored, work_of
 from tests.services.source.fakes import FakeOrigin, FakeRepositories
@@ -40,7 +41,14 @@ def host(origin: FakeOrigin) -> FakeRepositories:
 @pytest.fixture
 def fetch(host: FakeRepositories, archives: Archives, uploads: Uploads) -> Any:
     limits = ArchiveLimits(max_bytes=100_000, max_entries=200)
-    return partial(fetch_source, repositories=host, uploads=uploads, archives=archives, limits=limits)
+    return partial(
+        fetch_source,
+        repositories=host,
+        uploads=uploads,
+        archives=archives,
+        limits=limits,
+        capabilities=Capabilities(),
+    )
 
 
 def command(**fields: Any) -> FetchSource:

@@ -12,7 +12,11 @@ COMMANDS = {
     "up": Entry("running", "alone", "Start the platform: six services in this process. Ctrl-C stops it."),
     "deploy": Entry("deploy", "alone", "Deploy a folder, or a commit of the app's repository, and show how it goes."),
     "apps": Entry("apps", "apps", "What is deployed, and from where."),
-    "logs": Entry("logs", "alone", "What the app's instances print."),
+    "ps": Entry("processes", "alone", "The instances of an app, or of all apps: state, restarts, next start."),
+    "logs": Entry("logs", "alone", "What the app's instances print. With --json, one JSON object a line."),
+    "run": Entry(
+        "processes", "alone", "Run one command in the environment of the app's release; its exit code is passed on."
+    ),
     "deployments": Entry("deploy", "alone", "Deployments, newest first; with an ID, that one and its steps."),
     "releases": Entry("deploy", "alone", "What ran, newest first."),
     "rollback": Entry(
@@ -23,6 +27,8 @@ COMMANDS = {
     "restart": Entry(
         "processes", "alone", "Start the running release again: new instances first, then the old ones stop."
     ),
+    "stop": Entry("processes", "alone", "Stop all instances of an app. Its releases, config and address stay."),
+    "start": Entry("processes", "alone", "Start a stopped app with the instances that it had."),
     "addons": Entry("apps", "addons", "Databases and caches that an app asked for."),
     "storage": Entry("storage", "storage", "Folders of an app that outlive its releases."),
     "open": Entry("apps", "alone", "Print the app's address, and open it in a browser where there is one."),

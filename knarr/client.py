@@ -4,7 +4,7 @@ A service's problem details (RFC 9457) become the error type of their status, so
 reads and which code the shell gets.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,8 +73,12 @@ class Platform:
         )
         return cls(address, token or home.token())
 
+    def timeout(self, seconds: float) -> None:
+        """Limit each request from now on."""
+        self._client.timeout = httpx2.Timeout(seconds)
+
     def close(self) -> None:
-        """Let connections go."""
+        """Close the connections."""
         self._client.close()
 
     def url(self, service: str, path: str = "") -> str:
@@ -128,9 +132,24 @@ class Platform:
 
     @contextmanager
     def stream(
-        self, service: str, path: str, *, headers: dict[str, str] | None = None, **params: Any
+        self,
+        service: str,
+        path: str,
+        *,
+        method: str = "GET",
+        json: Any = None,
+        headers: dict[str, str] | None = None,
+        **params: Any,
     ) -> Iterator[httpx2.Response]:
-        """An answer that is read as it comes.
+        """An answer that is read as it comes; leaving it closes the connection.
+
+        Args:
+            service: Whose.
+            path: Of the route.
+            method: Of the request.
+            json: Its body; None: it has none.
+            headers: More than the usual ones.
+            params: Of the query; those without a value are left out.
 
         Raises:
             KnarrError: What the service said, or that it does not answer (also in the middle).
@@ -138,7 +157,7 @@ class Platform:
         timeout = httpx2.Timeout(30, read=None)
         try:
             with self._client.stream(
-                "GET", self.url(service, path), headers=headers, params=_present(params), timeout=timeout
+                method, self.url(service, path), headers=headers, params=_present(params), json=json, timeout=timeout
             ) as response:
                 if response.status_code >= 400:
                     response.read()
@@ -178,14 +197,22 @@ def problem(service: str, response: httpx2.Response) -> KnarrError:
     except ValueError:
         body = None
     if not isinstance(body, dict):
-        return kind(f"The service {service} answered {status}", why=response.text[:200].strip())
-    detail = body.get("detail") or body.get("title") or f"The service {service} answered {status}"
-    if not isinstance(detail, str):
-        detail = "; ".join(
-            f"{'.'.join(str(part) for part in each.get('loc', ()))}: {each.get('msg')}" for each in detail
+        return kind(
+            f"The service {service} answered with status {status}",
+            why="the answer is not one of knarr's; another program or a proxy may have that port",
+            todo="Run `knarr doctor` to see what answers",
         )
+    detail = body.get("detail") or body.get("title") or f"The service {service} answered with status {status}"
+    if not isinstance(detail, str):
+        detail = "; ".join(_invalid(each) for each in detail)
     todo = body.get("todo") or ("Start knarr once on this machine, or set KNARR_TOKEN." if status == 401 else "")
     return kind(str(body.get("what") or detail), why=str(body.get("why") or ""), todo=str(todo), code=body.get("code"))
+
+
+def _invalid(each: Mapping[str, Any]) -> str:
+    """A field that the service refused, without the place in the request: `web: Input should be an integer`."""
+    place = ".".join(str(part) for part in each.get("loc", ()) if part not in {"body", "query", "path"})
+    return f"{place}: {each.get('msg')}" if place else str(each.get("msg"))
 
 
 def _present(params: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 import typer
 from typer.core import TyperGroup
 
+from knarr.completion import app_names
 from knarr.exit_codes import Exit, exit_code
 from knarr.home import Home
 from knarr.terminal import Terminal
@@ -43,7 +44,14 @@ HomeOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Data on standard output is one JSON document.")]
-AppName = Annotated[str, typer.Argument(metavar="APP", help="The app's name.", show_default=False)]
+AppName = Annotated[
+    str, typer.Argument(metavar="APP", help="The app's name.", show_default=False, autocompletion=app_names)
+]
+OptionalAppName = Annotated[
+    str | None,
+    typer.Argument(metavar="[APP]", help="Only of this app.", show_default=False, autocompletion=app_names),
+]
+OfApp = Annotated[str | None, typer.Option("--app", "-a", help="Only of this app.", autocompletion=app_names)]
 ReasonOption = Annotated[str, typer.Option("--reason", "-r", help="Why; it is kept in the saga's log.")]
 WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Show the steps until it ends, or return at once.")]
 TimeoutOption = Annotated[
@@ -76,6 +84,29 @@ class Session:
         )
 
 
+def confirm(question: str, *, without: str) -> None:
+    """Ask on the terminal, and go on after a yes.
+
+    Args:
+        question: What is about to happen.
+        without: The command that does it without asking.
+
+    Raises:
+        InvalidInput: There is no terminal to ask on.
+        typer.Exit: The answer was no.
+    """
+    if not sys.stdin.isatty():
+        raise usage("Nothing was changed", why="there is no terminal to ask on", todo=f"Run `{without}`")
+    try:
+        agreed = typer.confirm(question, err=True)
+    except typer.Abort:
+        typer.echo("", err=True)
+        agreed = False
+    if not agreed:
+        typer.echo(f"Nothing was changed. `{without}` does not ask.", err=True)
+        raise typer.Exit(Exit.USAGE)
+
+
 def usage(what: str, *, why: str = "", todo: str = "") -> InvalidInput:
     """The command was called wrongly: exit code 2."""
     return InvalidInput(what, why=why, todo=todo, code="usage")
@@ -94,7 +125,7 @@ def group(help_text: str, *, cls: type[TyperGroup] | None = None) -> typer.Typer
 
 
 def command(
-    app: typer.Typer, name: str, *, examples: Sequence[str], hidden: bool = False
+    app: typer.Typer, name: str, *, examples: Sequence[str], hidden: bool = False, passes_arguments: bool = False
 ) -> Callable[[Callable[Concatenate[Session, P], None]], Callable[..., None]]:
     """Register a command.
 
@@ -103,6 +134,7 @@ def command(
         name: As people type it.
         examples: Whole lines, shown under the help text.
         hidden: Not in the list of commands.
+        passes_arguments: Whether words that look like options belong to the last argument, once one was given.
     """
 
     def register(function: Callable[Concatenate[Session, P], None]) -> Callable[..., None]:
@@ -112,7 +144,13 @@ def command(
             with_errors_as_sentences(session.terminal, lambda: function(session, *args, **kwargs))
 
         run.__signature__ = _with_common_options(function)  # type: ignore[attr-defined]
-        app.command(name, help=_help(function, examples), hidden=hidden, short_help=_first_line(function))(run)
+        app.command(
+            name,
+            help=_help(function, examples),
+            hidden=hidden,
+            short_help=_first_line(function),
+            context_settings={"allow_interspersed_args": False} if passes_arguments else None,
+        )(run)
         return run
 
     return register

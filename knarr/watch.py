@@ -6,31 +6,28 @@ again after each entry: the view cannot say more than the saga does.
 """
 
 import queue
-import re
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import httpx2
 import orjson
 
+from knarr import wording
 from knarr.client import Platform
 from knarr.exit_codes import Exit
-from knarr.terminal import Terminal, escape, sentence, short, size
+from knarr.terminal import Terminal, escape
 from seedwork.errors import KnarrError, NotFound, RetryableError
 
 if TYPE_CHECKING:
     from rich.status import Status
 
 Saga = Mapping[str, Any]
-
-_DIGEST = re.compile(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}")
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-(?=[0-9a-f]{12})")
 
 ENDED = frozenset({"SUCCEEDED", "COMPENSATED"})
 RECONNECT_S = 60.0
@@ -39,6 +36,8 @@ _FAILED = frozenset({"FAILED", "UNDOING", "UNDONE", "SKIPPED"})
 _TICK_S = 0.1
 _LOOK_AGAIN_S = 2.0
 _CATCH_UP_S = 3.0
+_TAIL_LINES = 200
+"""Lines of output that are remembered: more than the tail of a failure has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +92,11 @@ def watch(platform: Platform, terminal: Terminal, saga_id: str, *, timeout_s: fl
             if deadline is not None and time.monotonic() >= deadline:
                 raise StillRunning(
                     f"The saga still runs after {timeout_s:g} s",
-                    todo=f"Look again: knarr deployments {saga_id}. Undo it: knarr sagas cancel {saga_id}.",
+                    todo=f"See it with `knarr deployments {saga_id}`, or undo it with `knarr sagas cancel {saga_id}`",
                 )
             item = feed.next(_TICK_S)
             if item is not None and item.kind == "line":
-                terminal.output(item.value)
+                view.output(item.value)
             elif item is not None and item.kind == "lost":
                 raise item.value
             elif item is not None or time.monotonic() - looked > _LOOK_AGAIN_S:
@@ -243,6 +242,8 @@ class _View(AbstractContextManager["_View"]):
     _succeeded: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     """What steps answered before any undo began."""
     _ticked: set[str] = field(default_factory=set)
+    _printed: deque[str] = field(default_factory=partial(deque, maxlen=_TAIL_LINES))
+    """Lines of output that were shown last."""
     _undo_begun: bool = False
     _waited: str = ""
     """When the latest wait for another attempt began."""
@@ -272,6 +273,11 @@ class _View(AbstractContextManager["_View"]):
         elif step and entry.get("direction") == "out":
             self._answers.pop(step, None)
 
+    def output(self, line: str) -> None:
+        """A line of the build or of the app. The tail of a failure leaves out those that were shown before it."""
+        self._printed.append(line.rstrip())
+        self.terminal.output(line)
+
     def show(self, saga: Saga, feed: _Feed) -> None:
         """Say what is new: first what succeeded, in its turn, then the rest."""
         for step in saga["steps"]:
@@ -285,7 +291,7 @@ class _View(AbstractContextManager["_View"]):
             self._show_step(step, feed)
         self._show_wait(saga.get("waiting_for") or {})
         if self._status is not None:
-            self._status.update(_now(saga))
+            self._status.update(wording.now(saga))
 
     def _show_step(self, step: Mapping[str, Any], feed: _Feed) -> None:
         """Its state, if it is another one than the last time."""
@@ -302,9 +308,10 @@ class _View(AbstractContextManager["_View"]):
         if not error or name in self._failed or step["state"] not in _FAILED:
             return
         self._failed.add(name)
-        self.terminal.step("✗", "bad", name, escape(_why(step)))
+        self.terminal.step("✗", "bad", name, escape(wording.why(step)))
         for line in error.get("log_tail") or ():
-            self.terminal.output(str(line))
+            if str(line).rstrip() not in self._printed:
+                self.output(str(line))
 
     def _show_wait(self, waiting: Mapping[str, Any]) -> None:
         """A fault of the platform is tried again after a while, up to minutes: nobody has to guess what goes on."""
@@ -322,7 +329,7 @@ class _View(AbstractContextManager["_View"]):
         self._catch_up(feed, lambda: feed.saga_open and not self._undo_begun and name not in self._succeeded)
         if name in self._succeeded:
             self._catch_up(feed, partial(self._log_is_behind, step, feed))
-            self._tick(name, escape(_gist(name, self._succeeded[name])))
+            self._tick(name, escape(wording.gist(name, self._succeeded[name])))
 
     def _tick(self, name: str, text: str) -> None:
         self._ticked.add(name)
@@ -334,7 +341,7 @@ class _View(AbstractContextManager["_View"]):
         while is_behind() and time.monotonic() < until:
             item = feed.next(_TICK_S)
             if item is not None and item.kind == "line":
-                self.terminal.output(item.value)
+                self.output(item.value)
             elif item is not None and item.kind == "entry":
                 self.remember(item.value)
 
@@ -357,81 +364,21 @@ class _View(AbstractContextManager["_View"]):
         answer = self._answers.get(name, {})
         match step["state"]:
             case "DONE":
-                self._tick(name, f"{escape(_gist(name, answer))}  [quiet]{_took(step)}[/]")
+                self._tick(name, f"{escape(wording.gist(name, answer))}  [quiet]{wording.took(step)}[/]")
             case "UNKNOWN":
-                self.terminal.step("?", "bad", name, escape(_why(step)))
+                self.terminal.step("?", "bad", name, escape(wording.why(step)))
             case "UNDONE":
-                self.terminal.step("↶", "undo", name, escape(_undone(answer)))
+                self.terminal.step("↶", "undo", name, escape(wording.undone(answer)))
             case "SKIPPED":
                 self.terminal.step("-", "undo", name, "undo skipped by a person")
             case "STUCK":
-                self.terminal.step("!", "bad", name, f"the undo did not succeed: {escape(_why(step))}")
+                self.terminal.step("!", "bad", name, f"the undo did not succeed: {escape(wording.why(step))}")
 
 
 def _in_order(steps: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """As things happened: what went forward from first to last, then what was undone, from last to first."""
     undone = [each for each in steps if each["state"] in _FAILED]
     return [*(each for each in steps if each not in undone), *reversed(undone)]
-
-
-def _now(saga: Saga) -> str:
-    """What happens at this moment, and for how long."""
-    waiting = saga.get("waiting_for") or {}
-    working = "undoing" if saga.get("direction") == "undo" else "working"
-    verb = "waiting" if waiting.get("what") == "timer" else working
-    step = next((each for each in saga["steps"] if each["state"] in {"SENT", "UNDOING"}), None)
-    what = f"{step['name']:<8} {verb}" if step else "waiting for its turn" if saga["state"] == "QUEUED" else verb
-    note = waiting.get("note")
-    since = waiting.get("since")
-    seconds = f"  [quiet]{_seconds_since(since):.0f} s[/]" if since else ""
-    return f"{what}{f', {escape(note)}' if note else ''}{seconds}"
-
-
-def _seconds_since(at: str) -> float:
-    return max(0.0, time.time() - datetime.fromisoformat(at).timestamp())
-
-
-def _took(step: Mapping[str, Any]) -> str:
-    if not step.get("started_at") or not step.get("ended_at"):
-        return ""
-    began, ended = (datetime.fromisoformat(step[name]).timestamp() for name in ("started_at", "ended_at"))
-    return f"{ended - began:.1f} s"
-
-
-def _why(step: Mapping[str, Any]) -> str:
-    error = step.get("error") or {}
-    return sentence(str(error.get("message") or error.get("code") or "it did not answer"))
-
-
-def _gist(step: str, answer: Mapping[str, Any]) -> str:
-    """The one fact about a step that a reader wants."""
-    match step:
-        case "source":
-            commit = short(answer.get("commit") or answer.get("digest")) or ""
-            return f"{commit}, {size(answer.get('size_bytes'))}" if "size_bytes" in answer else commit
-        case "build":
-            layers = answer.get("layers") or ()
-            cached = sum(bool(layer.get("cached")) for layer in layers)
-            parts = f"{len(layers)} layers, {cached} from the cache" if layers else ""
-            return ", ".join(part for part in (short(answer.get("digest")), parts) if part)
-        case "publish":
-            parts = size(answer["size_bytes"]) if "size_bytes" in answer else ""
-            return ", ".join(part for part in (answer.get("repository"), parts) if part)
-        case "deploy":
-            if "number" not in answer:
-                return ""
-            instances = ", ".join(f"{count} {name}" for name, count in (answer.get("formation") or {}).items())
-            return f"release {answer['number']} observed running" + (f", {instances}" if instances else "")
-    return ""
-
-
-def _undone(answer: Mapping[str, Any]) -> str:
-    """What an undo found and what it did, with long names cut: the log has them whole."""
-    found = "; ".join(answer.get("found") or ())
-    done = "; ".join(answer.get("done") or ())
-    if not found:
-        return "nothing to undo"
-    return _DIGEST.sub(r"\1…", _UUID.sub("…", f"{found}: {done}" if done else found))
 
 
 def follow_to_the_end(
@@ -446,7 +393,7 @@ def follow_to_the_end(
         Detached: Ctrl-C: it goes on without a watcher.
     """
     if not wait:
-        terminal.say(f"[quiet]It goes on by itself. Look again: knarr deployments {saga_id}[/]")
+        terminal.say(f"[quiet]It goes on by itself. `knarr deployments {saga_id} --follow` shows its steps.[/]")
         return None
     try:
         return watch(platform, terminal, saga_id, timeout_s=timeout_s)
@@ -463,6 +410,6 @@ class Detached(KnarrError):
         """Say how to look again, and how to undo."""
         super().__init__(
             "Not watching any more; the deployment goes on",
-            todo=f"Look again: knarr deployments {saga_id}. Undo it: knarr sagas cancel {saga_id}.",
+            todo=f"See it with `knarr deployments {saga_id} --follow`, or undo it with `knarr sagas cancel {saga_id}`",
         )
         self.saga_id = saga_id

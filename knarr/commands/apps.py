@@ -1,13 +1,15 @@
-"""`knarr apps …` and what one does with a running app: logs, open, scale, restart, add-ons."""
+"""`knarr apps …`, `knarr open` and add-ons."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
-from knarr.command import AppName, LimitOption, Session, TimeoutOption, WaitOption, command, group, usage
-from knarr.commands.outcome import finish
-from knarr.terminal import escape, facts, short, state, styled, table
-from seedwork.errors import KnarrError, NotFound
+from knarr.command import AppName, LimitOption, Session, TimeoutOption, WaitOption, command, confirm, group, usage
+from knarr.commands.outcome import finish, running_of, running_of_all
+from knarr.status import command_for, crashes_of, hold_of, notes_of, polling_of, style_of, until, words_of
+from knarr.terminal import age, escape, facts, short, styled, table
+from seedwork.errors import NotFound
 
 apps = group("What is deployed, and from where.")
 addons = group("Databases and caches that an app asked for.")
@@ -45,27 +47,31 @@ ObserveOption = Annotated[
 
 @command(apps, "list", examples=["knarr apps list", "knarr apps list --json"])
 def list_apps(session: Session, limit: LimitOption = 200) -> None:
-    """Every app, with its address and what runs."""
+    """Every app: its state, its address, and what is wrong with it."""
     found = session.platform.pages("webhook", "/apps", limit=limit)
-    running = {app["name"]: running_of(session, app["name"]) for app in found}
-    rows = [
-        (
-            styled(app["name"], "name"),
-            running[app["name"]].get("url"),
-            running[app["name"]].get("release"),
-            running[app["name"]].get("health"),
-            short(running[app["name"]].get("commit")),
-            f"{app.get('repository') or ''} (held)".strip() if _is_held(app) else app.get("repository"),
-        )
-        for app in found
-    ]
+    running = running_of_all(session, [app["name"] for app in found])
+    rows = [_row(known, one) for known, one in zip(found, running, strict=True)]
     session.terminal.data(
-        [{**app, "running": running[app["name"]] or None} for app in found],
+        [{**known, "running": one or None} for known, one in zip(found, running, strict=True)],
         table(
-            ("APP", "ADDRESS", "RELEASE", "HEALTH", "COMMIT", "REPOSITORY"),
+            ("APP", "STATE", "ADDRESS", "RELEASE", "COMMIT", "REPOSITORY", "NOTE"),
             rows,
-            empty="There are no apps yet. Deploy a folder: knarr deploy DIR",
+            empty="There are no apps yet. Deploy a folder: `knarr deploy DIR`",
         ),
+    )
+
+
+def _row(known: Mapping[str, Any], running: Mapping[str, Any]) -> tuple[object, ...]:
+    notes = [crashes_of(running), *notes_of(known)]
+    todo = command_for(known["name"], running)
+    return (
+        styled(known["name"], "name"),
+        styled(words_of(running), style_of(running)),
+        running.get("url"),
+        running.get("release"),
+        short(running.get("commit")),
+        known.get("repository"),
+        "; ".join(note for note in (*notes, f"`{todo}`" if todo else None) if note) or None,
     )
 
 
@@ -137,33 +143,51 @@ def create(
 
 @command(apps, "show", examples=["knarr apps show shop", "knarr apps show shop --json"])
 def show(session: Session, app: AppName) -> None:
-    """One app: where it comes from, and what runs."""
+    """One app: where it comes from, what runs, and what is wrong with it."""
     known = session.platform.get("webhook", f"/apps/{app}")
     running = running_of(session, app)
+    todo = command_for(app, running)
     session.terminal.data(
         {**known, "running": running or None},
         facts(
             {
                 "app": known["name"],
+                "state": styled(words_of(running), style_of(running)),
+                "reason": running.get("reason"),
+                "crashes": crashes_of(running),
+                "next": f"`{todo}`" if todo else None,
                 "address": running.get("url"),
-                "health": running.get("health"),
                 "release": running.get("release"),
                 "commit": running.get("commit"),
                 "digest": running.get("digest"),
+                "drift": [f"{each.get('what')}" for each in running.get("drifts") or ()],
+                "observed until": running.get("observing_until"),
                 "repository": known.get("repository"),
                 "clone url": known.get("clone_url"),
                 "ref": known.get("ref"),
                 "root": known.get("root"),
-                "automatic deployment": _hold_of(known),
+                "polling": polling_of(known),
+                "automatic deployment": hold_of(known),
                 **{label: _shown(known.get(name)) for name, label in _LABELS.items()},
                 "id": known["id"],
             }
         ),
     )
     if not session.terminal.as_json and running.get("instances"):
-        rows = [(each["process"], state(each["state"]), each["since"], each["id"]) for each in running["instances"]]
+        columns = ("INSTANCE", "STATE", "RESTARTS", "NEXT START", "SINCE", "NOTE")
+        rows = [
+            (
+                each["process"],
+                each["state"],
+                each["restarts"],
+                until(each.get("next_start")),
+                age(each["since"]),
+                each["note"],
+            )
+            for each in running["instances"]
+        ]
         session.terminal.out.print()
-        session.terminal.data(None, table(("PROCESS", "STATE", "SINCE", "INSTANCE"), rows, empty=""))
+        session.terminal.data(None, table(columns, rows, empty=""))
 
 
 @command(apps, "update", examples=["knarr apps update shop --ref main", "knarr apps update shop --root services/api"])
@@ -230,8 +254,8 @@ def remove(
     timeout: TimeoutOption = None,
 ) -> None:
     """Stop an app and delete its releases, config and images. There is no undo."""
-    if not yes and not typer.confirm(f"Remove {app} with its releases, config and images?", err=True):
-        raise typer.Exit(2)
+    if not yes:
+        confirm(f"Remove {app} with its releases, config and images?", without=f"knarr apps remove {app} --yes")
     started = session.platform.delete("webhook", f"/apps/{app}")
     finish(session, started["saga_id"], wait=wait, timeout_s=timeout, done=f"{app} is removed.")
 
@@ -239,10 +263,13 @@ def remove(
 @command(alone, "open", examples=["knarr open shop", "curl $(knarr open shop)"])
 def open_app(session: Session, app: AppName) -> None:
     """Print the app's address, and open it in a browser where there is one."""
-    url = session.platform.get("deployer", f"/apps/{app}").get("url")
+    running = session.platform.get("deployer", f"/apps/{app}")
+    url = running.get("url")
     if not url:
         raise NotFound(
-            f"{app} has no address yet", why="no release runs", todo=f"Deploy it: knarr deploy DIR --app {app}"
+            f"{app} has no address",
+            why=running.get("reason") or "no web process runs",
+            todo=f"Run `{command_for(app, running) or f'knarr deploy DIR --app {app}'}`",
         )
     session.terminal.data({"url": url}, styled(url, "address"))
     if session.terminal.out.is_terminal and not session.terminal.as_json:
@@ -269,21 +296,11 @@ def remove_addon(
 ) -> None:
     """Delete an add-on with its data. There is no undo."""
     if confirm != name:
-        raise usage(f"The data of {name} would be deleted", todo=f"Say so: --confirm {name}")
+        raise usage(
+            f"The data of {name} would be deleted", todo=f"Run `knarr addons remove {app} {name} --confirm {name}`"
+        )
     answer = session.platform.delete("deployer", f"/apps/{app}/addons/{name}", confirm=confirm)
     session.terminal.data(answer or {"removed": name}, f"{name} is deleted.")
-
-
-def running_of(session: Session, app: str) -> dict[str, Any]:
-    """What the deployer knows of an app; empty where nothing was deployed yet."""
-    try:
-        found: dict[str, Any] = session.platform.get("deployer", f"/apps/{app}")
-    except NotFound:
-        return {}
-    except KnarrError as error:
-        session.terminal.error(error)
-        return {}
-    return found
 
 
 def full_ref(ref: str | None) -> str | None:
@@ -322,21 +339,6 @@ def _shown(value: Any) -> str | None:
     if value is None or value in ([], ()):
         return None
     return " ".join(value) if isinstance(value, list) else str(value)
-
-
-def _is_held(app: dict[str, Any]) -> bool:
-    return not app.get("auto_deploy", {}).get("on", True)
-
-
-def _hold_of(app: dict[str, Any]) -> str | None:
-    """Since when pushes are held, why, and how that ends; None: they are deployed."""
-    if not _is_held(app):
-        return None
-    held = app["auto_deploy"]
-    by = f" by {held['by']}" if held.get("by") else ""
-    why = f" ({held['why']})" if held.get("why") else ""
-    waiting = f"; {short(held['waiting_commit'])} waits" if held.get("waiting_commit") else ""
-    return f"held since {held['since']}{by}{why}{waiting}: knarr apps release {app['name']}"
 
 
 def _present(**values: Any) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from knarr.command import AppName, LimitOption, Session, TimeoutOption, WaitOption, command, group, usage
+from knarr.command import AppName, LimitOption, OfApp, Session, TimeoutOption, WaitOption, command, group, usage
 from knarr.commands.outcome import finish
 from knarr.commands.sagas import show_saga, show_sagas
+from knarr.completion import app_names
 from knarr.terminal import age, escape, short, size, state, table
 from seedwork.errors import NotFound
 
@@ -29,7 +30,10 @@ def deploy(
     folder: Annotated[
         Path | None, typer.Argument(metavar="[DIR]", help="The folder of the app. [default: this one]", file_okay=False)
     ] = None,
-    app: Annotated[str | None, typer.Option("--app", "-a", help="The app's name. [default: the folder's]")] = None,
+    app: Annotated[
+        str | None,
+        typer.Option("--app", "-a", help="The app's name. [default: the folder's]", autocompletion=app_names),
+    ] = None,
     ref: Annotated[
         str | None, typer.Option("--ref", help="Not a folder: the tip of this branch or tag of its repository.")
     ] = None,
@@ -50,9 +54,8 @@ def deploy(
         started = session.platform.post("webhook", f"/apps/{app}/deployments", {**body, "force": force})
     else:
         folder = (folder or Path()).resolve()
+        started = upload(session, app or name_of(folder), folder)
         app = app or name_of(folder)
-        ensure_app(session, app)
-        started = upload(session, app, folder)
     if started.get("saga_id") is None:
         session.terminal.data(started, "Nothing to do.")
         return
@@ -60,11 +63,15 @@ def deploy(
 
 
 def upload(session: Session, app: str, folder: Path) -> Any:
-    """Pack a folder and hand it over: `{id, saga_id}`."""
+    """Pack a folder, make the app where there is none, and send it: `{id, saga_id}`.
+
+    A folder that cannot be packed leaves nothing behind.
+    """
     from knarr.pack import pack
 
     with tempfile.TemporaryFile() as archive:
         packed = pack(folder, archive)
+        ensure_app(session, app)
         length = archive.tell()
         archive.seek(0)
         sizes = f"{packed.files} files, {size(packed.size_bytes)}, {size(length)} packed"
@@ -80,7 +87,7 @@ def upload(session: Session, app: str, folder: Path) -> Any:
 
 
 def ensure_app(session: Session, app: str) -> None:
-    """Make the app if nobody has made it yet."""
+    """Make the app where there is none."""
     try:
         session.platform.get("webhook", f"/apps/{app}")
     except NotFound:
@@ -100,15 +107,29 @@ def name_of(folder: Path) -> str:
     return name
 
 
-@command(alone, "deployments", examples=["knarr deployments --app shop", "knarr deployments ID --json"])
+@command(
+    alone,
+    "deployments",
+    examples=["knarr deployments --app shop", "knarr deployments ID --json", "knarr deployments ID --follow"],
+)
 def deployments(
     session: Session,
     saga_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="One deployment.", show_default=False)] = None,
-    app: Annotated[str | None, typer.Option("--app", "-a", help="Only of this app.")] = None,
+    *,
+    app: OfApp = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="With an ID: show its steps until it ends. Ctrl-C stops watching.")
+    ] = False,
     limit: LimitOption = 20,
 ) -> None:
     """Deployments, newest first; with an ID, that one and its steps."""
-    if saga_id:
+    if follow:
+        if not saga_id:
+            raise usage("--follow needs the ID of a deployment", todo="Run `knarr deployments` to list them")
+        found = session.platform.get("saga_coordinator", f"/sagas/{saga_id}")
+        name = found["app"] if found["saga"] != "remove" else None
+        finish(session, saga_id, wait=True, timeout_s=None, app=name, done=None if name else "It is done.")
+    elif saga_id:
         show_saga(session, saga_id)
     else:
         show_sagas(session, limit=limit, app=app)
@@ -160,5 +181,5 @@ def _release_before(session: Session, app: str) -> int:
         if live and each["number"] < live and each["state"].lower() not in {"undone", "failed"}
     ]
     if not earlier:
-        raise NotFound(f"{app} has no release to go back to", todo=f"See what there is: knarr releases {app}")
+        raise NotFound(f"{app} has no release to go back to", todo=f"Run `knarr releases {app}` to list the releases")
     return int(max(earlier))

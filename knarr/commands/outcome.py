@@ -1,14 +1,20 @@
 """How a command that started a saga ends: the saga's verdict as words, as JSON and as the exit code."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import typer
 
 from knarr.command import Session
 from knarr.exit_codes import Exit
+from knarr.status import FAULTS, command_for, state_of, words_of
 from knarr.terminal import escape, sentence
-from seedwork.errors import NotFound
+from seedwork.errors import NotFound, RetryableError
+
+_AT_ONCE = 8
+"""Requests at the same time: a list of apps asks for each of them."""
 
 
 def finish(
@@ -40,39 +46,70 @@ def finish(
         session.terminal.data({"id": saga_id, "saga_id": saga_id}, saga_id)
         return
     code = verdict(saga)
-    url = _url(session, app) if code is Exit.DONE and app else None
+    running = running_of(session, app) if app and code is Exit.DONE else {}
+    url = running.get("url")
     if session.terminal.as_json:
         session.terminal.data({**saga, "url": url} if app else saga)
-    session.terminal.say(_words(saga, code, url=url, done=done))
+    session.terminal.say(_words(saga, code, running=running, done=done))
     if url and not session.terminal.as_json:
         session.terminal.out.print(url, style="address")
     if code is not Exit.DONE:
         raise typer.Exit(code)
 
 
-def _url(session: Session, app: str) -> str | None:
+def running_of(session: Session, app: str) -> dict[str, Any]:
+    """What the deployer knows of an app; empty where nothing was deployed yet."""
     try:
-        url: str | None = session.platform.get("deployer", f"/apps/{app}").get("url")
+        found: dict[str, Any] = session.platform.get("deployer", f"/apps/{app}")
     except NotFound:
-        return None
-    return url
+        return {}
+    return found
 
 
-def _words(saga: Mapping[str, Any], code: Exit, *, url: str | None, done: str | None) -> str:
-    name = escape(saga["app"])
-    saga_id = saga["id"]
+def running_of_all(session: Session, apps: Sequence[str]) -> list[dict[str, Any]]:
+    """The same for several apps in their order; where the deployer does not answer, all are empty after one error."""
+    try:
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return list(pool.map(partial(running_of, session), apps))
+    except RetryableError as error:
+        session.terminal.error(error)
+        return [{} for _ in apps]
+
+
+def _words(saga: Mapping[str, Any], code: Exit, *, running: Mapping[str, Any], done: str | None) -> str:
     if code is Exit.DONE:
-        return f"[good]{done}[/]" if done else f"[good]{name} is live[/]{':' if url else '.'}"
+        return _success(saga, running, done)
     if code is Exit.UNDONE:
         return "\n".join(_how_it_was_undone(saga))
+    name, saga_id = escape(saga["app"]), saga["id"]
     blocked = next((step for step in saga["steps"] if step["state"] in {"STUCK", "UNKNOWN", "FAILED"}), None)
     verbs = ("retry", "skip") if saga["state"] == "STUCK" else ("retry", "cancel")
     return (
-        f"[bad]{name} needs a person[/]: the saga is {saga['state']}"
+        f"[bad]{name} needs a decision[/]: the saga is {saga['state']}"
         + (f" at {blocked['name']}. {escape(_error(blocked))}" if blocked else ".")
-        + f"\n  [quiet]→ See all of it: knarr sagas log {saga_id}[/]"
-        + f"\n  [quiet]→ Then decide: {', or '.join(f'knarr sagas {verb} {saga_id}' for verb in verbs)}[/]"
+        + f"\n  [quiet]→ All steps: `knarr sagas log {saga_id}`[/]"
+        + f"\n  [quiet]→ Then decide: {', or '.join(f'`knarr sagas {verb} {saga_id}`' for verb in verbs)}[/]"
     )
+
+
+def _success(saga: Mapping[str, Any], running: Mapping[str, Any], done: str | None) -> str:
+    """How it ended, and no better than what runs."""
+    name = escape(saga["app"])
+    if done:
+        return f"[good]{escape(done)}[/]"
+    if running.get("url") is None and (todo := command_for(saga["app"], running)):
+        return f"[undo]{name} is deployed, and no process answers[/]: {escape(running['reason'])}: `{escape(todo)}`"
+    if saga.get("reason") == "unchanged":
+        return f"[good]{name} is unchanged[/]: release {running.get('release')} runs already{_colon(running)}"
+    if state_of(running) in FAULTS:
+        todo = command_for(saga["app"], running)
+        what = f"[bad]{name} is deployed, and is in trouble[/]: {escape(running.get('reason') or words_of(running))}"
+        return f"{what}: `{escape(todo)}`" if todo else what
+    return f"[good]{name} is live[/]{_colon(running)}"
+
+
+def _colon(running: Mapping[str, Any]) -> str:
+    return ":" if running.get("url") else "."
 
 
 def _how_it_was_undone(saga: Mapping[str, Any]) -> list[str]:
@@ -80,7 +117,7 @@ def _how_it_was_undone(saga: Mapping[str, Any]) -> list[str]:
     failed = next((step["name"] for step in saga["steps"] if step.get("error")), None)
     why = {
         "cancelled": "it was cancelled",
-        "superseded": f"a newer push took its place ({saga.get('superseded_by')})",
+        "superseded": f"a newer deployment superseded it ({saga.get('superseded_by')})",
         "timed_out": f"{failed or 'a step'} did not answer in time",
         "failed": f"{failed} failed" if failed else "a step failed",
     }.get(saga.get("reason") or "", str(saga.get("reason")))
@@ -89,7 +126,7 @@ def _how_it_was_undone(saga: Mapping[str, Any]) -> list[str]:
     if saga.get("left_over"):
         left = "; ".join(f"{each['what']} in {each['where']}" for each in saga["left_over"])
         lines = [f"[undo]{escape(saga['app'])} {what}[/]: {escape(why)}. [bad]Left over[/]: {escape(left)}"]
-    lines.append(f"  [quiet]→ All of it: knarr sagas log {saga['id']}[/]")
+    lines.append(f"  [quiet]→ All steps: `knarr sagas log {saga['id']}`[/]")
     return lines
 
 

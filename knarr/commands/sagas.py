@@ -1,10 +1,13 @@
 """`knarr sagas …`: what every deployment, release and removal is made of; and dead letters."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from knarr.command import LimitOption, ReasonOption, Session, command, group, usage
+from knarr.command import LimitOption, OfApp, ReasonOption, Session, command, group, usage
+from knarr.commands.outcome import running_of_all
+from knarr.status import crashes_of, style_of, words_of
 from knarr.terminal import age, facts, short, state, styled, table
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ SagaId = Annotated[
 def list_sagas(
     session: Session,
     *,
-    app: Annotated[str | None, typer.Option("--app", "-a", help="Only of this app.")] = None,
+    app: OfApp = None,
     state_: Annotated[
         str | None, typer.Option("--state", help="QUEUED, RUNNING, COMPENSATING, PAUSED, STUCK …")
     ] = None,
@@ -121,6 +124,7 @@ def dead_letters(
 def show_sagas(session: Session, *, limit: int, **filters: Any) -> None:
     """A list for people, or for programs."""
     found = session.platform.pages("saga_coordinator", "/sagas", limit=limit, **filters)
+    now = _now_of(session, found)
     rows = [
         (
             each["id"],
@@ -130,18 +134,32 @@ def show_sagas(session: Session, *, limit: int, **filters: Any) -> None:
             short(each.get("commit")),
             state(each["state"]),
             each.get("reason"),
+            now.get(each["id"]),
             age(each.get("created_at")),
         )
         for each in found
     ]
-    columns = ("ID", "APP", "SAGA", "TRIGGER", "COMMIT", "STATE", "REASON", "AGE")
+    columns = ("ID", "APP", "SAGA", "TRIGGER", "COMMIT", "STATE", "REASON", "NOW", "AGE")
     session.terminal.data(found, table(columns, rows, empty="There are none."))
+
+
+def _now_of(session: Session, found: Sequence[Mapping[str, Any]]) -> dict[str, "Text"]:
+    """By saga id: the state of its app, for the saga whose release is the current one."""
+    if session.terminal.as_json:
+        return {}
+    apps = sorted({each["app"] for each in found if each["saga"] != "remove"})
+    shown = {}
+    for running in running_of_all(session, apps):
+        if running.get("saga_id"):
+            words = "; ".join(word for word in (words_of(running), crashes_of(running)) if word)
+            shown[str(running["saga_id"])] = styled(words, style_of(running))
+    return shown
 
 
 def show_saga(session: Session, saga_id: str) -> None:
     """One saga and its steps."""
     if "/" in saga_id or not saga_id:
-        raise usage(f"{saga_id!r} is no id", todo="Ids are listed by: knarr deployments")
+        raise usage(f"{saga_id!r} is no id", todo="Run `knarr deployments` to list the ids")
     saga = session.platform.get("saga_coordinator", f"/sagas/{saga_id}")
     waiting = saga.get("waiting_for") or {}
     waits = " ".join(str(waiting[key]) for key in ("what", "from", "note") if waiting.get(key))
@@ -152,6 +170,7 @@ def show_saga(session: Session, saga_id: str) -> None:
             "kind": f"{saga['saga']} ({saga.get('definition')}), by {saga.get('trigger')}",
             "commit": saga.get("commit"),
             "state": state(saga["state"]),
+            "now": _now_of(session, [saga]).get(saga["id"]),
             "reason": saga.get("reason"),
             "superseded by": saga.get("superseded_by"),
             "waits for": waits,

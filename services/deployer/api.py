@@ -57,6 +57,8 @@ class ShownApp(BaseModel):
     reason: str
     """Of the state, for people; empty where the state says everything."""
     release: int | None
+    saga_id: str | None
+    """Of the current release."""
     digest: str | None
     commit: str | None
     health: str
@@ -172,6 +174,7 @@ def _add_apps(
             state=state,
             reason=reason,
             release=live.number if live else None,
+            saga_id=live.saga_id if live else None,
             digest=live.digest if live else None,
             commit=live.commit if live else None,
             health=health,

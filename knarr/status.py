@@ -64,6 +64,8 @@ def command_for(app: str, running: App) -> str | None:
     if state == "no_process":
         return f"knarr scale {app} web=1"
     if state == "stopped":
+        if (running.get("release") or 0) > 1:
+            return f"knarr start {app}"
         first = "web" if "web" in formation else next(iter(formation), None)
         return f"knarr scale {app} {first}=1" if first else f"knarr deploy DIR --app {app}"
     if state in {"crash_loop", "down"}:

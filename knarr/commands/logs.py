@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from knarr.command import AppName, Session, command, group, usage
-from knarr.terminal import visible
+from knarr.terminal import escape, visible
 
 alone = group("Commands that stand alone.")
 
@@ -64,17 +64,31 @@ def logs(
         "since": moment(since) if since else None,
     }
     with session.platform.stream("deployer", f"/apps/{app}/logs", **asked) as answer:
-        if session.terminal.as_json:
-            for line in whole_lines(answer.iter_bytes()):
+        printed = _print(session, answer.iter_bytes())
+    if not printed and not session.terminal.as_json:
+        of = f" of {process}" if process else ""
+        session.terminal.say(
+            f"[quiet]{escape(app)} has printed nothing{escape(of)}{' since then' if since else ''}.[/]"
+        )
+
+
+def _print(session: Session, pieces: Iterable[bytes]) -> bool:
+    """Print as objects, as text for a terminal, or as the bytes that they are; whether there was anything."""
+    printed = False
+    if session.terminal.as_json or sys.stdout.isatty():
+        for line in whole_lines(pieces):
+            printed = True
+            if session.terminal.as_json:
                 session.terminal.row(parsed(line))
-        elif sys.stdout.isatty():
-            for line in whole_lines(answer.iter_bytes()):
+            else:
                 sys.stdout.write(for_terminal(line, colours=not session.terminal.out.no_color) + "\n")
                 sys.stdout.flush()
-        else:
-            for piece in answer.iter_bytes():
-                sys.stdout.buffer.write(piece)
-                sys.stdout.buffer.flush()
+        return printed
+    for piece in pieces:
+        printed = True
+        sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
+    return printed
 
 
 def moment(text: str, *, now: datetime | None = None) -> str:

@@ -97,8 +97,9 @@ def _success(saga: Mapping[str, Any], running: Mapping[str, Any], done: str | No
     name = escape(saga["app"])
     if done:
         return f"[good]{escape(done)}[/]"
-    if running.get("url") is None and (todo := command_for(saga["app"], running)):
-        return f"[undo]{name} is deployed, and no process answers[/]: {escape(running['reason'])}: `{escape(todo)}`"
+    if state_of(running) in {"stopped", "no_process"} and (todo := command_for(saga["app"], running)):
+        what = "no process runs" if state_of(running) == "stopped" else "no web process runs"
+        return f"[undo]{name} is deployed, and {what}[/]: `{escape(todo)}`"
     if saga.get("reason") == "unchanged":
         return f"[good]{name} is unchanged[/]: release {running.get('release')} runs already{_colon(running)}"
     if state_of(running) in FAULTS:

@@ -51,7 +51,7 @@ def test_problem_details_keep_their_three_sentences(status: int, kind: type[Knar
 
 def test_an_answer_that_is_no_problem_is_still_a_sentence() -> None:
     """Something else listens there, or a proxy answered."""
-    with pytest.raises(KnarrError, match="webhook answered with status 502.*knarr doctor"):
+    with pytest.raises(KnarrError, match=r"webhook answered with status 502.*knarr doctor"):
         platform(lambda _: httpx2.Response(502, text="Bad Gateway")).get("webhook", "/apps")
 
 

@@ -95,12 +95,12 @@ def polling_of(known: App) -> str | None:
 
 
 def hold_of(known: App) -> str | None:
-    """Why pushes are not deployed, and since when; None where they are."""
+    """Since when pushes are held, why, and the command that ends it; None where pushes are deployed."""
     hold = known.get("auto_deploy") or {}
     if hold.get("on") is not False:
         return None
-    parts = [
-        f"held since {hold['since']}" if hold.get("since") else "held",
-        f"by {hold['by']}" if hold.get("by") else "",
-    ]
-    return " ".join(part for part in parts if part) + (f": {hold['why']}" if hold.get("why") else "")
+    since = f" since {hold['since']}" if hold.get("since") else ""
+    by = f" by {hold['by']}" if hold.get("by") else ""
+    why = f" ({hold['why']})" if hold.get("why") else ""
+    waiting = f"; {hold['waiting_commit'][:12]} waits" if hold.get("waiting_commit") else ""
+    return f"held{since}{by}{why}{waiting}: `knarr apps release {known['name']}`"

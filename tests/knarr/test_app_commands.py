@@ -89,7 +89,7 @@ def test_a_held_app_says_so_wherever_it_is_shown(fake: Fake) -> None:
     shown = said("apps", "show", "shop")
     assert "held since 2026-12-01T04:00:00.000Z by ada (rollback to release 3); 9c1d3a4" in shown
     assert "knarr apps release shop" in shown
-    assert "acme/shop (held)" in said("apps", "list")
+    assert "pushes are held" in said("apps", "list")
 
 
 def test_a_release_names_what_waits_and_the_command(fake: Fake) -> None:

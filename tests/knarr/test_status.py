@@ -44,11 +44,12 @@ def test_a_crash_loop_says_how_often_and_when_it_starts_next() -> None:
 def test_a_poll_that_fails_and_pushes_on_hold_are_said() -> None:
     """The API knew; nothing showed it."""
     known = {
+        "name": "shop",
         "polling": {"failures": 2, "error": "the host does not answer"},
         "auto_deploy": {"on": False, "since": "2026-12-01", "by": "ann", "why": "rollback"},
     }
     assert notes_of(known) == ["polling failed 2 times", "pushes are held"]
     assert polling_of(known) == "failed 2 times: the host does not answer"
-    assert hold_of(known) == "held since 2026-12-01 by ann: rollback"
+    assert hold_of(known) == "held since 2026-12-01 by ann (rollback): `knarr apps release shop`"
     well = {"polling": {"failures": 0, "error": None}, "auto_deploy": {"on": True}}
     assert (notes_of(well), polling_of(well), hold_of(well)) == ([], None, None)

@@ -74,6 +74,8 @@ def create_app(settings: BuilderSettings | None = None, *, bus: Bus | None = Non
         service.on_start(partial(clear_up, builder, folders, staging))
     service.on_stop(images.close)
     service.background("collect", staging.run)
+    if isinstance(builder, LayersBuilder):
+        service.background("sweep-caches", builder.app_caches.run)
     service.background("sweep-logs", partial(sweep_logs, logs, service, settings.build_log_keep_days))
     disk = make_disk(settings, service)
     service.background("disk", disk.run)
@@ -107,6 +109,7 @@ def make_builder(settings: BuilderSettings, home: Path, images: ImageStore, sand
             cache_bytes=settings.build_cache_bytes,
             fetch_toolchains=settings.fetch_toolchains,
             python_mirror=settings.python_mirror,
+            app_caches_bytes=settings.build_app_caches_bytes,
         )
     return make_buildx_builder(settings, home, images, sandbox)
 

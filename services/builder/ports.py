@@ -1,7 +1,7 @@
 """What `builder` needs from the world: archives, something that builds, and a place for what it prints."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +23,8 @@ class BuildOrder:
     """The source as a tar in the normal form; its root is the app's folder."""
     folder: Path
     """An empty private folder of this build. Who ordered the build removes it."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Config vars that the build gets. Secret: they are in no log and no label."""
 
     @property
     def repository(self) -> str:
@@ -101,6 +103,3 @@ class SourceArchive(Protocol):
             Unavailable: It cannot be had now, or arrived damaged.
             StorageFull: The disk has no room left.
         """
-
-
-Environment = Mapping[str, str]

@@ -44,10 +44,13 @@ class BuilderSettings(ImageStoreSettings):
     """
 
     fetch_toolchains: bool = True
-    """Whether interpreters that an app asks for and this machine does not have are fetched and kept in the cache."""
+    """Whether interpreters and tools that an app asks for and this machine does not have are fetched and kept."""
 
     python_mirror: str | None = None
     """`https://…` or `file://…` in place of the site from which uv fetches Python (UV_PYTHON_INSTALL_MIRROR)."""
+
+    build_app_caches_bytes: int = Field(default=8192 * MIB, ge=0)
+    """Bytes of build caches (`.next/cache`, npm, pip, Go) of all apps; the least recently built app's go first."""
 
     build_pass_env: CommaSeparated = ()
     """More names of environment variables that build tools get, such as those a private index needs."""

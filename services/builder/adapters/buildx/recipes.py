@@ -19,9 +19,9 @@ from services.builder.adapters.buildx.kitchen import USER, BaseImages, Kitchen, 
 from services.builder.adapters.buildx.kitchen import app_lines as _app
 from services.builder.adapters.buildx.kitchen import run_line as _run
 from services.builder.adapters.buildx.kitchen import text as _text
+from services.builder.adapters.buildx.node_package import Package, read_package
 from services.builder.adapters.buildx.python_recipe import python_image, python_recipe
 from services.builder.adapters.layers import knarr_static
-from services.builder.adapters.layers.node import Package, read_package
 from services.builder.adapters.layers.node_versions import satisfies
 from services.builder.errors import CannotBuild
 from services.builder.install.requirements import ReadFile

@@ -15,11 +15,16 @@ from ocistore.store import ImageStore
 from seedwork.archives import NORMAL_MTIME, ArchiveLimits, extract_tar, pack_tar
 from seedwork.errors import InvalidInput, Unavailable
 from seedwork.threads import in_thread
-from services.builder.adapters.layers import node, procfile, python, static
+from services.builder.adapters.layers import go, node, procfile, python, static
 from services.builder.adapters.layers.cache import LayerCache
-from services.builder.adapters.layers.image import Prepared, ReadyLayer, image_config, layer_file
+from services.builder.adapters.layers.caches import AppCache, AppCaches
+from services.builder.adapters.layers.image import HOST_PATH, Prepared, ReadyLayer, image_config, layer_file
+from services.builder.adapters.layers.installed import Installed, installed_layers
 from services.builder.adapters.layers.interpreters import Interpreters
+from services.builder.adapters.layers.node_tools import NodeTools
 from services.builder.adapters.layers.sandbox import Sandbox
+from services.builder.adapters.layers.steps import run_step
+from services.builder.adapters.layers.undescribed import described_packages, described_steps
 from services.builder.adapters.layers.workshop import Workshop
 from services.builder.contract import BuiltLayer
 from services.builder.errors import CannotBuild
@@ -32,12 +37,13 @@ class LayersBuilder:
     """Builds by itself what the languages know.
 
     Args:
-        home: Holds `cache/`: layers, and what package managers keep.
+        home: Holds `cache/`: layers, and what package managers keep; `app-caches/`; `toolchains/`.
         images: Where images go.
         sandbox: Runs the tools.
         cache_bytes: Dependency layers kept.
+        app_caches_bytes: Build caches of all apps kept.
         interpreters: The Pythons of this machine; found on the sandbox's path, if not given.
-        fetch_toolchains: Whether interpreters that are not on this machine are fetched.
+        fetch_toolchains: Whether interpreters and tools that are not on this machine are fetched.
         python_mirror: Where Python is fetched from, in place of its publisher.
     """
 
@@ -48,19 +54,22 @@ class LayersBuilder:
         images: ImageStore,
         sandbox: Sandbox,
         cache_bytes: int,
+        app_caches_bytes: int = 8 * 1024**3,
         interpreters: Interpreters | None = None,
         fetch_toolchains: bool = False,
         python_mirror: str | None = None,
     ) -> None:
         self._caches = home / "cache"
         self._layers = LayerCache(self._caches / "layers", max_bytes=cache_bytes)
+        self.app_caches = AppCaches(home / "app-caches", max_bytes=app_caches_bytes)
         self._images = images
         self._sandbox = sandbox
         self._interpreters = interpreters or Interpreters(
             sandbox.path, fetched=self._caches / "pythons" if fetch_toolchains else None, environ=os.environ
         )
         self._python_mirror = python_mirror
-        self._node_tools = node.NodeTools()
+        self._node_tools = NodeTools(home / "toolchains" / "node", fetch=fetch_toolchains)
+        self._fetch_toolchains = fetch_toolchains
 
     async def build(
         self,
@@ -71,8 +80,21 @@ class LayersBuilder:
         hold: Callable[[str], Awaitable[None]],
     ) -> Built:
         """See `ImageBuilder.build`."""
+        with self.app_caches.of(order.app_id) as app_cache:
+            return await self._build(order, app_cache, output=output, note=note, hold=hold)
+
+    async def _build(
+        self,
+        order: BuildOrder,
+        app_cache: AppCache,
+        *,
+        output: BuildOutput,
+        note: Callable[[str], None],
+        hold: Callable[[str], Awaitable[None]],
+    ) -> Built:
         shop = Workshop(
             order=order,
+            app_cache=app_cache,
             root=order.folder / "image",
             scratch=order.folder / "scratch",
             caches=self._caches,
@@ -106,26 +128,49 @@ class LayersBuilder:
         return await self._sandbox.stop(saga_id)
 
     async def _prepared(self, shop: Workshop) -> Prepared:
-        match shop.order.description.runtime.kind:
+        """Carry out the description: packages, then build steps, then what the image keeps of them."""
+        description, kind = shop.order.description, shop.order.description.runtime.kind
+        _check_kind(kind)
+        for line in (*description.detected, *description.notes):
+            await shop.say(line)
+        steps = await asyncio.to_thread(described_steps, description, shop.read)
+        in_steps = {step.language for step in steps}
+        installed: dict[str, Installed] = {}
+        for packages in await asyncio.to_thread(described_packages, description, shop.read):
+            has_steps = packages.language in in_steps
+            installed[packages.language] = await self._installed(shop, packages, has_steps=has_steps)
+        if kind == "python" and "python" not in installed:
+            assumed = await asyncio.to_thread(assumed_packages, kind, shop.read)
+            installed["python"] = await self._python(shop, assumed, has_steps="python" in in_steps)
+        for step in steps:
+            if step.language not in installed:
+                raise CannotBuild(f"{step.name} needs {step.language}, which the description does not install")
+            await run_step(shop, step, installed[step.language].step_env)
+        layers: list[ReadyLayer] = []
+        env: dict[str, str] = {}
+        for language, each in installed.items():
+            layers += await each.finish()
+            if _in_image(kind, language):
+                env |= {**each.env, "PATH": _path(each.env["PATH"], env.get("PATH"))}
+        if kind == "static":
+            return await static.prepare(shop, self._interpreters)
+        if kind == "procfile" and not installed:
+            return await procfile.prepare(shop, self._interpreters)
+        return Prepared(layers=tuple(layers), env=env)
+
+    async def _installed(self, shop: Workshop, packages: Packages, *, has_steps: bool) -> Installed:
+        in_image = _in_image(shop.order.description.runtime.kind, packages.language)
+        match packages.language:
             case "python":
-                packages = await asyncio.to_thread(_packages_of, shop, "python")
-                return await python.prepare(shop, self._interpreters, packages, mirror=self._python_mirror)
+                return await self._python(shop, packages, has_steps=has_steps)
             case "node":
-                return await node.prepare(shop, self._node_tools)
-            case "static":
-                return await static.prepare(shop, self._interpreters)
-            case "procfile":
-                return await procfile.prepare(shop, self._interpreters)
-            case "dockerfile":
-                raise CannotBuild(
-                    "The app is built from a Dockerfile, and this builder runs without Docker",
-                    why="KNARR_BUILDER is `layers`",
-                    todo="Set KNARR_BUILDER=buildx on a machine with a Docker engine, or describe the app without the "
-                    "Dockerfile: a Procfile with requirements.txt, pyproject.toml or package.json.",
-                    code="needs_docker",
-                )
-            case kind:
-                raise CannotBuild(f"The builder `layers` cannot build {kind} apps", code="no_interpreter")
+                return await node.prepare(shop, packages, self._node_tools, has_steps=has_steps, in_image=in_image)
+            case "go":
+                return await go.prepare(shop, packages, fetch=self._fetch_toolchains)
+
+    async def _python(self, shop: Workshop, packages: Packages | None, *, has_steps: bool) -> Installed:
+        prepared = await python.prepare(shop, self._interpreters, packages, mirror=self._python_mirror)
+        return await installed_layers(shop, prepared, has_steps=has_steps)
 
     async def _store(
         self,
@@ -149,11 +194,28 @@ class LayersBuilder:
         return image.digest
 
 
-def _packages_of(shop: Workshop, language: str) -> Packages | None:
-    """How the packages of a language are installed."""
-    description = shop.order.description
-    found = next((each for each in description.packages if each.language == language), None)
-    return found or assumed_packages(description.runtime.kind, shop.read)
+def _check_kind(kind: str) -> None:
+    """Refuse what this builder cannot build."""
+    if kind == "dockerfile":
+        raise CannotBuild(
+            "The app is built from a Dockerfile, and this builder runs without Docker",
+            why="KNARR_BUILDER is `layers`",
+            todo="Set KNARR_BUILDER=buildx on a machine with a Docker engine, or describe the app without the "
+            "Dockerfile: a Procfile with requirements.txt, pyproject.toml or package.json.",
+            code="needs_docker",
+        )
+    if kind not in {"python", "node", "go", "static", "procfile"}:
+        raise CannotBuild(f"The builder `layers` cannot build {kind} apps", code="no_interpreter")
+
+
+def _in_image(kind: str, language: str) -> bool:
+    """Whether the packages of a language are needed when the app runs, and not only when it is built."""
+    return kind in {language, "procfile"}
+
+
+def _path(first: str, second: str | None) -> str:
+    """Both languages' programs, then those of the machine."""
+    return first if second is None else f"{second.removesuffix(f':{HOST_PATH}')}:{first}"
 
 
 def _app_layer(shop: Workshop, stop: threading.Event) -> ReadyLayer:

@@ -59,9 +59,15 @@ class LayerCache:
         """The layer, if it is there; it counts as used."""
         return await asyncio.to_thread(self._get, key)
 
-    async def put(self, key: str, tree: Path, *, prefix: str, created_by: str) -> ReadyLayer:
-        """Pack a folder as the layer of that key; its content stands at `prefix` in the image."""
-        return await in_thread(lambda stop: self._put(key, tree, prefix, created_by, stop))
+    async def put(
+        self, key: str, tree: Path, *, prefix: str, created_by: str, facts: Mapping[str, Any] | None = None
+    ) -> ReadyLayer:
+        """Pack a folder as the layer of that key; its content stands at `prefix` in the image.
+
+        `facts` are kept beside the layer, and returned with it.
+        """
+        about = {"created_by": created_by, "facts": dict(facts or {})}
+        return await in_thread(lambda stop: self._put(key, tree, prefix, about, stop))
 
     async def forget(self, path: Path) -> None:
         """Remove the entry whose file this is: it turned out to be damaged."""
@@ -78,10 +84,15 @@ class LayerCache:
         if size_bytes != record["size_bytes"]:
             return None
         return ReadyLayer(
-            file=layer_file(tar, record["digest"], size_bytes), created_by=record["created_by"], cached=True
+            file=layer_file(tar, record["digest"], size_bytes),
+            created_by=record["created_by"],
+            cached=True,
+            facts=record.get("facts", {}),
         )
 
-    def _put(self, key: str, tree: Path, prefix: str, created_by: str, stop: threading.Event) -> ReadyLayer:
+    def _put(
+        self, key: str, tree: Path, prefix: str, described: Mapping[str, Any], stop: threading.Event
+    ) -> ReadyLayer:
         tar, about = self._paths(key)
         new_tar, new_about = tar.with_suffix(".tar.new"), about.with_suffix(".json.new")
         try:
@@ -89,7 +100,7 @@ class LayerCache:
             digest, size_bytes = pack_tar(
                 tree, new_tar, prefix=prefix, mtime=NORMAL_MTIME, skip_escaping_links=True, stop=stop
             )
-            record = {"digest": digest, "size_bytes": size_bytes, "created_by": created_by}
+            record = {"digest": digest, "size_bytes": size_bytes, **described}
             with disk_errors():
                 new_about.write_bytes(orjson.dumps(record))
             new_tar.chmod(0o444)  # "it will not change": the image store links it and does not copy
@@ -99,7 +110,7 @@ class LayerCache:
             new_tar.unlink(missing_ok=True)
             new_about.unlink(missing_ok=True)
         self._shrink()
-        return ReadyLayer(file=layer_file(tar, digest, size_bytes), created_by=created_by, cached=False)
+        return ReadyLayer(file=layer_file(tar, digest, size_bytes), cached=False, **described)
 
     def _shrink(self) -> None:
         """Oldest use first, until the rest fits."""

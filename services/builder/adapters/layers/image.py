@@ -6,7 +6,7 @@ digest depends only on what is built. The commit is a property of the release.
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -54,6 +54,8 @@ class ReadyLayer:
     file: LayerFile
     created_by: str
     cached: bool
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What the layer's maker recorded of it (JSON)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

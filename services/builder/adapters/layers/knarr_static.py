@@ -3,7 +3,9 @@
 Runs inside the image of a static site, so it has only the standard library. Files in an image have no times of their
 own, so nothing is said about times: a browser asks with the entity tag (the content's SHA-256) whether it still has
 the newest. Hidden files (all that begin with a dot, except `.well-known`) and links that lead out of the folder do
-not exist. A `404.html` at the top is shown for what does not exist. SIGTERM: answers what was asked, then ends.
+not exist. `/about` is answered with `about.html`. A page that does not exist is answered with the file that
+KNARR_STATIC_FALLBACK names and status 200 (single-page apps); everything else that does not exist with `404.html` and
+404. A path whose last part has a dot is a file, not a page. SIGTERM: answers the open requests, then ends.
 """
 
 import hashlib
@@ -21,6 +23,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
+FALLBACK = "KNARR_STATIC_FALLBACK"
+"""Environment variable with the path of the file, below the folder, that answers for pages without a file."""
 _PIECE_BYTES = 256 * 1024
 _LAST_ANSWERS_S = 20.0
 """After SIGTERM; a little less than the 30 s after which platforms kill."""
@@ -32,9 +36,10 @@ _NOT_SITE = frozenset({"Procfile", "app.json"})
 class Site:
     """The files of one folder, by URL path."""
 
-    def __init__(self, root: Path) -> None:
-        """Serve what is below `root`."""
+    def __init__(self, root: Path, *, fallback: str | None = None) -> None:
+        """Serve what is below `root`; `fallback` answers for pages that do not exist."""
         self.root = root.resolve()
+        self._fallback = fallback
         self._tags: dict[tuple[str, int, int, int], str] = {}
 
     def find(self, url_path: str) -> Path | None:
@@ -49,6 +54,26 @@ class Site:
         except (OSError, RuntimeError):
             return None  # not there, a loop of links, or a name that is too long
         return path if path.is_relative_to(self.root) else None
+
+    def page(self, url_path: str) -> Path | None:
+        """Return the file for a request's path, or None. A folder's file is its `index.html`."""
+        found = self.find(url_path)
+        if found is not None and found.is_dir():
+            found = self.find(url_path + "/index.html")
+        elif url_path.endswith("/"):
+            found = None
+        elif found is None and _is_page(url_path):
+            found = self.find(url_path + ".html")
+        return found if found is not None and found.is_file() else None
+
+    def for_missing(self, url_path: str) -> tuple[Path | None, HTTPStatus]:
+        """Return the file that answers for a path without a file, with the status."""
+        if self._fallback and _is_page(url_path):
+            found = self.find("/" + self._fallback)
+            if found is not None and found.is_file():
+                return found, HTTPStatus.OK
+        found = self.find("/404.html")
+        return found if found is not None and found.is_file() else None, HTTPStatus.NOT_FOUND
 
     def tag(self, path: Path) -> str:
         """The file's entity tag, computed once as long as it does not change."""
@@ -85,23 +110,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, with_body: bool) -> None:
         path, _, query = self.path.partition("?")
-        found = self.site.find(path)
-        if found is not None and found.is_dir():
-            if not path.endswith("/"):
-                self._redirect(path + "/" + (f"?{query}" if query else ""))
-                return
-            found = found / "index.html"
-            found = found if found.resolve().is_relative_to(self.site.root) else None
-        elif path.endswith("/"):
-            found = None
-        if found is not None and found.is_file():
-            self._send(found, HTTPStatus.OK, with_body=with_body)
+        folder = self.site.find(path)
+        if folder is not None and folder.is_dir() and not path.endswith("/"):
+            self._redirect(path + "/" + (f"?{query}" if query else ""))
             return
-        not_found = self.site.find("/404.html")
-        if not_found is not None and not_found.is_file():
-            self._send(not_found, HTTPStatus.NOT_FOUND, with_body=with_body)
+        found, status = self.site.page(path), HTTPStatus.OK
+        if found is None:
+            found, status = self.site.for_missing(path)
+        if found is None:
+            self._text(status, b"Not found\n", with_body=with_body)
         else:
-            self._text(HTTPStatus.NOT_FOUND, b"Not found\n", with_body=with_body)
+            self._send(found, status, with_body=with_body)
 
     def _send(self, path: Path, status: HTTPStatus, *, with_body: bool) -> None:
         tag = self.site.tag(path)
@@ -137,6 +156,12 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if with_body:
             self.wfile.write(text)
+
+
+def _is_page(url_path: str) -> bool:
+    """Whether a path names a page, and no file with an ending; hidden names are neither."""
+    parts = urllib.parse.unquote(url_path).strip("/").split("/")
+    return "." not in parts[-1] and not any(part.startswith(".") or "\0" in part for part in parts if part)
 
 
 def content_type(path: Path) -> str:
@@ -188,7 +213,7 @@ class Server(ThreadingHTTPServer):
 def main() -> None:
     """Serve until SIGTERM."""
     address = (os.environ.get("HOST", "127.0.0.1"), int(os.environ.get("PORT", "8000")))
-    with Server(address, Site(Path.cwd())) as server:
+    with Server(address, Site(Path.cwd(), fallback=os.environ.get(FALLBACK))) as server:
         signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
         server.serve_forever(poll_interval=0.1)
         server.wait_for_answers(_LAST_ANSWERS_S)

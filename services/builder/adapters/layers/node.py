@@ -1,337 +1,310 @@
-"""Node apps: packages installed by npm into `/layers/node`, for production only; `scripts.build` runs if there is one.
+"""Node apps: packages installed by the project's own tool into `/layers/node`.
 
-    /layers/node/bin/             node, npm, npx: start those of this machine
-    /layers/node/node_modules/    the packages; `/app/node_modules` is a relative link to it
+    /layers/node/bin/             node, npm, npx and the project's tool: start those that the layer was made for
+    /layers/node/node_modules/    the packages; `/app/node_modules` is a relative link to it; the same for workspaces
 
-With a lock file `npm ci`, else `npm install` and a warning. Scripts of packages run (`esbuild`, `sharp` and others
-need them): what npm installs is code that runs here. A build script gets the development packages too, which are no
-part of the image. What the app's processes get: `PATH` with the packages' programs in front, and
-`NODE_ENV=production`.
+Scripts of packages run (`esbuild`, `sharp` and others need them): what the tool installs is code that runs here. Where
+there are build steps, packages are installed once with those for development. The image gets what is left without
+them, unless the description says that the start command needs one.
 
-The layer's key: the lock file, the parts of package.json and .npmrc that npm looks at, the versions of node and npm,
-and the platform. An app whose own package.json has install scripts (`postinstall` …), or depends on folders of its
-own, is installed anew for every change of its source.
+The layer's key: every file that the description names, the versions of node and of the tool, the build-time variables
+and the platform. The packages with those for development stay on disk between two builds of an app (`trees`), unless a
+build step changed one of them. What a step writes into `node_modules` (generated code such as Prisma's client) is in
+the image; then the layer belongs to this build only.
 """
 
 import asyncio
-import os
+import hashlib
 import platform
-import re
 import shutil
-import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from seedwork.archives import ArchiveLimits, extract_tar
-from seedwork.threads import in_thread
-from services.builder.adapters.layers.image import HOST_PATH, Prepared, ReadyLayer
-from services.builder.adapters.layers.node_versions import satisfies
+from services.builder.adapters.layers import node_tree as tree
+from services.builder.adapters.layers.cache import key_of
+from services.builder.adapters.layers.image import HOST_PATH, ReadyLayer
+from services.builder.adapters.layers.installed import Installed, unpack
+from services.builder.adapters.layers.node_tools import NodeTools, Programs
 from services.builder.adapters.layers.sandbox import ToolFailed
 from services.builder.adapters.layers.workshop import Workshop, wrapper
-from services.builder.errors import BuildFailed, CannotBuild, RegistryUnavailable
-from services.builder.install.requirements import ReadFile
+from services.builder.errors import CannotBuild
+from services.builder.install import node as plan
+from services.source.contract import Packages
 
-_NETWORK = re.compile(
-    rb"code (ECONNRESET|ECONNREFUSED|ETIMEDOUT|ESOCKETTIMEDOUT|ENOTFOUND|EAI_AGAIN|ERR_SOCKET_TIMEOUT|E5\d\d|E429)"
-)
-_LOCKS = ("npm-shrinkwrap.json", "package-lock.json")
-_INSTALL_SCRIPTS = frozenset(
-    {"preinstall", "install", "postinstall", "prepublish", "preprepare", "prepare", "postprepare"}
-)
-_DECIDING = (
-    *("dependencies", "devDependencies", "optionalDependencies", "peerDependencies", "bundleDependencies"),
-    *("overrides", "engines", "os", "cpu", "workspaces"),
-)
+MODULES = Path(tree.MODULES)
 ENVIRONMENT = {
     "PATH": f"/layers/node/bin:/layers/node/node_modules/.bin:{HOST_PATH}",
     "NODE_ENV": "production",
 }
-_BUILD_LAYER = "node-build"
-"""With the development packages: for the build script only, never part of an image."""
-_TREE = ArchiveLimits(max_bytes=16 * 1024**3, max_entries=2_000_000, max_depth=256, max_path_bytes=4096)
-"""Of our own layers: what npm made, not what a stranger sent."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tools:
-    """node and npm of this machine."""
+async def prepare(
+    shop: Workshop, packages: Packages, node_tools: NodeTools, *, has_steps: bool, in_image: bool
+) -> Installed:
+    """Install the packages.
 
-    node: Path
-    npm: Path
-    npx: Path
-    node_version: str
-    npm_version: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Package:
-    """What the app's package.json and its neighbours say."""
-
-    manifest: Mapping[str, Any]
-    lock: str | None
-    """Its file name."""
-    lock_text: str
-    npmrc: str
-
-    @property
-    def has_dependencies(self) -> bool:
-        """Whether npm has anything to install."""
-        return any(self.manifest.get(name) for name in ("dependencies", "devDependencies", "optionalDependencies"))
-
-    @property
-    def scripts(self) -> Mapping[str, Any]:
-        """By name."""
-        found = self.manifest.get("scripts")
-        return found if isinstance(found, dict) else {}
-
-    @property
-    def needs_source(self) -> bool:
-        """Whether installing looks at more than these files."""
-        local = any(
-            str(version).startswith(("file:", "link:", ".", "/", "~/"))
-            for name in ("dependencies", "devDependencies", "optionalDependencies")
-            for version in (self.manifest.get(name) or {}).values()
-        )
-        return local or bool(_INSTALL_SCRIPTS & self.scripts.keys()) or bool(self.manifest.get("workspaces"))
-
-
-class NodeTools:
-    """Found once; look again after a restart."""
-
-    def __init__(self) -> None:
-        self._found: Tools | None = None
-
-    async def find(self, shop: Workshop) -> Tools:
-        """Look for node and npm.
-
-        Raises:
-            CannotBuild: One of them is not installed.
-        """
-        if self._found is None:
-            paths = {name: await asyncio.to_thread(shop.sandbox.which, name) for name in ("node", "npm", "npx")}
-            node, npm, npx = (paths[name] for name in ("node", "npm", "npx"))
-            if node is None or npm is None or npx is None:
-                missing = ", ".join(name for name, path in paths.items() if path is None)
-                raise CannotBuild(
-                    "Node apps cannot be built on this machine",
-                    why=f"{missing} is not on PATH",
-                    todo="Install Node.js with npm and restart knarr.",
-                    code="no_interpreter",
-                )
-            self._found = Tools(
-                node=node,
-                npm=npm,
-                npx=npx,
-                node_version=(await _version(node, shop)).removeprefix("v"),
-                npm_version=await _version(npm, shop),
-            )
-        return self._found
-
-
-async def prepare(shop: Workshop, node_tools: NodeTools) -> Prepared:
-    """The dependency layer, the build script's work in `/app`, and the environment.
+    Args:
+        shop: The build.
+        packages: What to install, with what.
+        node_tools: Finds node and the tool.
+        has_steps: A build step of this language follows.
+        in_image: The image needs the packages; else they are for build steps only.
 
     Raises:
-        CannotBuild: No node, another version than the app asks for, or a package.json that cannot be read.
-        BuildFailed: npm or the build script ended with an error.
+        CannotBuild: No node, no such tool or version, or a package.json that cannot be read.
+        BuildFailed: The tool ended with an error.
         RegistryUnavailable: The package registry did not answer.
     """
-    tools = await node_tools.find(shop)
-    package = await asyncio.to_thread(read_package, shop.read)
-    await _check_version(shop, package, tools)
-    if package.has_dependencies and package.lock is None:
-        await shop.say(
-            "Warning: no package-lock.json; npm chooses versions, and the next build may get others. Commit one."
-        )
-    layer = await _packages(shop, package, tools, name="node", omit_dev=True)
-    if package.scripts.get("build"):
-        await _run_build_script(shop, package, tools)
-    await asyncio.to_thread(_link_packages, shop, package)
-    return Prepared(layers=(layer,), env=ENVIRONMENT)
+    tool = await asyncio.to_thread(plan.tool_for, packages, shop.read)
+    programs = await node_tools.find(shop, packages.version or shop.order.description.runtime.version, tool)
+    node = NodePackages(shop, packages, programs, in_image=in_image)
+    await node.install(has_steps=has_steps)
+    runtime = plan.BERRY_RUNTIME if tool.berry else {}
+    return Installed(env={**ENVIRONMENT, **runtime}, step_env=node.step_env(), finish=node.finish)
 
 
-def read_package(read: ReadFile) -> Package:
-    """Read package.json, the lock file and .npmrc.
+class NodePackages:
+    """The packages of one build, from their installation to their layer.
 
-    Raises:
-        CannotBuild: package.json is missing or no JSON object.
+    Args:
+        shop: The build.
+        packages: What to install.
+        programs: What installs it.
+        in_image: The image needs the packages.
     """
-    content = read("package.json")
-    if content is None:
-        raise CannotBuild("There is no package.json", todo="Commit one, or choose another runtime in .cupaas.yml.")
-    try:
-        manifest = orjson.loads(content)
-    except orjson.JSONDecodeError as error:
-        raise CannotBuild("package.json cannot be read", why=str(error), todo="Correct it and push again.") from error
-    if not isinstance(manifest, dict) or not all(
-        isinstance(manifest.get(name) or {}, dict)
-        for name in ("dependencies", "devDependencies", "optionalDependencies")
-    ):
-        raise CannotBuild("package.json is not what npm expects", why="it and its dependencies are JSON objects")
-    locks = {name: text for name in _LOCKS if (text := read(name)) is not None}
-    lock = next(iter(locks), None)
-    return Package(
-        manifest=manifest,
-        lock=lock,
-        lock_text=locks[lock].decode(errors="replace") if lock else "",
-        npmrc=(read(".npmrc") or b"").decode(errors="replace"),
-    )
 
+    def __init__(self, shop: Workshop, packages: Packages, programs: Programs, *, in_image: bool) -> None:
+        self._shop = shop
+        self._packages = packages
+        self._programs = programs
+        self._in_image = in_image
+        self._bins = shop.scratch / "node-bin"
+        self._inputs: dict[str, Any] = {}
+        self._manifests: list[Mapping[str, Any]] = []
+        self._vendored: set[Path] = set()
+        """`node_modules` folders of the source itself, below its root."""
+        self._folders: list[Path] = []
+        """Those that are installed in the app's folder for build steps."""
+        self._before: tree.Snapshot = {}
+        self._layer: ReadyLayer | None = None
 
-async def _check_version(shop: Workshop, package: Package, tools: Tools) -> None:
-    engines = package.manifest.get("engines")
-    wanted = shop.order.description.runtime.version or (engines.get("node") if isinstance(engines, dict) else None)
-    if not wanted:
-        return
-    fits = satisfies(tools.node_version, str(wanted))
-    if fits is None:
-        await shop.say(f"Warning: the node version {wanted!r} is not understood; {tools.node_version} is used")
-    elif not fits:
-        raise CannotBuild(
-            f"The app asks for node {wanted}",
-            why=f"this machine has {tools.node_version}",
-            todo="Ask for that one (`engines.node` in package.json, or `runtime` in .cupaas.yml), "
-            "or install the other.",
-            code="no_interpreter",
-        )
+    async def install(self, *, has_steps: bool) -> None:
+        """Install for build steps and for the image."""
+        await asyncio.to_thread(self._begin)
+        has_packages = plan.has_packages(self._manifests)
+        await self._shop.say(self._what)
+        if has_packages and self._packages.lock is None:
+            await self._shop.say(
+                f"Warning: no lock file; {self._programs.tool.name} chooses versions, and the next build may get "
+                "others. Commit one."
+            )
+        if has_steps and has_packages:
+            await self._install_for_steps()
+        if self._in_image:
+            self._layer = await self._production_layer(has_packages=has_packages)
+        if self._folders:
+            self._before = await asyncio.to_thread(tree.snapshot, self._shop.app, self._folders)
 
+    def step_env(self) -> dict[str, str]:
+        """Return the variables of build steps."""
+        path = f"{self._bins}:{self._shop.app / MODULES / '.bin'}:{self._shop.sandbox.path}"
+        wanted = self._shop.order.variables.get("NODE_ENV", "production")
+        return {**self._tool_env(), "PATH": path, "NODE_ENV": wanted, "NEXT_TELEMETRY_DISABLED": "1", "CI": ""}
 
-async def _packages(shop: Workshop, package: Package, tools: Tools, *, name: str, omit_dev: bool) -> ReadyLayer:
-    """The layer with `bin` and `node_modules`, cached by everything that npm looks at."""
-    inputs = {
-        "manifest": {key: package.manifest[key] for key in _DECIDING if key in package.manifest},
-        "lock": package.lock_text,
-        "npmrc": package.npmrc,
-        "source": shop.order.source_digest if package.needs_source else None,
-        "omit_dev": omit_dev,
-        "tools": [str(tools.node), tools.node_version, str(tools.npm), tools.npm_version, str(tools.npx)],
-        "platform": [platform.system(), platform.machine(), *platform.libc_ver()],
-    }
+    async def finish(self) -> tuple[ReadyLayer, ...]:
+        """Take the packages out of the app's folder; return the layer that the image gets."""
+        if self._folders:
+            new, changed = await asyncio.to_thread(self._changes)
+            if self._layer is not None and (written := [path for path in new + changed if tree.belongs_to_app(path)]):
+                self._layer = await self._layer_with(written)
+            await asyncio.to_thread(self._keep_tree, new, reusable=not changed)
+        if self._layer is None:
+            return ()
+        folders = [Path(each) for each in self._layer.facts.get("folders", ())]
+        await asyncio.to_thread(tree.link, self._shop.app, self._shop.root / "layers" / "node", folders)
+        return (self._layer,)
 
-    async def make(folder: Path) -> None:
-        await asyncio.to_thread(_lay_out, folder, tools)
-        await asyncio.to_thread(_remove_packages, shop)
-        if package.has_dependencies:
-            await _npm_install(shop, package, tools, omit_dev=omit_dev)
-        await asyncio.to_thread(_move_packages, shop, folder)
+    # --- what is asked for -------------------------------------------------------------------------------------------
 
-    what = f"node {tools.node_version}, " + (
-        f"packages of {package.lock or 'package.json'}" if package.has_dependencies else "no packages"
-    )
-    return await shop.layer(name, inputs, make, created_by=what)
-
-
-async def _npm_install(shop: Workshop, package: Package, tools: Tools, *, omit_dev: bool) -> None:
-    shop.note("installing dependencies")
-    verb = ["ci"] if package.lock else ["install", "--no-package-lock"]
-    options = ["--omit=dev"] if omit_dev else ["--include=dev"]
-    quiet = ["--no-audit", "--no-fund", "--no-update-notifier"]
-    try:
-        await shop.run(
-            [tools.npm, *verb, *options, *quiet],
-            env=_environment(shop, tools),
-            shown=" ".join(["npm", *verb, *options]),
-        )
-    except ToolFailed as error:
-        if error.says(_NETWORK):
-            raise RegistryUnavailable("The npm registry did not answer", why=error.ending) from error
-        raise BuildFailed(
-            "The packages of package.json could not be installed",
-            why=error.ending,
-            todo="The last lines of the log say why.",
-        ) from error
-
-
-async def _run_build_script(shop: Workshop, package: Package, tools: Tools) -> None:
-    """`npm run build` with the development packages, which are taken away again."""
-    everything = await _packages(shop, package, tools, name=_BUILD_LAYER, omit_dev=False)
-    await in_thread(lambda stop: _use_packages(shop, everything, stop))
-    shop.note("running the build script")
-    try:
-        await shop.run([tools.npm, "run", "build"], env=_environment(shop, tools), shown="npm run build")
-    except ToolFailed as error:
-        raise BuildFailed(
-            "The script `build` of package.json failed", why=error.ending, todo="The last lines of the log say why."
-        ) from error
-
-
-def _environment(shop: Workshop, tools: Tools) -> dict[str, str]:
-    heap_mib = max(64, shop.sandbox.limits.memory_bytes * 3 // 4 // 1024**2)
-    return shop.environment(
-        {
-            "PATH": f"{tools.node.parent}:{shop.sandbox.path}",
-            "npm_config_cache": str(shop.caches / "npm"),
-            "npm_config_loglevel": "notice",
-            "npm_config_progress": "false",
-            "NODE_OPTIONS": f"--max-old-space-size={heap_mib}",
+    def _begin(self) -> None:
+        """Read what decides what is installed, and put the programs where steps find them."""
+        shop, packages, programs = self._shop, self._packages, self._programs
+        files: dict[str, Any] = {}
+        for name in sorted({"package.json", ".npmrc", *packages.manifests}):
+            if (content := shop.read(name)) is None:
+                if name == "package.json":
+                    raise CannotBuild("There is no package.json", todo="Commit one, or choose another runtime.")
+                continue
+            if name.rpartition("/")[2] == "package.json":
+                manifest = plan.read_manifest(name, content)
+                self._manifests.append(manifest)
+                files[name] = plan.deciding(manifest)
+            else:
+                files[name] = hashlib.sha256(content).hexdigest()
+        self._inputs = {
+            "files": files,
+            "source": shop.order.source_digest if packages.needs_source else None,
+            "include_dev": packages.include_dev,
+            "tools": [
+                *(str(programs.node.node), programs.node.version, str(programs.node.npm), programs.node.npm_version),
+                *(programs.tool.name, str(programs.program), programs.tool_version),
+            ],
+            "platform": [platform.system(), platform.machine(), *platform.libc_ver()],
+            "variables": shop.variables_key(),
         }
-    )
+        self._bins.mkdir(parents=True)
+        for name, program in programs.by_name.items():
+            (self._bins / name).symlink_to(program.absolute())
+        tree.remove(shop.app / MODULES)  # committed packages give way to the lock file's
+        self._vendored = set(tree.module_folders(shop.app))
+
+    def _tool_env(self) -> dict[str, str]:
+        shop = self._shop
+        caches, environ = str(shop.app_cache.tools), shop.sandbox.environment_passed()
+        heap_mib = max(64, shop.sandbox.limits.memory_bytes * 3 // 4 // 1024**2)
+        return {
+            **plan.tool_environment(self._programs.tool, caches=caches, environ=environ),
+            "PATH": f"{self._bins}:{shop.sandbox.path}",
+            "NODE_OPTIONS": f"--max-old-space-size={heap_mib} {shop.order.variables.get('NODE_OPTIONS', '')}".strip(),
+        }
+
+    # --- installing --------------------------------------------------------------------------------------------------
+
+    async def _install_for_steps(self) -> None:
+        """Install with development packages, or take up what the build before left."""
+        shop, kept = self._shop, self._kept
+        self._folders = await asyncio.to_thread(_taken_up, kept, shop.app)
+        if self._folders:
+            await shop.say(f"{self._what}, with development packages: nothing changed, kept from the build before")
+            return
+        await self._run_install(dev=True)
+        self._folders = await asyncio.to_thread(self._installed_folders)
+
+    async def _production_layer(self, *, has_packages: bool) -> ReadyLayer:
+        """The layer without development packages; made from what is installed for steps, where that is there."""
+        shop, folders = self._shop, list[str]()
+
+        async def make(folder: Path) -> None:
+            aside = shop.scratch / "node-aside"
+            if self._folders:
+                await asyncio.to_thread(_set_aside, shop.app, aside, self._folders)
+                await self._without_dev()
+            elif has_packages:
+                await self._run_install(dev=self._with_dev)
+            made = await asyncio.to_thread(self._installed_folders)
+            await asyncio.to_thread(_fill, folder, shop.app, made, self._programs)
+            if self._folders:
+                await asyncio.to_thread(tree.rename, aside, shop.app, self._folders)
+            folders.extend(map(str, made))
+
+        return await shop.layer("node", self._inputs, make, created_by=self._what, facts=lambda: {"folders": folders})
+
+    async def _without_dev(self) -> None:
+        """Bring the copy in the app's folder to what the image gets."""
+        if self._with_dev or not plan.has_dev(self._manifests):
+            return
+        environ = self._shop.sandbox.environment_passed()
+        prune = plan.prune(self._programs.tool, caches=str(self._shop.app_cache.tools), environ=environ)
+        if prune is not None:
+            await self._run(prune)
+            return
+        for each in self._folders:
+            await asyncio.to_thread(tree.remove, self._shop.app / each)
+        await self._run_install(dev=False)
+
+    async def _run_install(self, *, dev: bool) -> None:
+        self._shop.note("installing dependencies")
+        environ = self._shop.sandbox.environment_passed()
+        caches = str(self._shop.app_cache.tools)
+        await self._run(plan.install(self._packages, self._programs.tool, dev=dev, caches=caches, environ=environ))
+
+    async def _run(self, install: plan.Install) -> None:
+        env = self._shop.environment({**install.env, **self._tool_env()})
+        env.pop("NODE_ENV", None)  # `production` would leave packages out that the command asks for
+        argv = [str(self._bins / install.command[0]), *install.command[1:]]
+        try:
+            await self._shop.run(argv, env=env, shown=install.shown)
+        except ToolFailed as error:
+            raise plan.install_failed(self._packages, error.ending, error.lines) from error
+
+    # --- what the build did ------------------------------------------------------------------------------------------
+
+    def _changes(self) -> tuple[list[str], list[str]]:
+        return tree.changes(self._before, tree.snapshot(self._shop.app, self._folders))
+
+    async def _layer_with(self, written: Sequence[str]) -> ReadyLayer:
+        """The layer with what the build wrote into the packages."""
+        shop, shared = self._shop, self._layer
+        assert shared is not None  # noqa: S101 - the caller looked
+        digests = await asyncio.to_thread(_digests, shop.app, written)
+
+        async def make(folder: Path) -> None:
+            if not (folder / "bin").exists():
+                await unpack(shop, shared)
+            await asyncio.to_thread(_write_over, shop.app, folder, digests)
+
+        what = f"{self._what}, with {len(digests)} files that the build wrote"
+        inputs = {**self._inputs, "written": digests}
+        return await shop.layer("node", inputs, make, created_by=what, facts=lambda: shared.facts)
+
+    def _keep_tree(self, new: Sequence[str], *, reusable: bool) -> None:
+        """Leave the packages for the next build of the app, as they were before the steps."""
+        trees = self._kept.parent
+        tree.remove(trees)  # those of other lock files
+        if not reusable:
+            for folder in self._folders:
+                tree.remove(self._shop.app / folder)
+            return
+        tree.restore(self._shop.app, new)
+        tree.rename(self._shop.app, self._kept, self._folders)
+
+    def _installed_folders(self) -> list[Path]:
+        return [path for path in tree.module_folders(self._shop.app) if path not in self._vendored]
+
+    @property
+    def _kept(self) -> Path:
+        return self._shop.app_cache.kept("trees", key_of({"tree": self._inputs}))
+
+    @property
+    def _with_dev(self) -> bool:
+        return self._packages.include_dev or not plan.can_omit_dev(self._programs.tool)
+
+    @property
+    def _what(self) -> str:
+        tool = f"{self._programs.tool.name} {self._programs.tool_version}"
+        source = self._packages.lock or "package.json, without a lock file"
+        packages = f"{tool}: packages of {source}" if plan.has_packages(self._manifests) else "no packages"
+        return f"node {self._programs.node.version}, {packages}"
 
 
-def _lay_out(folder: Path, tools: Tools) -> None:
-    for name, program in (("node", tools.node), ("npm", tools.npm), ("npx", tools.npx)):
+def _taken_up(kept: Path, app: Path) -> list[Path]:
+    folders = tree.module_folders(kept) if kept.is_dir() else []
+    tree.rename(kept, app, folders)
+    return folders
+
+
+def _set_aside(app: Path, aside: Path, folders: Sequence[Path]) -> None:
+    tree.rename(app, aside, folders)
+    tree.copy(aside, app, folders)
+
+
+def _fill(folder: Path, app: Path, made: Sequence[Path], programs: Programs) -> None:
+    for name, program in programs.by_name.items():
         wrapper(folder / "bin" / name, program.absolute())
+    tree.move(app, folder, made, app=app)
+    tree.drop_state(folder, made)
+    (folder / MODULES).mkdir(exist_ok=True)
 
 
-def _remove_packages(shop: Workshop) -> None:
-    """What stands at `/app/node_modules`: committed packages give way to the lock file's."""
-    path = shop.app / "node_modules"
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    elif path.exists():
-        shutil.rmtree(path)
+def _digests(app: Path, written: Sequence[str]) -> dict[str, str]:
+    files = (path for path in written if (app / path).is_file() and not (app / path).is_symlink())
+    return {path: hashlib.sha256((app / path).read_bytes()).hexdigest() for path in files}
 
 
-def _move_packages(shop: Workshop, folder: Path) -> None:
-    """Put them where the layer has them; links to folders of the app (`file:`, workspaces) go on leading there."""
-    source, target = shop.app / "node_modules", folder / "node_modules"
-    if not source.is_dir():
-        target.mkdir()
-        return
-    outward = {
-        path.relative_to(source): Path(os.path.realpath(path))
-        for path in (*source.glob("*"), *source.glob("@*/*"))
-        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(source))
-    }
-    source.rename(target)
-    for name, leads_to in outward.items():
-        (target / name).unlink()
-        (target / name).symlink_to(os.path.relpath(leads_to, os.path.realpath((target / name).parent)))
-
-
-def _use_packages(shop: Workshop, layer: ReadyLayer, stop: threading.Event) -> None:
-    """Link the development packages into the app; unpacked first, where they came from the cache."""
-    if not (shop.root / "layers" / _BUILD_LAYER).exists():
-        assert layer.file.path is not None  # noqa: S101 - layers of the cache are files
-        extract_tar(layer.file.path, shop.root, limits=_TREE, stop=stop)
-    _remove_packages(shop)
-    (shop.app / "node_modules").symlink_to(f"../layers/{_BUILD_LAYER}/node_modules")
-
-
-def _link_packages(shop: Workshop, package: Package) -> None:
-    _remove_packages(shop)
-    if package.has_dependencies:
-        (shop.app / "node_modules").symlink_to("../layers/node/node_modules")
-
-
-async def _version(program: Path, shop: Workshop) -> str:
-    process = await asyncio.create_subprocess_exec(
-        str(program),
-        "--version",
-        env=shop.environment({}),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        async with asyncio.timeout(30):
-            answer, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return answer.decode(errors="replace").strip()
+def _write_over(app: Path, folder: Path, files: Mapping[str, str]) -> None:
+    for path in files:
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        shutil.copy2(app / path, target)

@@ -38,7 +38,10 @@ from services.builder.ports import BuildOutput
 LAUNCHER = Path(__file__).with_name("launcher.py")
 _WATCH_S = 0.25
 _PIECE_BYTES = 64 * 1024
-_TAIL_LINES = 40
+_TAIL_LINES = 400
+"""Lines kept of a tool's output. npm prints 60 lines of usage text after its reason."""
+_LIMIT_LINES = 40
+"""Last lines in which the text of a limit is looked for."""
 _KILL_ROUNDS, _KILL_PAUSE_S = 500, 0.01
 _DRAIN_S = 5.0
 """For the rest of the output, once every process is dead: only one that was not found can still hold the pipe."""
@@ -219,9 +222,10 @@ class Sandbox:
             raise seen.over
         if exit_code == 0:
             return
-        if out_of_room(seen.lines):
+        last = tuple(seen.lines)[-_LIMIT_LINES:]
+        if out_of_room(last):
             raise StorageFull("The disk has no room left for the build", todo="Make room under the platform's home.")
-        if error := limit_error(exit_code, seen.lines, self.limits):
+        if error := limit_error(exit_code, last, self.limits):
             raise error
         raise ToolFailed(argv, exit_code, seen.lines)
 

@@ -6,12 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from services.builder.adapters.layers.cache import LayerCache, key_of
+from services.builder.adapters.layers.caches import AppCache
 from services.builder.adapters.layers.image import ReadyLayer
 from services.builder.adapters.layers.sandbox import Sandbox
 from services.builder.errors import CannotBuild
 from services.builder.ports import BuildOrder, BuildOutput
 
+_PLATFORMS_OWN = frozenset({"PATH", "HOME", "TMPDIR", "KNARR_SAGA_ID", "KNARR_BUILD_HOME"})
+"""Variables of a tool that the app cannot set: by them the sandbox finds the tool and its processes."""
 _FILE_BYTES = 16 * 1024 * 1024
 """Of a lock file that is read into memory; a large `package-lock.json` has 3 MiB."""
 
@@ -30,6 +35,8 @@ class Workshop:
     """For homes and temporary files of tools."""
     caches: Path
     """Of package managers; shared by all builds."""
+    app_cache: AppCache
+    """Of this app only."""
     sandbox: Sandbox
     layers: LayerCache
     output: BuildOutput
@@ -40,9 +47,26 @@ class Workshop:
         """The unpacked archive."""
         return self.root / "app"
 
-    def environment(self, extra: Mapping[str, str]) -> dict[str, str]:
-        """What a tool gets."""
-        return {**self.sandbox.environment(self.order.saga_id, self.scratch), **extra}
+    def environment(self, extra: Mapping[str, str], *, variables: bool = True) -> dict[str, str]:
+        """Return the environment of a tool.
+
+        Args:
+            extra: What the tool needs; stronger than everything else.
+            variables: With the app's build-time variables. A tool that installs for several apps gets none.
+        """
+        own = self.order.variables if variables else {}
+        allowed = {name: value for name, value in own.items() if name not in _PLATFORMS_OWN}
+        return {**self.sandbox.environment(self.order.saga_id, self.scratch), **allowed, **extra}
+
+    def variables_key(self) -> str | None:
+        """Return an HMAC of the build-time variables for the key of a layer; None if there are none.
+
+        What is installed may depend on them, and no value may be recovered from a key.
+        """
+        if not self.order.variables:
+            return None
+        text = orjson.dumps(dict(self.order.variables), option=orjson.OPT_SORT_KEYS).decode()
+        return self.app_cache.digest(f"variables:{text}")
 
     async def say(self, line: str) -> None:
         """A line for people in the build's log."""
@@ -57,19 +81,30 @@ class Workshop:
         )
 
     async def layer(
-        self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], Awaitable[None]], *, created_by: str
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        make: Callable[[Path], Awaitable[None]],
+        *,
+        created_by: str,
+        facts: Callable[[], Mapping[str, Any]] = dict,
     ) -> ReadyLayer:
-        """The layer `/layers/<name>` for these inputs: from the cache, or made by `make(folder)`."""
+        """Return the layer `/layers/<name>` for these inputs: from the cache, or made by `make(folder)`.
+
+        `facts` is asked after `make`: what is to be known of the layer without unpacking it (JSON).
+        """
         key = key_of({"layer": name, **inputs})
         async with self.layers.alone(key):
             if (found := await self.layers.get(key)) is not None:
                 await self.say(f"{created_by}: nothing changed, from the cache ({key[:12]})")
                 return found
             folder = self.root / "layers" / name
-            await asyncio.to_thread(folder.mkdir, parents=True)
+            await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
             await make(folder)
             self.note("packing dependencies")
-            return await self.layers.put(key, folder, prefix=f"layers/{name}", created_by=created_by)
+            return await self.layers.put(
+                key, folder, prefix=f"layers/{name}", created_by=created_by, facts=dict(facts())
+            )
 
     def read(self, name: str) -> bytes | None:
         """A file of the app; see `read_file`."""

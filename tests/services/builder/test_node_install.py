@@ -1,0 +1,199 @@
+"""Package managers of Node: which version installs, by which command, and what their failures mean."""
+
+import pytest
+
+from seedwork.errors import KnarrError
+from services.builder.errors import BuildFailed, CannotBuild, RegistryUnavailable
+from services.builder.install.node import (
+    Tool,
+    can_omit_dev,
+    deciding,
+    install,
+    install_failed,
+    reasons,
+    tool_environment,
+    tool_for,
+)
+from services.source.contract import Packages
+
+
+def packages(tool: str, *, version: str | None = None, lock: str | None = None) -> Packages:
+    return Packages.model_validate({"language": "node", "tool": tool, "tool_version": version, "lock": lock})
+
+
+def chosen(tool: str, lock: str, text: str, *, version: str | None = None, workspace: str = "") -> Tool:
+    files = {lock: text.encode(), "pnpm-workspace.yaml": workspace.encode()}
+    return tool_for(packages(tool, version=version, lock=lock), files.get)
+
+
+@pytest.mark.parametrize(
+    ("tool", "lock", "text", "major"),
+    [
+        ("pnpm", "pnpm-lock.yaml", "lockfileVersion: 5.4\n", 7),
+        ("pnpm", "pnpm-lock.yaml", "lockfileVersion: '6.0'\n", 8),
+        ("pnpm", "pnpm-lock.yaml", "lockfileVersion: '9.0'\n", 9),
+        ("yarn", "yarn.lock", "# yarn lockfile v1\n\nms@^2.0.0:\n", 1),
+        ("yarn", "yarn.lock", "# generated\n\n__metadata:\n  version: 6\n", 3),
+        ("yarn", "yarn.lock", "__metadata:\n  version: 8\n  cacheKey: 10c0\n", 4),
+        ("bun", "bun.lock", '{"lockfileVersion": 1}', 1),
+        ("npm", "package-lock.json", '{"lockfileVersion": 3}', 0),
+    ],
+)
+def test_the_lock_files_format_decides_the_version(tool: str, lock: str, text: str, major: int) -> None:
+    """A tool that is too new would refuse the lock file or rewrite it. npm: the one of node reads all."""
+    assert chosen(tool, lock, text).major == major
+
+
+def test_settings_in_the_workspace_file_need_a_pnpm_that_reads_them() -> None:
+    """Pnpm 9 would pass over `overrides` there, and then the lock file would not fit."""
+    lock = "lockfileVersion: '9.0'\n"
+
+    assert chosen("pnpm", "pnpm-lock.yaml", lock, workspace="packages:\n  - lib\ncatalog:\n  ms: 2.0.0\n").major == 9
+    assert chosen("pnpm", "pnpm-lock.yaml", lock, workspace="overrides:\n  ms: 2.0.0\n").major == 10
+
+
+@pytest.mark.parametrize(
+    ("version", "expected", "has_hash"),
+    [
+        ("9.15.4", "9.15.4", False),
+        ("9.15.4+sha512." + "ab" * 64, "9.15.4", True),
+        ("9.15.4+sha256.zz", "9.15.4", False),
+        ("^9.1", "^9.1", False),
+        ("10", "10.33.4", False),
+    ],
+)
+def test_the_project_names_the_version(version: str, expected: str, has_hash: bool) -> None:
+    """Stronger than the lock file; a bare major number is the pinned version of it."""
+    tool = chosen("pnpm", "pnpm-lock.yaml", "lockfileVersion: '6.0'\n", version=version)
+
+    assert tool.version == expected
+    assert (tool.hash is not None) is has_hash
+
+
+@pytest.mark.parametrize("version", ["npm:evil@1", "https://example.org/x.tgz", "../x", "1;2", "9 --registry=x/y"])
+def test_a_version_is_no_address(version: str) -> None:
+    """What npm would take for another package, a URL or a file is refused."""
+    with pytest.raises(CannotBuild, match="packageManager"):
+        chosen("pnpm", "pnpm-lock.yaml", "", version=version)
+
+
+@pytest.mark.parametrize(
+    ("tool", "version", "frozen", "dev"),
+    [
+        ("npm", None, "npm ci --include=dev", True),
+        ("npm", None, "npm ci --omit=dev", False),
+        ("pnpm", "9.15.9", "pnpm install --frozen-lockfile", True),
+        ("pnpm", "9.15.9", "pnpm install --frozen-lockfile --prod", False),
+        ("yarn", "1.22.22", "yarn install --frozen-lockfile --production=false", True),
+        ("yarn", "1.22.22", "yarn install --frozen-lockfile --production=true", False),
+        ("yarn", "4.12.0", "yarn install --immutable", True),
+        ("yarn", "4.12.0", "yarn workspaces focus --all --production", False),
+        ("bun", "1.2.20", "bun install --frozen-lockfile", True),
+        ("bun", "1.2.20", "bun install --frozen-lockfile --production", False),
+    ],
+)
+def test_a_lock_file_is_installed_frozen(tool: str, version: str | None, frozen: str, dev: bool) -> None:
+    """Each tool by its own option."""
+    found = install(
+        packages(tool, lock="the lock"), Tool(name=tool, version=version), dev=dev, caches="/caches", environ={}
+    )
+
+    assert found.shown == frozen
+
+
+@pytest.mark.parametrize("tool", ["npm", "pnpm", "yarn", "bun"])
+def test_caches_and_registry_are_those_of_the_build(tool: str) -> None:
+    """No tool writes below the home of the user that runs knarr, or asks another registry than the platform's."""
+    env = tool_environment(
+        Tool(name=tool, version="4.1.0"), caches="/caches", environ={"npm_config_registry": "http://registry:4873/"}
+    )
+
+    assert any(value.startswith("/caches/") for value in env.values())
+    if tool == "yarn":
+        assert env["YARN_NPM_REGISTRY_SERVER"] == "http://registry:4873/"
+        assert env["YARN_UNSAFE_HTTP_WHITELIST"] == "registry"
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"), [("1.22.22", False), ("^1", False), (">=1.22", False), ("2.4.3", True), ("4", True)]
+)
+def test_yarn_from_version_2_is_another_program(version: str, expected: bool) -> None:
+    """In another npm package, with other options."""
+    assert Tool(name="yarn", version=version).berry is expected
+
+
+def test_yarn_2_and_3_cannot_leave_development_packages_out() -> None:
+    """`workspaces focus` is a plugin there."""
+    assert [can_omit_dev(Tool(name="yarn", version=each)) for each in ("1.22.22", "3.8.7", "4.12.0")] == [
+        True,
+        False,
+        True,
+    ]
+
+
+def test_only_what_decides_the_installation_is_part_of_the_key() -> None:
+    """A new script `test` or another version of the app installs nothing anew; an install script does."""
+    base = {"name": "shop", "version": "1.0.0", "dependencies": {"ms": "1"}, "scripts": {"test": "a"}}
+
+    assert deciding(base) == deciding({**base, "version": "1.0.1", "scripts": {"test": "b"}})
+    for change in ({"overrides": {"ms": "2"}}, {"resolutions": {"ms": "2"}}, {"scripts": {"postinstall": "x"}}):
+        assert deciding(base) != deciding({**base, **change})
+
+
+NPM_OUT_OF_DATE = b"""npm error code EUSAGE
+npm error
+npm error `npm ci` can only install packages when your package.json and package-lock.json are in sync.
+npm error
+npm error Invalid: lock file's ms@2.0.0 does not satisfy ms@2.1.3
+npm error
+npm error Clean install a project
+npm error
+npm error Usage:
+npm error npm ci
+npm error
+npm error Options:
+npm error [--install-strategy <hoisted|nested|shallow|linked>]
+npm error A complete log of this run can be found in: /x/_logs/debug-0.log"""
+PNPM_OUT_OF_DATE = (
+    b' ERR_PNPM_OUTDATED_LOCKFILE  Cannot install with "frozen-lockfile" because pnpm-lock.yaml is not up to date\n'
+    b"  Failure reason:\n  specifiers in the lockfile don't match specs in package.json:\n* 1 dependencies were added"
+)
+BERRY_OUT_OF_DATE = (
+    "➤ YN0013: │ ms@npm:2.0.0 can't be found in the cache\n"
+    "➤ YN0028: │ The lockfile would have been modified by this install, which is explicitly forbidden."
+).encode()
+
+
+@pytest.mark.parametrize(
+    ("tool", "lock", "text", "kind", "words"),
+    [
+        ("npm", "package-lock.json", NPM_OUT_OF_DATE, BuildFailed, ["ms@2.0.0 does not satisfy ms@2.1.3"]),
+        ("pnpm", "pnpm-lock.yaml", PNPM_OUT_OF_DATE, BuildFailed, ["ERR_PNPM_OUTDATED_LOCKFILE"]),
+        ("yarn", "yarn.lock", BERRY_OUT_OF_DATE, BuildFailed, ["YN0028"]),
+        ("yarn", "yarn.lock", b"error Your lockfile needs to be updated, but yarn was run", BuildFailed, ["needs to"]),
+        ("bun", "bun.lock", b"error: lockfile had changes, but lockfile is frozen", BuildFailed, ["frozen"]),
+        ("npm", "package-lock.json", b"npm error code ECONNREFUSED", RegistryUnavailable, []),
+        ("pnpm", "pnpm-lock.yaml", b" ERR_PNPM_META_FETCH_FAIL  GET x: ECONNREFUSED", RegistryUnavailable, []),
+    ],
+)
+def test_a_failure_is_told_by_the_tools_own_reason(
+    tool: str, lock: str, text: bytes, kind: type[KnarrError], words: list[str]
+) -> None:
+    """Both files are named where they do not agree; usage text is left out."""
+    error = install_failed(packages(tool, lock=lock), "exit code 1", text.split(b"\n"))
+
+    assert type(error) is kind
+    assert all(word in error.why for word in words)
+    assert "Usage" not in error.message
+    assert "YN0013" not in error.message
+    if kind is BuildFailed:
+        assert "package.json" in error.what
+        assert lock in error.what
+
+
+def test_reasons_are_few_and_short() -> None:
+    """A tool that prints a thousand errors does not fill the event."""
+    found = reasons([b"npm error " + bytes([97 + n % 26]) * 5000 for n in range(1000)])
+
+    assert len(found) == 6
+    assert max(map(len, found)) == 300

@@ -265,7 +265,7 @@ def _add_config(routes: APIRouter, requests: Requests, started: Any) -> None:
         response: Response,
     ) -> SagaStarted:
         if not wanted:
-            raise InvalidInput("No config var is named", todo='Send for example {"GREETING": "hello"}.')
+            raise InvalidInput("No config var is named", todo="Name one: `knarr config set APP GREETING=hello`")
         found = await requests.app(app, caller)
         result: SagaStarted = started(await requests.change_config(found, wanted, caller), response)
         return result

@@ -219,7 +219,7 @@ class Requests:
 
     def _check_formation(self, live: KnownRelease, wanted: Mapping[str, int]) -> None:
         if not wanted:
-            raise InvalidInput("No process is named", todo='Send for example {"web": 2}.')
+            raise InvalidInput("No process is named", todo="Name one: `knarr scale APP web=2`")
         for process, count in wanted.items():
             if process not in live.processes:
                 raise InvalidInput(

@@ -19,6 +19,7 @@ from services.builder.adapters.layers.builder import LayersBuilder
 from services.builder.adapters.layers.limits import Limits
 from services.builder.adapters.layers.sandbox import Sandbox
 from services.builder.adapters.sources import HttpSourceArchive
+from services.builder.adapters.variables import HttpBuildVariables
 from services.builder.builds import Builds
 from services.builder.contract import BuildDiscarded, BuildImage, DiscardBuild, ImageBuildFailed, ImageBuilt
 from services.builder.folders import WorkFolders
@@ -58,6 +59,7 @@ def create_app(settings: BuilderSettings | None = None, *, bus: Bus | None = Non
             staging=staging,
             folders=folders,
             sources=HttpSourceArchive(lambda: service.client(service.url_of("source"))),
+            variables=HttpBuildVariables(lambda: service.client(service.url_of("deployer"))),
             logs=logs,
             timeout_s=settings.build_timeout_s,
         ),

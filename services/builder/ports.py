@@ -103,3 +103,14 @@ class SourceArchive(Protocol):
             Unavailable: It cannot be had now, or arrived damaged.
             StorageFull: The disk has no room left.
         """
+
+
+class BuildVariables(Protocol):
+    """Where the config vars come from that a build gets."""
+
+    async def of(self, app_id: str) -> Mapping[str, str]:
+        """Return the newest config vars of the app with the scope `build` or `both`; none for an unknown app.
+
+        Raises:
+            Unavailable: They cannot be had now.
+        """

@@ -11,6 +11,9 @@ from knarr.lazy import Entry, lazy_group
 COMMANDS = {
     "up": Entry("running", "alone", "Start the platform: six services in this process. Ctrl-C stops it."),
     "deploy": Entry("deploy", "alone", "Deploy a folder, or a commit of the app's repository, and show how it goes."),
+    "plan": Entry(
+        "plan", "alone", "Show how a folder would be built and run, or every reason why not. Nothing is deployed."
+    ),
     "apps": Entry("apps", "apps", "What is deployed, and from where."),
     "ps": Entry("processes", "alone", "The instances of an app, or of all apps: state, restarts, next start."),
     "logs": Entry("logs", "alone", "What the app's instances print. With --json, one JSON object a line."),

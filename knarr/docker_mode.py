@@ -201,7 +201,7 @@ def _refuse_a_change(home: Home, runtime: str) -> None:
         raise Conflict(
             f"This home runs its apps on {before}, and {runtime} was asked for",
             why=f"live there: {', '.join(apps[:5])}{' …' if len(apps) > 5 else ''}",
-            todo=f"Start it with --runtime {before} and remove them with `knarr apps remove`, or use another --home.",
+            todo=f"Start it with --runtime {before} and remove each (`knarr apps remove APP`), or use another --home.",
         )
 
 

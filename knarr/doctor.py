@@ -141,7 +141,7 @@ def _running(home: Home, here: Mapping[str, object] | None, *, answered: bool) -
         return Finding(name="platform", state="ok", detail=f"process {here.get('pid')} since {here.get('started_at')}")
     if answered:
         return Finding(name="platform", state="ok", detail=f"runs elsewhere, not from {home.path}")
-    return Finding(name="platform", state="note", detail="does not run", fix="knarr up")
+    return Finding(name="platform", state="note", detail="does not run", fix="Run `knarr up`")
 
 
 def _service(platform: Platform, service: str) -> Finding:
@@ -149,7 +149,9 @@ def _service(platform: Platform, service: str) -> Finding:
     try:
         answer = httpx2.get(url, timeout=5, trust_env=False)
     except httpx2.ConnectError:
-        return Finding(name=service, state="note", detail=f"nothing listens at {platform.url(service)}", fix="knarr up")
+        return Finding(
+            name=service, state="note", detail=f"nothing listens at {platform.url(service)}", fix="Run `knarr up`"
+        )
     except httpx2.HTTPError as error:
         return Finding(
             name=service,

@@ -55,7 +55,7 @@ def pack(folder: Path, into: BinaryIO) -> Packed:
     """
     if not folder.is_dir():
         raise NotFound(f"There is no folder {folder}", todo="Name the folder that holds your app.")
-    names = sorted(_names(folder))
+    names = sorted(names_in(folder))
     if not names:
         raise InvalidInput(f"{folder} holds nothing to deploy", why="it is empty, or git ignores all of it")
     files = size_bytes = 0
@@ -95,7 +95,7 @@ def _add(archive: tarfile.TarFile, folder: Path, name: str) -> int | None:
         ) from error
 
 
-def _names(folder: Path) -> Iterator[str]:
+def names_in(folder: Path) -> Iterator[str]:
     """Every file to deploy, relative to the folder, with `/` between its parts."""
     known = _known_to_git(folder)
     if known is not None:

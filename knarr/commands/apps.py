@@ -217,7 +217,7 @@ def update(
         observe_s=observe_s,
     ) | _settings(builder, dockerfile, docker_target, docker_arg, watch)
     if not body:
-        raise usage("Nothing to change", todo="Name at least one option: knarr apps update --help lists them.")
+        raise usage("Nothing to change", todo="Name at least one option: `knarr apps update --help` lists them.")
     changed = session.platform.patch("webhook", f"/apps/{app}", body)
     shown = {name: changed.get(name) for name in ("name", "repository", "clone_url", "ref", "root")}
     session.terminal.data(changed, facts({**shown, **{name: _shown(changed.get(name)) for name in _LABELS}}))
@@ -266,10 +266,11 @@ def open_app(session: Session, app: AppName) -> None:
     running = session.platform.get("deployer", f"/apps/{app}")
     url = running.get("url")
     if not url:
+        todo = command_for(app, running) or f"knarr deploy DIR --app {app}"
         raise NotFound(
             f"{app} has no address",
             why=running.get("reason") or "no web process runs",
-            todo=f"Run `{command_for(app, running) or f'knarr deploy DIR --app {app}'}`",
+            todo=f"Run `{todo}`",
         )
     session.terminal.data({"url": url}, styled(url, "address"))
     if session.terminal.out.is_terminal and not session.terminal.as_json:

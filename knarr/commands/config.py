@@ -1,8 +1,9 @@
 """`knarr config …`: config vars of an app. A change makes a release of its own; values are shown masked."""
 
+import enum
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +14,19 @@ from seedwork.errors import NotFound
 
 config = group("Config vars, secrets included.")
 
+
+class Scope(enum.StrEnum):
+    """Who gets a config var."""
+
+    BUILD = "build"
+    RUN = "run"
+    BOTH = "both"
+
+
+ScopeOption = Annotated[
+    Scope | None,
+    typer.Option("--scope", help="Who gets the config vars: builds, running instances, or both (the default)."),
+]
 RevealOption = Annotated[bool, typer.Option("--reveal", help="Show values (needs the right `admin`).")]
 
 
@@ -47,6 +61,7 @@ def get(
         "knarr config set shop KEY=@key.pem        # the content of a file",
         "knarr config set shop HANDLE=@@me         # the value @me",
         "knarr config set shop --literal HANDLE=@me",
+        "knarr config set shop --scope build NEXT_PUBLIC_API=https://api.example.org",
     ],
 )
 def set_config(
@@ -62,11 +77,21 @@ def set_config(
     ],
     *,
     literal: Annotated[bool, typer.Option("--literal", help="Take each value as it is, also one with @.")] = False,
+    scope: ScopeOption = None,
     wait: WaitOption = True,
     timeout: TimeoutOption = None,
 ) -> None:
-    """Set config vars, and release the app with them."""
-    _patch(session, app, dict(_pair(pair, literal=literal) for pair in pairs), wait=wait, timeout_s=timeout)
+    """Set config vars, and release the app with them. The next build gets them too; see `--scope`."""
+    changes = dict(_pair(pair, literal=literal) for pair in pairs)
+    if scope is not None:
+        wanted = dict.fromkeys(changes, scope.value)
+        scoped = session.platform.patch("deployer", f"/apps/{app}/config/scopes", wanted)
+        answer = session.platform.patch("deployer", f"/apps/{app}/config", changes)
+        if scoped.get("changed", True) and not answer.get("changed", True):
+            answer = scoped
+    else:
+        answer = session.platform.patch("deployer", f"/apps/{app}/config", changes)
+    _show(session, app, answer, wait=wait, timeout_s=timeout)
 
 
 @command(config, "unset", examples=["knarr config unset shop LIMIT"])
@@ -86,16 +111,16 @@ def unset(
             why="nothing was changed",
             todo=f"Run `knarr config list {app}` to see all",
         )
-    _patch(session, app, dict.fromkeys(names), wait=wait, timeout_s=timeout)
+    answer = session.platform.patch("deployer", f"/apps/{app}/config", dict.fromkeys(names))
+    _show(session, app, answer, wait=wait, timeout_s=timeout)
 
 
-def _patch(session: Session, app: str, changes: dict[str, str | None], *, wait: bool, timeout_s: float | None) -> None:
-    answer = session.platform.patch("deployer", f"/apps/{app}/config", changes)
+def _show(session: Session, app: str, answer: Any, *, wait: bool, timeout_s: float | None) -> None:
     if answer.get("saga_id"):
         finish(session, answer["saga_id"], wait=wait, timeout_s=timeout_s, app=app)
         return
     version = answer.get("config_version")
-    text = f"Config version {version} is stored; the first deployment of {app} uses it."
+    text = f"Config version {version} is stored; the next deployment of {app} uses it."
     if not answer.get("changed", True):
         text = f"Nothing changed: {app} has these values already (config version {version})."
     session.terminal.data(answer, text)

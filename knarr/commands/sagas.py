@@ -78,23 +78,37 @@ def log(session: Session, saga_id: SagaId, limit: LimitOption = 1000) -> None:
     session.terminal.data(entries, table(columns, rows, empty="The log is empty."))
 
 
+def _retry(
+    session: Session,
+    saga_id: SagaId,
+    reason: ReasonOption = "",
+    force: Annotated[bool, typer.Option("--force", help="Also where it is older than the current release.")] = False,
+) -> None:
+    """Go on at the step that failed; of an undone saga: a new one for the same commit."""
+    _act(session, saga_id, "retry", reason=reason, force=force)
+
+
+def _act(session: Session, saga_id: str, verb: str, **body: Any) -> None:
+    saga = session.platform.post("saga_coordinator", f"/sagas/{saga_id}/{verb}", body)
+    session.terminal.data(saga, facts({"saga": saga["id"], "state": state(saga["state"]), "app": saga["app"]}))
+
+
 def _verb(name: str, what: str) -> None:
     def act(session: Session, saga_id: SagaId, reason: ReasonOption = "") -> None:
-        saga = session.platform.post("saga_coordinator", f"/sagas/{saga_id}/{name}", {"reason": reason})
-        session.terminal.data(saga, facts({"saga": saga["id"], "state": state(saga["state"]), "app": saga["app"]}))
+        _act(session, saga_id, name, reason=reason)
 
     act.__doc__ = what
     command(sagas, name, examples=[f'knarr sagas {name} ID --reason "why"'])(act)
 
 
 def _register_verbs() -> None:
+    command(sagas, "retry", examples=['knarr sagas retry ID --reason "why"', "knarr sagas retry ID --force"])(_retry)
     for name, what in VERBS.items():
         _verb(name, what)
 
 
 VERBS = {
     "cancel": "Stop a saga and undo what it did.",
-    "retry": "Go on at the step that failed; of an undone saga: a new one for the same commit.",
     "pause": "Stop before the next step; what runs is finished.",
     "resume": "Go on after a pause.",
     "skip": "Leave out the undo step that cannot succeed; what is left over is written down.",

@@ -79,7 +79,7 @@ def remove_volume(
     if confirm != name:
         raise usage(
             f"The content of {name} would be deleted",
-            todo=f"Confirm it: knarr storage remove {app} {name} --confirm {name}",
+            todo=f"Confirm it: `knarr storage remove {app} {name} --confirm {name}`",
         )
     answer = session.platform.delete("deployer", f"/storage/{known['app_id']}/{name}", confirm=confirm)
     _finish(session, answer, f"The volume {name} of {app} is deleted.", app=app, wait=wait, timeout=timeout)
@@ -128,7 +128,7 @@ def import_volume(
     if confirm != name:
         raise usage(
             f"The content of {name} would be replaced",
-            todo=f"Confirm it: knarr storage import {app} {name} {file} --confirm {name}",
+            todo=f"Confirm it: `knarr storage import {app} {name} {file} --confirm {name}`",
         )
     if file == "-":
         with tempfile.TemporaryFile() as spooled:
@@ -137,7 +137,8 @@ def import_volume(
     else:
         if not Path(file).is_file():
             raise NotFound(
-                f"There is no file {escape(file)}", todo="Name a tar file that `knarr storage export` wrote."
+                f"There is no file {escape(file)}",
+                todo="Name a tar file that `knarr storage export APP NAME FILE` wrote.",
             )
         with Path(file).open("rb") as source:
             _upload(session, app, name, source)
@@ -150,7 +151,7 @@ def _volume(session: Session, app: str, name: str) -> dict[str, Any]:
         if each["app"] == app and each["name"] == name:
             found: dict[str, Any] = each
             return found
-    raise NotFound(f"{app} has no volume {name!r}", todo="List all volumes: knarr storage list")
+    raise NotFound(f"{app} has no volume {name!r}", todo="List all volumes: `knarr storage list`")
 
 
 def _finish(

@@ -247,12 +247,7 @@ class _Reader:
             raise BadArchive(f"The archive's entry {name!r} is no file, yet has content")
         self._bytes += size
         if self._bytes > self._limits.max_bytes:
-            raise TooLarge(
-                f"The archive holds more than {self._limits.max_bytes} bytes",
-                why=f"{name!r} crosses the limit",
-                todo=f"Take large files out of it{self._limits.or_raise('max_bytes')}.",
-                code="archive_too_large",
-            )
+            raise _too_large(name, self._limits)
         target = ""
         if kind == "link":
             target = extended["linkpath"] if "linkpath" in extended else _text(_cut(header[157:257]))
@@ -295,6 +290,15 @@ class _Reader:
                 raise BadArchive("The archive goes on after its end", why=f"more than {_TRAILER_BYTES} bytes follow")
 
 
+def _too_large(name: str, limits: ArchiveLimits) -> TooLarge:
+    return TooLarge(
+        f"The archive holds more than {limits.max_bytes} bytes",
+        why=f"{name!r} crosses the limit",
+        todo=f"Take large files out of it{limits.or_raise('max_bytes')}.",
+        code="archive_too_large",
+    )
+
+
 def _too_many(limits: ArchiveLimits) -> TooLarge:
     return TooLarge(
         f"The archive has more than {limits.max_entries} files, folders and links",
@@ -318,6 +322,11 @@ def _text(data: bytes) -> str:
 def name_bytes(name: str) -> bytes:
     """Return a name of an entry as the bytes that stand in the file system and in the archive."""
     return name.encode("utf-8", "surrogateescape")
+
+
+def shown_name(name: str) -> str:
+    """Return a name for a text: as it is, or with escapes where it cannot be printed."""
+    return name if name.isprintable() else repr(name)
 
 
 def _number(field: bytes) -> int:
@@ -619,10 +628,30 @@ def normalise_tar(
         TimedOut: Its time is over, or `stop` was set.
         StorageFull: The disk has no room left.
     """
+    found = read_tar(source, limits=limits, compression=compression, stop=stop)
+    return normalise_entries(found, out_path, limits=limits, root=root, stop=stop)
+
+
+def normalise_entries(
+    found: Iterator[tuple[Entry, Iterator[bytes]]],
+    out_path: Path,
+    *,
+    limits: ArchiveLimits,
+    root: str = ".",
+    stop: threading.Event | None = None,
+) -> NormalTar:
+    """Write entries as a tar in the normal form, see `normalise_tar`: those of several archives can be one tree.
+
+    Args:
+        found: Checked entries with their content, as `read_tar` gives them; they are counted together.
+        out_path: See `normalise_tar`.
+        limits: How much to take of all of them.
+        root: See `normalise_tar`.
+        stop: See `normalise_tar`.
+    """
     spool_path = out_path.with_name(out_path.name + ".spool")
     try:
         with disk_errors(), spool_path.open("xb+", buffering=0) as spool:
-            found = read_tar(source, limits=limits, compression=compression, stop=stop)
             index = _spool(_counted(found, limits), spool, checked_name(root, limits), limits)
             with out_path.open("xb") as out:
                 writer = _Writer(out, NORMAL_MTIME)
@@ -664,6 +693,8 @@ def _spool(
             checked_link(name, entry.target, limits)
         placed = Entry(name=name, kind=entry.kind, size=entry.size, executable=entry.executable, target=entry.target)
         _place(index, placed, offset)
+        if offset + entry.size > limits.max_bytes:
+            raise _too_large(name, limits)
         for piece in content:
             _write_all(spool.fileno(), piece)
         offset += entry.size

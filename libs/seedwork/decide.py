@@ -750,7 +750,7 @@ class _Turn:
                 self.saga,
                 f"Deployment {number} is older than what is live",
                 why=f"deployment {live} came after it",
-                todo='Retry with {"force": true} to put the older one in its place.',
+                todo=f"Run `knarr sagas retry {self.saga.id} --force` to put the older one in its place.",
             )
         data = dict(self.definition.again(self.view)) if self.definition.again else dict(self.saga.origin.data)
         if given.force:

@@ -129,6 +129,35 @@ class GitUrl:
         )
 
 
+def resolved_url(parent: str, url: str) -> str:
+    """Return the address of a submodule: one that begins with `./` or `../` is relative to its parent's.
+
+    Rule: https://git-scm.com/docs/gitmodules, `submodule.<name>.url`. An absolute path is one on the machine of a
+    parent that is a `file` URL. The result is not checked.
+    """
+    if url.startswith("/") and parent.startswith("file://"):
+        return f"file://{url}"
+    if not url.startswith(("./", "../")):
+        return url
+    base = parent.rstrip("/")
+    while url.startswith(("./", "../")):
+        climbs = url.startswith("../")
+        url = url.partition("/")[2]
+        if climbs:
+            at = max(base.rfind("/"), base.rfind(":") if "://" not in base else -1)
+            base = base[: max(at, 0)] if base[at : at + 1] == "/" else base[: at + 1]
+    return f"{base}{'' if base.endswith(':') else '/'}{url}"
+
+
+def https_form(url: str) -> str | None:
+    """Return the https address of the same host and path for an ssh, git or http address; None: it has another form."""
+    if match := re.fullmatch(r"(?:ssh|git|http)://(?:[^/@]*@)?([^/:@]+)(?::[0-9]+)?(/.*)", url, re.ASCII):
+        return f"https://{match[1]}{match[2]}"
+    if match := _SCP.fullmatch(url):
+        return f"https://{match['host']}/{match['path']}"
+    return None
+
+
 def _segments(url: str, path: str) -> tuple[str, ...]:
     decoded = unquote(path)
     inner = decoded.removeprefix("/").removesuffix("/")
@@ -187,6 +216,23 @@ class GitUrlPolicy:
                 why=f"KNARR_SOURCE_ALLOW lets knarr talk to {', '.join(self.prefixes) or 'no repository'} only",
                 todo="Use a repository below one of these, or add its prefix to KNARR_SOURCE_ALLOW and restart knarr.",
             )
+
+    def allowed(self, url: str) -> str:
+        """Return this address if knarr may talk to it, else its https form.
+
+        Raises:
+            InvalidInput: It is no URL to clone from.
+            NotAllowed: Both are outside every prefix; the text names them.
+        """
+        try:
+            self.check(url)
+        except (InvalidInput, NotAllowed):
+            other = https_form(url)
+            if other is None:
+                raise
+            self.check(other)
+            return other
+        return url
 
 
 def check_ref(ref: str) -> None:
@@ -426,6 +472,8 @@ __all__ = [
     "check_ref",
     "git_command",
     "git_error",
+    "https_form",
+    "resolved_url",
     "run_git",
     "safe_git_env",
 ]

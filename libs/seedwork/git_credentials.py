@@ -52,18 +52,31 @@ class GitCredentials:
         Raises:
             InvalidInput: It is no URL to clone from.
         """
+        prefix, value = self._found(clone_url)
+        if not value:
+            return {}
+        return {
+            "GIT_CONFIG_COUNT": "1",
+            "GIT_CONFIG_KEY_0": f"http.{prefix}.extraHeader",
+            "GIT_CONFIG_VALUE_0": f"Authorization: {value}",
+        }
+
+    def authorization_for(self, clone_url: str) -> str | None:
+        """The value of the header `Authorization`; None, where no prefix holds this URL.
+
+        Raises:
+            InvalidInput: It is no URL to clone from.
+        """
+        return self._found(clone_url)[1] or None
+
+    def _found(self, clone_url: str) -> tuple[str, str]:
         wanted = GitUrl.parse(clone_url)
         for prefix, parsed, token in self._known:
             if wanted.inside(parsed):
                 value = token.get_secret_value()
                 login = value if ":" in value else f"x-access-token:{value}"
-                basic = base64.b64encode(login.encode()).decode()
-                return {
-                    "GIT_CONFIG_COUNT": "1",
-                    "GIT_CONFIG_KEY_0": f"http.{prefix}.extraHeader",
-                    "GIT_CONFIG_VALUE_0": f"Authorization: Basic {basic}",
-                }
-        return {}
+                return prefix, f"Basic {base64.b64encode(login.encode()).decode()}"
+        return "", ""
 
 
 def _https(prefix: str) -> GitUrl:

@@ -5,8 +5,9 @@ Safe to repeat: the image's name is its content, so a second run finds the first
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 
 from seedwork.archives import disk_errors
 from seedwork.errors import KnarrError, StorageFull, TimedOut
@@ -15,7 +16,7 @@ from services.builder.builds import Builds
 from services.builder.contract import BuildDiscarded, BuildImage, DiscardBuild, ImageBuilt
 from services.builder.folders import WorkFolders
 from services.builder.logs import BuildLog, BuildLogs
-from services.builder.ports import BuildOrder, ImageBuilder, SourceArchive
+from services.builder.ports import BuildOrder, BuildVariables, ImageBuilder, SourceArchive
 from services.builder.staging import Staging
 from services.source.contract import AppDescription
 
@@ -31,6 +32,7 @@ async def build_image(
     work: Work,
     builder: ImageBuilder,
     sources: SourceArchive,
+    variables: BuildVariables,
     builds: Builds,
     staging: Staging,
     folders: WorkFolders,
@@ -42,10 +44,15 @@ async def build_image(
     async def hold(digest: str) -> None:
         await staging.hold(work.app_id, digest, work.saga_id)
 
+    given = await variables.of(work.app_id)
     await builds.begin(command, work)
     if await folders.has(work.saga_id):  # of an attempt whose replica was killed, or stands still
         await builder.stop(work.saga_id)
-    async with _logged(logs, builds, work) as log, _limited(timeout_s), folders.of(work.saga_id) as folder:
+    async with (
+        _logged(logs, builds, work, secrets=given.values()) as log,
+        _limited(timeout_s),
+        folders.of(work.saga_id) as folder,
+    ):
         with disk_errors():
             work.note("fetching the source")
             archive = folder / "source.tar"
@@ -58,13 +65,12 @@ async def build_image(
                 saga_id=work.saga_id,
                 app_id=work.app_id,
                 app=command.app,
-                team=work.team,
                 commit=command.commit,
                 source_digest=command.source_digest,
                 description=command.description,
                 archive=archive,
                 folder=built_folder,
-                builder=command.builder,
+                variables=given,
             )
             built = await builder.build(order, output=log, note=work.note, hold=hold)
     work.with_outcome(lambda conn: builds.succeeded(conn, work.saga_id, built))
@@ -106,9 +112,9 @@ def _say_plan(log: BuildLog, description: AppDescription) -> None:
 
 
 @asynccontextmanager
-async def _logged(logs: BuildLogs, builds: Builds, work: Work) -> AsyncIterator[BuildLog]:
+async def _logged(logs: BuildLogs, builds: Builds, work: Work, *, secrets: Iterable[str]) -> AsyncIterator[BuildLog]:
     """The attempt's log; an error is told there, its last lines go with the error, and the build's row says so."""
-    log = await asyncio.to_thread(logs.open, work.saga_id, attempt=work.attempt)
+    log = await asyncio.to_thread(partial(logs.open, work.saga_id, attempt=work.attempt, secrets=secrets))
     showing = asyncio.create_task(_show_unfinished(log))
     try:
         try:

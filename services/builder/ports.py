@@ -19,13 +19,10 @@ class BuildOrder:
     commit: str | None
     source_digest: str
     description: AppDescription
-    team: str = "default"
     archive: Path
     """The source as a tar in the normal form; its root is the app's folder."""
     folder: Path
     """An empty private folder of this build. Who ordered the build removes it."""
-    builder: str | None = None
-    """`layers`, `buildx` or `buildpacks`, where the app chose; None: the service's settings do."""
     variables: Mapping[str, str] = field(default_factory=dict)
     """Config vars that the build gets. Secret: they are in no log and no label."""
 
@@ -105,4 +102,15 @@ class SourceArchive(Protocol):
             NotFound: There is no such archive.
             Unavailable: It cannot be had now, or arrived damaged.
             StorageFull: The disk has no room left.
+        """
+
+
+class BuildVariables(Protocol):
+    """Where the config vars come from that a build gets."""
+
+    async def of(self, app_id: str) -> Mapping[str, str]:
+        """Return the newest config vars of the app with the scope `build` or `both`; none for an unknown app.
+
+        Raises:
+            Unavailable: They cannot be had now.
         """

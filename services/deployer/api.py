@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Depends, Query, Response
 from fastapi.responses import StreamingResponse
@@ -150,6 +150,7 @@ def router(
     _add_apps(routes, db, requests, runtime, clock=clock, stopping=stopping)
     _add_releases(routes, db, requests, started)
     _add_config(routes, requests, started)
+    _add_scopes(routes, requests, started)
     _add_addons(routes, db, requests, removal)
     return routes
 
@@ -246,7 +247,12 @@ def _add_releases(routes: APIRouter, db: Database, requests: Requests, started: 
 
 def _add_config(routes: APIRouter, requests: Requests, started: Any) -> None:
     @routes.get("/apps/{app}/config", summary="The newest config vars; values are masked unless revealed")
-    async def config(app: str, caller: Reader, reveal: bool = False) -> dict[str, str]:
+    async def config(
+        app: str,
+        caller: Reader,
+        reveal: bool = False,
+        scope: Annotated[Literal["build"] | None, Query(description="Only what a build of the app gets.")] = None,
+    ) -> dict[str, str]:
         if reveal and not caller.may("admin"):
             raise NotAllowed(
                 f"The token {caller.name!r} may not see config values",
@@ -254,7 +260,7 @@ def _add_config(routes: APIRouter, requests: Requests, started: Any) -> None:
                 todo="Use a token that has it, or leave `reveal` out to see the names.",
             )
         found = await requests.app(app, caller)
-        values = await requests.shown_config(found)
+        values = await requests.shown_config(found, scope=scope)
         return dict(sorted((name, value if reveal else MASK) for name, value in values.items()))
 
     @routes.patch("/apps/{app}/config", summary="Set (a text) and remove (null) config vars")
@@ -265,9 +271,29 @@ def _add_config(routes: APIRouter, requests: Requests, started: Any) -> None:
         response: Response,
     ) -> SagaStarted:
         if not wanted:
-            raise InvalidInput("No config var is named", todo='Send for example {"GREETING": "hello"}.')
+            raise InvalidInput("No config var is named", todo="Name one: `knarr config set APP GREETING=hello`")
         found = await requests.app(app, caller)
         result: SagaStarted = started(await requests.change_config(found, wanted, caller), response)
+        return result
+
+
+def _add_scopes(routes: APIRouter, requests: Requests, started: Any) -> None:
+    @routes.get("/apps/{app}/config/scopes", summary="Scope of each config var that is not for builds and instances")
+    async def scopes(app: str, caller: Reader) -> dict[str, str]:
+        _, config = await requests.config(await requests.app(app, caller))
+        return dict(sorted(config.scopes.items()))
+
+    @routes.patch("/apps/{app}/config/scopes", summary="Say who gets config vars: `build`, `run` or `both`")
+    async def change(
+        app: str,
+        wanted: Annotated[dict[str, StrictStr], Body(examples=[{"NEXT_PUBLIC_API": "build"}])],
+        caller: Operator,
+        response: Response,
+    ) -> SagaStarted:
+        if not wanted:
+            raise InvalidInput("No config var is named", todo='Send for example {"NEXT_PUBLIC_API": "build"}.')
+        found = await requests.app(app, caller)
+        result: SagaStarted = started(await requests.change_scopes(found, wanted, caller), response)
         return result
 
 

@@ -9,6 +9,7 @@ from services.deployer import addons, configs, volumes
 from services.deployer.image import ImageFacts, facts_of
 from services.deployer.ports import AddOns, Release
 from services.deployer.releases import App, KnownRelease
+from services.deployer.scopes import opened
 from services.deployer.vault import Vault
 
 
@@ -46,7 +47,9 @@ async def assemble(
         image=image,
         processes=facts.processes,
         formation=known.formation,
-        env=variables(facts, addons.variables(theirs, vault, provider) | vault.unseal(version.sealed)),
+        env=variables(
+            facts, addons.variables(theirs, vault, provider) | opened(vault.unseal(version.sealed)).seen_by("run")
+        ),
         release_command=facts.release_command,
         health_path=facts.health_path,
         checks=facts.checks,

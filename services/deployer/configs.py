@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from seedwork.errors import Conflict, FinalError, InvalidInput
 from seedwork.unit_of_work import database_now_ms
 from services.deployer.models import config_versions
+from services.deployer.scopes import Config, closed, opened
 from services.deployer.vault import Vault, new_secret
 from services.source.contract import EnvVar
 
@@ -65,15 +66,22 @@ async def current(conn: AsyncConnection, app_id: str) -> ConfigVersion | None:
 
 
 async def add(
-    conn: AsyncConnection, app_id: str, values: Mapping[str, str], *, vault: Vault, saga_id: str | None, by: str
+    conn: AsyncConnection,
+    app_id: str,
+    values: Mapping[str, str] | Config,
+    *,
+    vault: Vault,
+    saga_id: str | None,
+    by: str,
 ) -> ConfigVersion:
     """A new pending version with these values."""
+    config = values if isinstance(values, Config) else Config(values=values)
     top = select(func.max(_TABLE.version)).where(_TABLE.app_id == app_id)
     made = ConfigVersion(
         app_id=app_id,
         version=((await conn.execute(top)).scalar_one() or 0) + 1,
         state="pending",
-        sealed=vault.seal(values),
+        sealed=vault.seal(closed(config)),
         saga_id=saga_id,
     )
     row = {name: getattr(made, name) for name in made.__slots__}
@@ -112,7 +120,8 @@ async def pin(
             raise Conflict(f"Config version {wanted} is not there any more", why="its change was undone")
     else:
         base = await newest_pending(conn, app_id, unclaimed=True) or await live(conn, app_id)
-    values = vault.unseal(base.sealed) if base else {}
+    config = opened(vault.unseal(base.sealed)) if base else Config()
+    values = config.values
     secrets = {name: new_secret() for name, var in declared.items() if var.generate and name not in values}
     missing = [
         name
@@ -128,7 +137,9 @@ async def pin(
         )
     if base is None or secrets:
         claimed_by = saga_id if secrets else None
-        base = await add(conn, app_id, values | secrets, vault=vault, saga_id=claimed_by, by="deployment")
+        base = await add(
+            conn, app_id, config.with_values({**values, **secrets}), vault=vault, saga_id=claimed_by, by="deployment"
+        )
     return base.version
 
 

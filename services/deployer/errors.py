@@ -8,6 +8,7 @@ FinalError
 ├── Fenced                  a newer deployment has the traffic
 └── Undone                  the release was undone while somebody still worked on it
 RetryableError
+├── NoCapacity              the platform has no room for an instance, or lost the machine that it ran on
 └── PreviousDoesNotStart    an undo: what ran before does not come up, so ours keeps serving
 """
 
@@ -56,6 +57,13 @@ class Undone(FinalError):
     code = "undone"
     http_status = 409
     title = "The release was undone"
+
+
+class NoCapacity(RetryableError):
+    """The platform has no room for an instance, or lost the machine that it ran on; the app is not at fault."""
+
+    code = "no_capacity"
+    title = "The platform has no room"
 
 
 class PreviousDoesNotStart(RetryableError):

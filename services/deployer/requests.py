@@ -4,9 +4,9 @@ Nothing is changed here but the database: each request that needs a release leav
 the same transaction, under the id of the saga that it starts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -19,6 +19,7 @@ from services.deployer import addons, configs, releases
 from services.deployer.contract import ReleaseKind, ReleaseRequested
 from services.deployer.ports import AddOns
 from services.deployer.releases import App, KnownRelease
+from services.deployer.scopes import Config, opened
 from services.deployer.vault import Vault
 
 
@@ -65,31 +66,52 @@ class Requests:
             raise NotFound(f"There is no app {name_or_id[:100]!r}", todo="Run `knarr apps list` to list the apps.")
         return found
 
-    async def config(self, app: App) -> tuple[int, dict[str, str]]:
-        """The newest config vars, with their version; 0 and none, if nothing was ever set."""
+    async def config(self, app: App) -> tuple[int, Config]:
+        """Return the newest config vars with their version; 0 and none, if nothing was ever set."""
         current = await self._db.read(lambda conn: configs.current(conn, app.app_id))
-        return (current.version, self._vault.unseal(current.sealed)) if current else (0, {})
+        return (current.version, opened(self._vault.unseal(current.sealed))) if current else (0, Config())
 
-    async def shown_config(self, app: App) -> dict[str, str]:
-        """What an instance would get: the newest config vars, over the URLs of the app's add-ons."""
+    async def shown_config(self, app: App, *, scope: Literal["build"] | None = None) -> dict[str, str]:
+        """Return the newest config vars, over the URLs of the app's add-ons; `build`: what a build gets, without them.
+
+        An add-on need not exist, or be reachable, when the app is built.
+        """
+        _, config = await self.config(app)
+        if scope == "build":
+            return config.seen_by("build")
         known = await self._db.read(lambda conn: addons.of_app(conn, app.app_id))
-        _, values = await self.config(app)
-        return addons.variables(known, self._vault, self._provider) | values
+        return addons.variables(known, self._vault, self._provider) | dict(config.values)
 
     async def change_config(self, app: App, change: Mapping[str, str | None], caller: Caller) -> Asked:
-        """A new config version; with a live release it is brought live by a saga.
+        """Make a new config version; with a live release that sees the change, a saga brings it live.
 
         Raises:
             InvalidInput: A name or value is not allowed.
         """
+        return await self._change(
+            app, caller, lambda config: config.with_values(configs.changed(config.values, change))
+        )
 
+    async def change_scopes(self, app: App, wanted: Mapping[str, str], caller: Caller) -> Asked:
+        """Make a new config version with other scopes; see `change_config`.
+
+        Raises:
+            InvalidInput: A name or a scope is not allowed.
+        """
+        for name in wanted:
+            configs.check_name(name)
+        return await self._change(app, caller, lambda config: config.with_scopes(wanted))
+
+    async def _change(self, app: App, caller: Caller, changed: Callable[[Config], Config]) -> Asked:
         async def work(conn: AsyncConnection) -> Asked:
             base = await configs.current(conn, app.app_id)
-            before = self._vault.unseal(base.sealed) if base else {}
-            after = configs.changed(before, change)
+            before = opened(self._vault.unseal(base.sealed)) if base else Config()
+            after = changed(before)
             if base and after == before:
                 return Asked(saga_id=None, config_version=base.version, changed=False)
             live = await releases.live(conn, app.app_id)
+            if after.seen_by("run") == before.seen_by("run"):
+                live = None  # instances have nothing to be started anew for; the next deployment takes the version
             saga_id = new_id() if live else None
             made = await configs.add(conn, app.app_id, after, vault=self._vault, saga_id=saga_id, by=caller.name)
             if live and saga_id:
@@ -219,7 +241,7 @@ class Requests:
 
     def _check_formation(self, live: KnownRelease, wanted: Mapping[str, int]) -> None:
         if not wanted:
-            raise InvalidInput("No process is named", todo='Send for example {"web": 2}.')
+            raise InvalidInput("No process is named", todo="Name one: `knarr scale APP web=2`")
         for process, count in wanted.items():
             if process not in live.processes:
                 raise InvalidInput(

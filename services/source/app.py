@@ -13,6 +13,7 @@ from seedwork.git_credentials import GitCredentials
 from services.saga_coordinator.contract import DeploymentSucceeded
 from services.source import api, models
 from services.source.adapters.git import GitRepositories
+from services.source.adapters.lfs import LfsStore
 from services.source.archives import Archives
 from services.source.contract import DiscardSource, FetchSource, SourceDiscarded, SourceFetched, SourceFetchFailed
 from services.source.handlers import discard_source, fetch_source, on_succeeded
@@ -32,17 +33,26 @@ def create_app(settings: SourceSettings | None = None, *, bus: Bus | None = None
     limits = settings.archive_limits()
     archives = Archives(service.db, service.home, NamedLocks(service.home / "locks"))
     uploads = Uploads(service.home)
+    policy = GitUrlPolicy(settings.source_allow)
+    credentials = GitCredentials.from_setting(settings.source_credentials)
     repositories = GitRepositories(
         service.home / "mirrors",
-        policy=GitUrlPolicy(settings.source_allow),
-        credentials=GitCredentials.from_setting(settings.source_credentials),
+        policy=policy,
+        credentials=credentials,
         limits=limits,
         fetch_timeout_s=settings.source_fetch_timeout_s,
+    )
+    large_files = LfsStore(
+        service.home / "lfs",
+        policy=policy,
+        credentials=credentials,
+        timeout_s=settings.source_fetch_timeout_s,
     )
     sweeper = Sweeper(
         archives=archives,
         uploads=uploads,
         mirrors=repositories,
+        large_files=large_files,
         every_s=settings.source_sweep_s,
         upload_keep_days=settings.upload_keep_days,
         mirror_keep_days=settings.mirror_keep_days,
@@ -56,6 +66,8 @@ def create_app(settings: SourceSettings | None = None, *, bus: Bus | None = None
             archives=archives,
             limits=limits,
             capabilities=Capabilities(settings.builder),
+            large_files=large_files,
+            policy=policy,
         ),
         ok=SourceFetched,
         failed=SourceFetchFailed,

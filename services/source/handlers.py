@@ -3,13 +3,16 @@
 Safe to deliver twice: the archive's name is its content, the reference's the saga's.
 """
 
+import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from seedwork.archives import ArchiveLimits, NormalTar, normalise_tar
+from seedwork.archives import ArchiveLimits, NormalTar, normalise_entries, read_tar
 from seedwork.errors import InvalidInput
+from seedwork.git import GitUrlPolicy
 from seedwork.messages import Envelope
 from seedwork.participant import Work
 from seedwork.threads import in_thread
@@ -26,8 +29,10 @@ from services.source.contract import (
     SourceFetchFailed,
 )
 from services.source.errors import Superseded
+from services.source.lfs import Pointer, watch_pointers
+from services.source.packing import Packed, Packer, named_pointers, unread_pointer
 from services.source.plan import Capabilities, plan, tree_of_archive
-from services.source.ports import Brought, Repositories, Repository
+from services.source.ports import Brought, LargeFiles, Repositories, Repository
 from services.source.sweeper import Sweeper
 from services.source.uploads import Uploads
 
@@ -41,22 +46,34 @@ async def fetch_source(
     archives: Archives,
     limits: ArchiveLimits,
     capabilities: Capabilities,
+    large_files: LargeFiles,
+    policy: GitUrlPolicy,
 ) -> SourceFetched | SourceFetchFailed:
     """Bring the source, describe the app in it, hold the archive for this saga."""
     async with archives.draft() as draft:
         try:
             if command.source_digest is not None:
-                commit, packed = None, await _unpack_upload(command, draft, work=work, uploads=uploads, limits=limits)
+                packed = await _unpack_upload(command, draft, work=work, uploads=uploads, limits=limits)
             else:
-                commit, packed = await _pack_commit(command, draft, work=work, repositories=repositories)
+                packer = Packer(repositories, large_files, policy, limits, work)
+                packed = await _pack_commit(command, draft, packer)
         except Superseded as error:
             return SourceFetchFailed(
                 retryable=False, code=error.reason_code, message=error.message, superseded_by=error.superseded_by
             )
         work.note("reading the app's files")
-        description = await in_thread(lambda _: _described(draft, command.settings, capabilities))
-        await archives.keep(packed, draft, app_id=work.app_id, saga_id=work.saga_id)
-    return SourceFetched(digest=packed.digest, size_bytes=packed.size_bytes, commit=commit, description=description)
+        try:
+            description = await in_thread(lambda _: _described(draft, command.settings, capabilities))
+        except InvalidInput as error:
+            raise unread_pointer(error, packed) from error
+        await archives.keep(packed.tar, draft, app_id=work.app_id, saga_id=work.saga_id)
+    return SourceFetched(
+        digest=packed.tar.digest,
+        size_bytes=packed.tar.size_bytes,
+        commit=packed.commit,
+        description=description.model_copy(update={"notes": (*packed.notes, *description.notes)}),
+        watched_digest=packed.watched_digest,
+    )
 
 
 def _described(archive: Path, settings: BuildSettings, capabilities: Capabilities) -> AppDescription:
@@ -86,31 +103,48 @@ async def on_succeeded(
 
 async def _unpack_upload(
     command: FetchSource, draft: Path, *, work: Work, uploads: Uploads, limits: ArchiveLimits
-) -> NormalTar:
+) -> Packed:
     upload = uploads.path(command.source_digest or "")
     work.note("reading the upload")
-    return await in_thread(
-        lambda stop: normalise_tar(upload, draft, limits=limits, root=command.root, compression="gzip", stop=stop)
-    )
+    pointers: list[Pointer] = []
+
+    def unpack(stop: threading.Event) -> NormalTar:
+        entries = watch_pointers(read_tar(upload, limits=limits, compression="gzip", stop=stop), pointers)
+        return normalise_entries(entries, draft, limits=limits, root=command.root, stop=stop)
+
+    tar = await in_thread(unpack)
+    names = tuple(each.name for each in pointers)
+    notes = (f"{named_pointers(names)}: `git lfs pull` gets it",) if names else ()
+    return Packed(tar, notes=notes, pointers=names)
 
 
-async def _pack_commit(
-    command: FetchSource, draft: Path, *, work: Work, repositories: Repositories
-) -> tuple[str, NormalTar]:
+async def _pack_commit(command: FetchSource, draft: Path, packer: Packer) -> Packed:
     if command.clone_url is None:
         raise InvalidInput(
             "There is nothing to fetch",
             why=f"the app {command.app} has no clone URL, and no archive was uploaded",
-            todo="Give the app a clone_url, or upload its folder (`knarr deploy DIR`).",
+            todo=f"Upload its folder: knarr deploy DIR --app {command.app}",
         )
-    work.note(f"waiting for {command.clone_url}")
-    async with repositories.open(command.clone_url) as repository:
-        work.note(f"fetching {command.clone_url}")
+    try:
+        return await _packed(command, command.clone_url, draft, packer)
+    finally:
+        await packer.clean()
+
+
+async def _packed(command: FetchSource, clone_url: str, draft: Path, packer: Packer) -> Packed:
+    watched = None
+    packer.work.note(f"waiting for {clone_url}")
+    async with packer.repositories.open(clone_url) as repository:
+        packer.work.note(f"fetching {clone_url}")
         brought = await repository.bring(command.ref, command.commit)
         if not command.force:
             await _refuse_superseded(brought, command.known_commits, repository)
-        work.note(f"packing {brought.commit}")
-        return brought.commit, await repository.pack(brought.commit, command.root, draft)
+        packer.work.note(f"packing {brought.commit}")
+        if command.settings.watch:
+            watched = await repository.watched(brought.commit, command.settings.watch)
+        tree = await packer.tree(repository, brought.commit, command.root, draft)
+    packed = await packer.finish(clone_url, tree, draft)
+    return replace(packed, commit=brought.commit, watched_digest=watched)
 
 
 async def _refuse_superseded(brought: Brought, known: Mapping[str, str], repository: Repository) -> None:

@@ -29,7 +29,8 @@ class Sweeper:
     Args:
         archives: Swept at each look.
         uploads: Swept every so often.
-        mirrors: Likewise.
+        mirrors: Swept every so often.
+        large_files: Content of Git LFS, kept as long as mirrors.
         every_s: Seconds between two looks.
         upload_keep_days: For how long an upload is kept.
         mirror_keep_days: For how long an unused mirror is kept.
@@ -41,6 +42,7 @@ class Sweeper:
         archives: Archives,
         uploads: Uploads,
         mirrors: Mirrors,
+        large_files: Mirrors,
         every_s: float,
         upload_keep_days: float,
         mirror_keep_days: float,
@@ -48,6 +50,7 @@ class Sweeper:
         self._archives = archives
         self._uploads = uploads
         self._mirrors = mirrors
+        self._large_files = large_files
         self._every_s = every_s
         self._upload_keep_s = upload_keep_days * _DAY_S
         self._mirror_keep_s = mirror_keep_days * _DAY_S
@@ -81,5 +84,6 @@ class Sweeper:
         await self._archives.clear_drafts(_DRAFT_AGE_S)
         uploads = await self._uploads.sweep(self._upload_keep_s)
         mirrors = await self._mirrors.sweep(self._mirror_keep_s)
-        if uploads or mirrors:
-            log.info("kept long enough", uploads=uploads, mirrors=mirrors)
+        large_files = await self._large_files.sweep(self._mirror_keep_s)
+        if uploads or mirrors or large_files:
+            log.info("kept long enough", uploads=uploads, mirrors=mirrors, large_files=large_files)

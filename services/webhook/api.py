@@ -178,7 +178,7 @@ async def _request(request: Request, asker: Asker, requests: Requests, upload_ma
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'body'}: {each['msg']}" for each in error.errors())
         raise InvalidInput(
-            "The body cannot be read", why=wrong, todo='Send {"commit": …}, {"ref": …} or {}.'
+            "The body cannot be read", why=wrong, todo="Send an object with `commit` or with `ref`, or an empty one."
         ) from error
     return await requests.deploy(asker, commit=wanted.commit, ref=wanted.ref, force=wanted.force)
 

@@ -89,7 +89,7 @@ def _docker_args(names: Sequence[str]) -> tuple[str, ...]:
             raise InvalidInput(
                 f"docker_args: {name[:60]!r} is no name of a config var",
                 why="the value of a build argument is that of the config var of its name",
-                todo="Give names such as VERSION; set values with knarr config set APP VERSION=1.",
+                todo="Give names such as VERSION; set values with `knarr config set APP VERSION=1`.",
             )
     return tuple(dict.fromkeys(names))
 

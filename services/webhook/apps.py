@@ -208,7 +208,7 @@ class Apps:
             raise Conflict(
                 f"The name {values['name']} is taken",
                 why=f"the team {values['team']} has an app of this name",
-                todo="Choose another name, or remove that app first: knarr apps remove NAME.",
+                todo="Choose another name, or remove that app first: `knarr apps remove NAME`.",
             )
         await conn.execute(insert(apps).values(values))
         app = await find(conn, name_or_id=values["app_id"], team=None)

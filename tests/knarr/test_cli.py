@@ -203,7 +203,7 @@ def test_doctor_says_what_is_missing_and_how_to_fix_it() -> None:
     findings = {each["name"]: each for each in json.loads(answer.stdout)}
     assert findings["python"]["state"] == "ok"
     assert findings["git"]["state"] == "ok"
-    assert findings["platform"]["fix"] == "knarr up"
+    assert findings["platform"]["fix"] == "Run `knarr up`"
     assert answer.exit_code == 0
 
 

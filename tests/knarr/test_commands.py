@@ -92,6 +92,17 @@ def test_a_file_that_is_not_there_names_the_way_to_mean_the_value_itself(played:
     assert played.asked == []
 
 
+def test_a_scope_is_set_before_the_value(played: Played) -> None:
+    """No instance sees a build's secret in between; a change of the scope alone is a change."""
+    played.answers["PATCH /apps/shop/config/scopes"] = {"saga_id": None, "config_version": 2, "changed": True}
+    played.answers["PATCH /apps/shop/config"] = {"saga_id": None, "config_version": 2, "changed": False}
+
+    answer = played.run("config", "set", "shop", "--scope", "build", "TOKEN=v")
+
+    assert played.bodies("PATCH") == [{"TOKEN": "build"}, {"TOKEN": "v"}]
+    assert "Config version 2 is stored" in answer.stdout
+
+
 def test_values_that_are_there_already_change_nothing_and_are_said_to(played: Played) -> None:
     """It read as if a deployment would take them."""
     played.answers["PATCH /apps/shop/config"] = {"saga_id": None, "config_version": 2, "changed": False}

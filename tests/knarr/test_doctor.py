@@ -66,6 +66,6 @@ def test_a_service_that_is_missing_there_is_wrong_and_not_started_here(tmp_path:
 def test_nowhere_is_a_note_with_the_command_that_starts_it(tmp_path: Path) -> None:
     """And this machine is looked at, since it would run here."""
     found = by_name(tmp_path, [])
-    assert (found["platform"].state, found["platform"].fix) == ("note", "knarr up")
+    assert (found["platform"].state, found["platform"].fix) == ("note", "Run `knarr up`")
     assert {found[each].state for each in SERVICE_PORTS} == {"note"}
     assert {"uv", "node", "disk", "home"} <= found.keys()

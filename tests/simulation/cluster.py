@@ -329,6 +329,7 @@ class Cluster:
             archives=archives,
             uploads=_NothingToSweep(),  # type: ignore[arg-type]  # there are no uploads here
             mirrors=_NothingToSweep(),
+            large_files=_NothingToSweep(),
             every_s=300.0,
             upload_keep_days=1,
             mirror_keep_days=1,

@@ -30,7 +30,7 @@ from services.source.archives import Archives
 from services.source.contract import AppDescription, FetchSource, Runtime, SourceFetched, SourceFetchFailed
 from services.source.errors import Superseded
 from services.source.handlers import _refuse_superseded
-from services.source.ports import Brought
+from services.source.ports import Brought, PackedTree, Submodule
 
 T = TypeVar("T")
 SLOW_S = 20.0
@@ -180,11 +180,22 @@ class OneRepository:
             return False
         return self.commits.index(older) < self.commits.index(newer)
 
-    async def pack(self, commit: str, root: str, out_path: Path) -> NormalTar:
+    async def pack(self, commit: str, root: str, out_path: Path) -> PackedTree:
         """See `Repository.pack`."""
         content = f"{root} {commit}".encode()
         out_path.write_bytes(content)  # noqa: ASYNC240  some bytes, and the loop's time is not ours
-        return NormalTar(digest=f"sha256:{hashlib.sha256(content).hexdigest()}", size_bytes=len(content), entries=1)
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        return PackedTree(NormalTar(digest=digest, size_bytes=len(content), entries=1))
+
+    async def submodule_at(self, commit: str, root: str) -> Submodule | None:
+        """See `Repository.submodule_at`."""
+        assert commit
+        assert root
+        return None
+
+    async def watched(self, commit: str, patterns: Sequence[str]) -> str:
+        """See `Repository.watched`."""
+        return f"sha256:{hashlib.sha256(f'{commit} {patterns}'.encode()).hexdigest()}"
 
 
 def source_digest(commit: str) -> str:
@@ -233,7 +244,7 @@ async def fetch_source(
                 )
         if world.refuses(work.saga_id, "source"):
             raise planned()
-        packed = await repository.pack(brought.commit, command.root, draft)
+        packed = (await repository.pack(brought.commit, command.root, draft)).tar
         await archives.keep(packed, draft, app_id=work.app_id, saga_id=work.saga_id)
     return SourceFetched(
         digest=packed.digest, size_bytes=packed.size_bytes, commit=brought.commit, description=DESCRIPTION

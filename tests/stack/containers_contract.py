@@ -8,7 +8,7 @@ import pytest
 
 from ocistore.distribution import DistributionStore
 from ocistore.store import LABEL_CHECKS, Image
-from services.deployer.errors import AppDoesNotStart
+from seedwork.errors import KnarrError
 from services.deployer.ports import Release
 from tests.services.deployer.conftest import PATIENCE_S
 from tests.services.deployer.test_runtime_contract import RuntimeContract
@@ -24,7 +24,7 @@ class ContainerBench(Protocol):
     async def up(self, runtime: Any, release: Release) -> str:
         """Deployed with traffic; the app's address."""
 
-    async def fails(self, release: Release, *, start_timeout_s: float = ...) -> AppDoesNotStart:
+    async def fails(self, release: Release, *, start_timeout_s: float = ...) -> KnarrError:
         """What is said of a release that does not come up; nothing of it stays."""
 
     async def instance_of(self, release: Release) -> str:
@@ -98,14 +98,14 @@ class ContainersContract(RuntimeContract):
             ('{"command": ["/bin/false"]}', "/bin/false"),
             ('{"path": "/", "content": "ready"}', "'ready'"),
             ('{"listening": true, "port": 9999}', "9999"),
-            ('{"type": "readiness", "path": "/health"}', "GET /health answered 503"),
+            ('{"type": "readiness", "path": "/health", "wait_s": 1}', "GET /health answered 503"),
         ],
         ids=["command", "content", "port", "readiness"],
     )
     async def test_a_check_that_fails_is_a_verdict(self, bench: ContainerBench, check: str, said: str) -> None:
         """Each key of a check counts: the app answers `GET /` with 200, and is not declared live."""
         image = await bench.shelf.image(labels={LABEL_CHECKS: '{"web": [' + check + "]}"})
-        fault = await bench.fails(bench.shelf.release(image, env={"HEALTH": "503"}), start_timeout_s=3)
+        fault = await bench.fails(bench.shelf.release(image, env={"HEALTH": "503"}), start_timeout_s=4)
         assert said in fault.message
 
     async def test_an_answer_counts_and_an_open_port_does_not(self, bench: ContainerBench) -> None:

@@ -2,199 +2,54 @@
 
 import asyncio
 import contextlib
-import random
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
 
-from ocistore.distribution import DistributionStore
 from ocistore.store import Image
-from seedwork.clock import SystemClock
 from seedwork.errors import Unavailable
 from seedwork.messages import new_id
-from services.deployer.adapters.images import Pullable
 from services.deployer.adapters.kubernetes import objects
 from services.deployer.adapters.kubernetes.cluster import (
     DEPLOYMENT,
-    JOB,
     LIMITS,
-    NAMESPACE,
     POD,
     POLICY,
     QUOTA,
-    REPLICA_SET,
     SECRET,
     Cluster,
     Kind,
-    Object,
 )
-from services.deployer.adapters.kubernetes.front import Front, Ways
-from services.deployer.adapters.kubernetes.runtime import KubernetesRuntime, Options
-from services.deployer.errors import AppDoesNotStart, Fenced, ReleaseCommandFailed
-from services.deployer.ports import Needed, Release, Standing
+from services.deployer.adapters.kubernetes.runtime import KubernetesRuntime
+from services.deployer.errors import Fenced, NoCapacity, ReleaseCommandFailed
+from services.deployer.ports import Needed, Release
 from tests.services.deployer.conftest import PATIENCE_S, eventually
 from tests.services.deployer.test_verdicts import MISSED, STARTING
-from tests.stack.container_images import PREFIX, PYTHON, ContainerShelf, open_images, registry
+from tests.stack import kubernetes_bench
+from tests.stack.container_images import PYTHON
 from tests.stack.containers_contract import ContainersContract, get
+from tests.stack.kubernetes_bench import Bench, answered, standing
 
 pytestmark = pytest.mark.stack("KUBECONFIG", "REGISTRY")
 
 
-@dataclass
-class Bench:
-    """A runtime with an installation of its own in the shared cluster."""
-
-    cluster: Cluster
-    images: DistributionStore
-    shelf: ContainerShelf
-    options: Options
-    pullable: Pullable
-    ways: Ways
-    kubeconfig: Path | None = None
-    runtimes: list[KubernetesRuntime] = field(default_factory=list)
-
-    @property
-    def installation(self) -> str:
-        """Ours."""
-        return self.options.shape.installation
-
-    def made(self, options: Options | None = None, **shape: Any) -> KubernetesRuntime:
-        """Another process of the same installation."""
-        options = options or self.options
-        options = replace(options, shape=replace(options.shape, **shape))
-        cluster = Cluster(self.kubeconfig)
-        runtime = KubernetesRuntime(
-            cluster=cluster,
-            front=Front(cluster, SystemClock(), options.shape, self.ways),
-            pullable=self.pullable,
-            clock=SystemClock(),
-            options=options,
-        )
-        self.runtimes.append(runtime)
-        return runtime
-
-    async def up(self, runtime: KubernetesRuntime, release: Release) -> str:
-        """Deployed with traffic; the app's address."""
-        address = await runtime.expose(release.app_id, release.app, taken=frozenset())
-        await runtime.prepare(release)
-        await runtime.start(release)
-        await self.observed(runtime, release)
-        await runtime.switch(release.app_id, release.saga_id, fence=release.number)
-        return address.url
-
-    async def observed(self, runtime: KubernetesRuntime, release: Release) -> None:
-        """Every instance answered."""
-        async with asyncio.timeout(PATIENCE_S * 2):
-            await runtime.observe(release, note=lambda _: None)
-
-    async def fails(self, release: Release, *, start_timeout_s: float = 40, **shape: Any) -> AppDoesNotStart:
-        """What is said of a release that does not come up; nothing of it stays."""
-        runtime = self.made(replace(self.options, start_timeout_s=start_timeout_s), **shape)
-        await runtime.prepare(release)
-        await runtime.start(release)
-        with pytest.raises(AppDoesNotStart) as caught:
-            await self.observed(runtime, release)
-        await runtime.stop(release.app_id, release.saga_id)
-        assert [name for name in await self.of_saga(release) if not name.startswith("Namespace")] == []
-        return caught.value
-
-    async def instance_of(self, release: Release) -> str:
-        """Its only pod."""
-        (pod,) = await self.the(POD, release)
-        return str(pod["metadata"]["name"])
-
-    async def of_saga(self, release: Release) -> list[str]:
-        """Kind and name of every object that carries its id."""
-        labels = {objects.INSTALLATION: self.installation, objects.SAGA: release.saga_id}
-        return [
-            f"{kind.name} {item['metadata']['name']}"
-            for kind in (DEPLOYMENT, REPLICA_SET, JOB, POD, SECRET)
-            for item in (await self.cluster.list(kind, None, labels)).items
-        ]
-
-    async def the(self, kind: Kind, release: Release) -> list[Object]:
-        """The objects of that kind that its instances are made of."""
-        labels = {objects.INSTALLATION: self.installation, objects.SAGA: release.saga_id, objects.STEP: "deploy"}
-        return (await self.cluster.list(kind, None, labels)).items
-
-    async def namespaces(self) -> list[Object]:
-        """Of all our apps."""
-        return (await self.cluster.list(NAMESPACE, None, {objects.INSTALLATION: self.installation})).items
-
-    async def clear(self) -> None:
-        """Everything of the installation; the cluster takes its time, and nobody waits for it."""
-        for namespace in await self.namespaces():
-            await self.cluster.delete(NAMESPACE, None, namespace["metadata"]["name"])
-
-
-@pytest.fixture
-async def images() -> AsyncIterator[DistributionStore]:
-    store = open_images()
-    yield store
-    await store.close()
-
-
-@pytest.fixture
-async def shelf(images: DistributionStore, tmp_path: Path) -> AsyncIterator[ContainerShelf]:
-    folder = tmp_path / "layers-made"
-    folder.mkdir()
-    shelf = ContainerShelf(images, folder)
-    yield shelf
-    for repository, digest in await images.images(shelf.repository):
-        await images.remove(repository, digest)
-
-
-@pytest.fixture
-async def bench(images: DistributionStore, shelf: ContainerShelf) -> AsyncIterator[Bench]:
-    shape = objects.Shape(
-        installation=f"knarr-t{new_id()[-12:]}", grace_s=5, release_command_timeout_s=30, memory_mb=96
-    )
-    port = random.randrange(30_500, 31_500)  # noqa: S311  other tests take ports of the same nodes
-    options = Options(shape=shape, start_timeout_s=40)
-    bench = Bench(Cluster(), images, shelf, options, Pullable(f"{registry()}/{PREFIX}"), Ways(node_port_base=port))
-    yield bench
-    for runtime in bench.runtimes:
-        await runtime.close()
-    await bench.clear()
-    await bench.cluster.close()
-
-
-@pytest.fixture
-async def runtime(bench: Bench) -> KubernetesRuntime:
-    return bench.made()
-
-
-@pytest.fixture
-async def sound(shelf: ContainerShelf) -> Image:
-    return await shelf.image()
-
-
-@pytest.fixture
-async def broken(shelf: ContainerShelf) -> Image:
-    return await shelf.image({"app.py": "import sys; sys.exit('no such table: carts')"})
-
-
-@pytest.fixture
-async def unmigrated(shelf: ContainerShelf) -> Image:
-    return await shelf.image(release=(PYTHON, "-c", "import sys; sys.exit('cannot migrate')"))
+bench, images, runtime, shelf, sound = (
+    kubernetes_bench.bench,
+    kubernetes_bench.images,
+    kubernetes_bench.runtime,
+    kubernetes_bench.shelf,
+    kubernetes_bench.sound,
+)
+broken, unmigrated = kubernetes_bench.broken, kubernetes_bench.unmigrated
 
 
 class TestKubernetesRuntime(ContainersContract):
     """Everything that local processes and other containers keep."""
 
     REFUSES = "web.1 refuses connections on PORT"
-
-
-async def answered(url: str) -> bool:
-    """Whether the app does, well."""
-    try:
-        return (await get(url)).status_code == 200
-    except httpx2.TransportError:
-        return False
 
 
 # ── what instances get ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -262,8 +117,9 @@ async def test_an_image_that_the_nodes_cannot_pull_is_a_verdict(bench: Bench) ->
     await runtime.prepare(release)
     await bench.images.remove(image.repository, image.digest)
     await runtime.start(release)
-    with pytest.raises(AppDoesNotStart, match="cannot pull the image"):
+    with pytest.raises(Unavailable, match="cannot pull the image") as caught:
         await bench.observed(runtime, release)
+    assert image.digest in caught.value.message
 
 
 async def test_a_program_that_is_not_there_is_a_verdict(bench: Bench) -> None:
@@ -288,13 +144,17 @@ async def test_a_release_for_which_there_is_no_room_leaves_the_old_one_serving(
     url = await bench.up(runtime, one)
 
     two = bench.shelf.release(sound, number=2)
-    fault = await bench.fails(two, start_timeout_s=3, quota_pods=1)
+    fault = await bench.fails(two, start_timeout_s=3, because=NoCapacity, quota_pods=1)
     assert "There is no room for web" in fault.message
     assert "exceeded quota" in fault.message
+    assert "KNARR_KUBERNETES_QUOTA_PODS" in fault.message
     three = bench.shelf.release(sound, number=3)
-    fault = await bench.fails(three, start_timeout_s=3, cpus=1000, requested_cpus=1000, quota_cpus=2000)
+    much = {"cpus": 1000, "requested_cpus": 1000, "quota_cpus": 2000}
+    fault = await bench.fails(three, start_timeout_s=3, because=NoCapacity, **much)
     assert "No node has room for web.1" in fault.message
     assert "Insufficient cpu" in fault.message
+    assert "Add a node" in fault.message
+    assert "on your machine" not in fault.message
     assert (await get(url)).text == "one"
     assert {each.saga_id for each in await runtime.instances(one.app_id)} == {one.saga_id}
 
@@ -475,21 +335,6 @@ async def test_a_pod_that_its_node_keeps_is_cleared_away_when_nothing_of_it_runs
 # ── restarts of ours ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _standing(release: Release, port: int) -> Standing:
-    async def load() -> Release:
-        return release
-
-    return Standing(
-        app_id=release.app_id,
-        app=release.app,
-        port=port,
-        fence=release.number,
-        saga_id=release.saga_id,
-        processes=frozenset(release.formation),
-        load=load,
-    )
-
-
 async def test_pods_outlive_us(bench: Bench, runtime: KubernetesRuntime, sound: Image) -> None:
     """The same pods, not even restarted."""
     live = bench.shelf.release(sound)
@@ -499,9 +344,9 @@ async def test_pods_outlive_us(bench: Bench, runtime: KubernetesRuntime, sound: 
     await runtime.close()
 
     again = bench.made()
-    await again.recover([_standing(live, port)])
+    await again.recover([standing(live, port)])
     assert (await get(url)).status_code == 200
-    await asyncio.gather(*again._background.values())
+    await asyncio.gather(*again._restoring.tasks.values())
     assert [each["metadata"]["uid"] for each in await bench.the(POD, live)] == before
     assert [each.restarts for each in await again.instances(live.app_id)] == [0]
 
@@ -521,7 +366,7 @@ async def test_what_is_live_and_gone_is_made_again(
     await eventually(lambda: bench.the(kind, live), until=lambda found: not found)
 
     again = bench.made()
-    await again.recover([_standing(live, port)])
+    await again.recover([standing(live, port)])
     await eventually(
         lambda: again.instances(live.app_id),
         until=lambda found: sorted(each.state for each in found if each.state != "stopping") == ["up", "up"],
@@ -544,7 +389,7 @@ async def test_a_process_type_of_what_is_live_and_gone_is_made_again(bench: Benc
     await eventually(lambda: bench.the(DEPLOYMENT, live), until=lambda found: len(found) == 1)
 
     again = bench.made()
-    await again.recover([_standing(live, port)])
+    await again.recover([standing(live, port)])
     await eventually(lambda: bench.the(DEPLOYMENT, live), until=lambda found: len(found) == 2)
     await bench.observed(again, live)
     assert web == {each.id for each in await again.instances(live.app_id) if each.process.startswith("web.")}
@@ -569,8 +414,8 @@ async def test_what_another_process_replaces_while_we_start_is_not_made_again(
     else:
         await runtime.stop(one.app_id, one.saga_id)  # by somebody: it is gone, and still live
     again = bench.made()
-    await again.recover([replace(_standing(one, port), load=replaced)])
-    await asyncio.gather(*again._background.values())
+    await again.recover([replace(standing(one, port), load=replaced)])
+    await asyncio.gather(*again._restoring.tasks.values())
     assert await bench.of_saga(one) == []
     assert {each.saga_id for each in await again.instances(one.app_id)} == {two.saga_id}
 
@@ -591,8 +436,8 @@ async def test_what_is_put_back_while_we_start_it_again_stays(
         return one
 
     again = bench.made()
-    await again.recover([replace(_standing(one, port), load=replaced_and_put_back)])
-    await asyncio.gather(*again._background.values())
+    await again.recover([replace(standing(one, port), load=replaced_and_put_back)])
+    await asyncio.gather(*again._restoring.tasks.values())
     assert {each.saga_id for each in await again.instances(one.app_id)} == {one.saga_id}
     await eventually(lambda: answered(url))
 

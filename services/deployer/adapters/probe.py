@@ -74,7 +74,7 @@ async def _get(
     http = h11.Connection(h11.CLIENT)
     writer.write(http.send(h11.Request(method="GET", target=check.path or "/", headers=list(headers.items()))) or b"")
     writer.write(http.send(h11.EndOfMessage()) or b"")
-    status, body = 0, b""
+    status, body, content = 0, b"", b""
     while True:
         event = http.next_event()
         if event is h11.NEED_DATA:
@@ -83,9 +83,10 @@ async def _get(
             status = event.status_code
             if check.content is None:
                 return status, b""
+            content = check.content.encode()
         elif isinstance(event, h11.Data):
             body += event.data
-            if len(body) > _BODY_BYTES:
+            if len(body) > _BODY_BYTES or content in body[-len(event.data) - len(content) :]:
                 return status, body
         elif isinstance(event, h11.EndOfMessage | h11.ConnectionClosed) or event is h11.PAUSED:
             return status, body

@@ -1,26 +1,24 @@
 """Repositories through the git command, each with a bare mirror on disk: a second fetch moves only what is new.
 
 A mirror is a cache. It is used under its lock, it is removed when git finds it damaged (the next attempt makes it
-anew), and it goes when nobody used it for long. Git runs under the rules of `seedwork.git`. Submodules are not fetched,
-LFS pointers stay pointers, and `export-ignore` in `.gitattributes` is honoured, since `git archive` writes the tar.
+anew), and it goes when nobody used it for long. Git runs under the rules of `seedwork.git`. `export-ignore` in
+`.gitattributes` is honoured, since `git archive` writes the tar. Submodules and LFS pointers are named, and stay what
+they are here: `packing.py` fetches them, one repository after the other, so that no two locks are held at once.
 """
 
 import contextlib
 import hashlib
 import os
 import re
-import select
 import shutil
-import signal
-import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from seedwork.archives import ArchiveLimits, BadArchive, NormalTar, NotAFolder, normalise_tar
+from seedwork.archives import ArchiveLimits, NormalTar, NotAFolder, normalise_entries, read_tar
 from seedwork.errors import (
     FinalError,
     InvalidInput,
@@ -31,20 +29,20 @@ from seedwork.errors import (
     Unauthenticated,
     Unavailable,
 )
-from seedwork.git import COMMIT, GitUrlPolicy, check_ref, git_command, git_error, run_git, safe_git_env
+from seedwork.git import COMMIT, GitUrlPolicy, check_ref, resolved_url
 from seedwork.git_credentials import GitCredentials
 from seedwork.threads import in_thread
+from services.source.adapters.git_listing import counted_links, paths_and_urls, watched_digest
+from services.source.adapters.git_output import git, output_of
 from services.source.errors import CommitNotFound, NotACommit, RepositoryRefused
+from services.source.lfs import Pointer, watch_pointers
 from services.source.locks import NamedLocks
-from services.source.ports import Brought
+from services.source.ports import Brought, PackedTree, Submodule
 
-_LOCAL_S = 60.0
-"""For a question to the mirror; they take milliseconds."""
 _UPKEEP_S = 600.0
 """For `git gc` and `git fsck`, which read a whole mirror."""
-_ANSWER_BYTES = 64 * 1024
-_POLL_MS = 200
-"""How often a reader that waits for git looks whether it should stop."""
+_ATTRIBUTES_AT_ONCE = 100
+"""Names in one command: the answer repeats them."""
 
 _DURABLE = ("fetch.unpackLimit=1", "core.fsync=pack,pack-metadata,reference")
 """What was fetched stays in packs, written through to the disk: git leaves loose objects to the page cache."""
@@ -105,7 +103,7 @@ class GitRepositories:
                 else:
                     config = ("gc.auto=1000", "gc.autoDetach=false")
                     arguments = ["gc", "--auto", "--quiet"]
-                    await _git(arguments, mirror=path, config=config, timeout_s=_UPKEEP_S, what="Packing a mirror")
+                    await git(arguments, mirror=path, config=config, timeout_s=_UPKEEP_S, what="Packing a mirror")
         return removed
 
 
@@ -145,11 +143,37 @@ class GitMirror:
             return False
         return await self._reaches(newer, older)
 
-    async def pack(self, commit: str, root: str, out_path: Path) -> NormalTar:
+    async def submodule_at(self, commit: str, root: str) -> Submodule | None:
+        """The submodule that is the folder, or that holds it, see the port."""
+        parts = _parts(root)
+        async with self._repaired():
+            for count in range(1, len(parts) + 1):
+                path = "/".join(parts[:count])
+                found = await self._entry(await self._root_tree(commit), path)
+                if found is None or found[0] == "blob":
+                    return None
+                if found[0] == "commit":
+                    urls = await self._submodule_urls(commit)
+                    return Submodule(path, found[1], urls.get(path, ""), "/".join(parts[count:]) or ".")
+        return None
+
+    async def pack(self, commit: str, root: str, out_path: Path) -> PackedTree:
         """Write the commit's folder as a tar, see the port."""
         async with self._repaired():
             tree = await self._tree(commit, root)
-            return await in_thread(lambda stop: self._archive(tree, out_path, stop))
+            tar, links, pointers = await in_thread(lambda stop: self._archive(tree, out_path, stop))
+            urls = await self._submodule_urls(commit) if links else {}
+            prefix = "".join(f"{part}/" for part in _parts(root))
+            submodules = tuple(Submodule(path, of, urls.get(prefix + path, "")) for path, of in links)
+            if pointers:
+                pointers = await self._filtered(commit, prefix, pointers)
+            return PackedTree(tar, submodules, tuple(pointers))
+
+    async def watched(self, commit: str, patterns: Sequence[str]) -> str:
+        """The digest of the files that match, see the port."""
+        async with self._repaired():
+            tree = await self._root_tree(commit)
+            return await in_thread(lambda stop: watched_digest(self._path, tree, patterns, self._limits, stop))
 
     @contextlib.asynccontextmanager
     async def _repaired(self) -> AsyncIterator[None]:
@@ -169,7 +193,7 @@ class GitMirror:
     async def _prepare(self) -> None:
         """Make the mirror, if it is not there. We hold its lock: a lock file in it is of a git that was killed."""
         if not (self._path / "HEAD").exists():
-            await _git(["init", "--quiet", "--bare", "--template=", str(self._path)], what="Making a mirror")
+            await git(["init", "--quiet", "--bare", "--template=", str(self._path)], what="Making a mirror")
         await in_thread(lambda _: _remove_leftovers(self._path))
         os.utime(self._path)
 
@@ -180,7 +204,7 @@ class GitMirror:
             return None
         names = [f"{kept}^{{commit}}", f"{kept}^{{tree}}"]
         try:
-            answer = await _git(["rev-parse", *names], mirror=self._path, what=f"Reading {ref}")
+            answer = await git(["rev-parse", *names], mirror=self._path, what=f"Reading {ref}")
         except FinalError:
             await self._refuse_others(kept, ref)
             raise
@@ -196,12 +220,12 @@ class GitMirror:
         return await self._peeled(wanted)
 
     async def _peeled(self, wanted: str) -> str:
-        return await _git(["rev-parse", f"{wanted}^{{commit}}"], mirror=self._path, what="Reading a commit")
+        return await git(["rev-parse", f"{wanted}^{{commit}}"], mirror=self._path, what="Reading a commit")
 
     async def _refuse_others(self, name: str, shown: str) -> None:
         """Raise `NotACommit` where this names a tree or a blob, perhaps through a tag."""
         try:
-            kind = await _git(["cat-file", "-t", f"{name}^{{}}"], mirror=self._path, what=f"Reading {shown}")
+            kind = await git(["cat-file", "-t", f"{name}^{{}}"], mirror=self._path, what=f"Reading {shown}")
         except FinalError:
             return  # it is not here, or damaged: the caller says so
         if kind != "commit":
@@ -229,7 +253,7 @@ class GitMirror:
         arguments = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules"]
         fetched = False
         try:
-            await _git(
+            await git(
                 [*arguments, "--end-of-options", self._url, refspec],
                 mirror=self._path,
                 config=_DURABLE,
@@ -263,7 +287,7 @@ class GitMirror:
     async def _has(self, commit: str) -> bool:
         question = ["rev-parse", "--quiet", "--verify", f"{commit}^{{commit}}"]
         try:
-            await _git(question, mirror=self._path, what="Looking for a commit")
+            await git(question, mirror=self._path, what="Looking for a commit")
         except FinalError:
             return False
         return True
@@ -271,59 +295,88 @@ class GitMirror:
     async def _reaches(self, tip: str, commit: str) -> bool:
         """Whether `tip`'s history has `commit` in it: then nothing of `commit`'s history is outside of `tip`'s."""
         question = ["rev-list", "--max-count=1", commit, "--not", tip]
-        return not await _git(question, mirror=self._path, what="Comparing commits")
+        return not await git(question, mirror=self._path, what="Comparing commits")
 
     async def _is_sound(self) -> bool:
         if not (self._path / "HEAD").exists():
             return True  # nothing to repair: the fault lies elsewhere
         question = ["fsck", "--connectivity-only", "--no-dangling", "--no-progress"]
         try:
-            await _git(question, mirror=self._path, timeout_s=_UPKEEP_S, what="Checking a mirror")
+            await git(question, mirror=self._path, timeout_s=_UPKEEP_S, what="Checking a mirror")
         except FinalError:
             return False
         return True
 
     async def _tree(self, commit: str, root: str) -> str:
         """The folder's own id: from it `git archive` knows no commit to write in, so one tree gives the same bytes."""
-        parts = [part for part in root.split("/") if part not in {"", "."}]
-        if root.startswith("/") or ".." in parts or not root.isprintable():
-            raise InvalidInput(f"The app's root {root[:100]!r} is no folder inside the repository")
-        tree = self._trees.get(commit)
-        if tree is None:
-            question = ["rev-parse", "--verify", f"{commit}^{{tree}}"]
-            tree = await _git(question, mirror=self._path, what="Reading a commit")
+        parts = _parts(root)
+        tree = await self._root_tree(commit)
         if not parts:
             return tree
-        question = ["--literal-pathspecs", "ls-tree", "-z", tree, "--", "/".join(parts)]
-        found = await _git(question, mirror=self._path, what="Looking for a folder")
-        mode_type_name = found.partition("\t")[0].split()
-        if len(mode_type_name) != 3 or mode_type_name[1] != "tree":
+        found = await self._entry(tree, "/".join(parts))
+        if found is None or found[0] != "tree":
             raise NotAFolder(
                 f"The commit {commit} has no folder {root!r}",
                 todo="Correct the app's `root`, or commit the folder.",
             )
-        return mode_type_name[2]
+        return found[1]
 
-    def _archive(self, tree: str, out_path: Path, stop: threading.Event) -> NormalTar:
-        _count(self._path, tree, self._limits, stop)
-        with _output_of(self._path, ["archive", "--format=tar", tree], self._limits, stop) as tar:
-            return normalise_tar(cast("BinaryIO", tar), out_path, limits=self._limits, stop=stop)
+    async def _root_tree(self, commit: str) -> str:
+        tree = self._trees.get(commit)
+        if tree is None:
+            question = ["rev-parse", "--verify", f"{commit}^{{tree}}"]
+            tree = self._trees[commit] = await git(question, mirror=self._path, what="Reading a commit")
+        return tree
+
+    async def _entry(self, tree: str, path: str) -> tuple[str, str] | None:
+        """The kind (`blob`, `tree`, `commit`) and the id of what stands there."""
+        question = ["--literal-pathspecs", "ls-tree", "-z", tree, "--", path]
+        found = await git(question, mirror=self._path, what="Looking for a folder")
+        mode_type_name = found.partition("\t")[0].split()
+        return (mode_type_name[1], mode_type_name[2]) if len(mode_type_name) == 3 else None
+
+    async def _submodule_urls(self, commit: str) -> Mapping[str, str]:
+        """Addresses of submodules by path, as `.gitmodules` has them, relative ones resolved."""
+        pattern = r"^submodule\..*\.(path|url)$"
+        question = ["config", "-z", f"--blob={commit}:.gitmodules", "--get-regexp", pattern]
+        if await self._entry(await self._root_tree(commit), ".gitmodules") is None:
+            return {}
+        try:
+            answer = await git(question, mirror=self._path, what="Reading .gitmodules")
+        except (FinalError, TooLarge):
+            return {}  # no text of that form, or a huge one: the submodules are named without an address
+        return {path: resolved_url(self._url, url) for path, url in paths_and_urls(answer).items()}
+
+    async def _filtered(self, commit: str, prefix: str, pointers: Sequence[Pointer]) -> Sequence[Pointer]:
+        """Those whose file has the attribute `filter=lfs`: git-lfs leaves others as they are, too."""
+        tree = await self._root_tree(commit)
+        with tempfile.TemporaryDirectory() as folder:
+            env = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
+            await git(["read-tree", tree], mirror=self._path, env=env, what="Reading attributes")
+            filtered: set[str] = set()
+            for at in range(0, len(pointers), _ATTRIBUTES_AT_ONCE):
+                names = [prefix + each.name for each in pointers[at : at + _ATTRIBUTES_AT_ONCE]]
+                question = ["check-attr", "-z", "--cached", "filter", "--", *names]
+                answer = await git(question, mirror=self._path, env=env, what="Reading attributes")
+                fields = answer.split("\0")
+                filtered |= {name for name, value in zip(fields[::3], fields[2::3], strict=False) if value == "lfs"}
+        return [each for each in pointers if prefix + each.name in filtered]
+
+    def _archive(
+        self, tree: str, out_path: Path, stop: threading.Event
+    ) -> tuple[NormalTar, Sequence[tuple[str, str]], Sequence[Pointer]]:
+        links = counted_links(self._path, tree, self._limits, stop)
+        pointers: list[Pointer] = []
+        with output_of(self._path, ["archive", "--format=tar", tree], self._limits, stop) as tar:
+            entries = watch_pointers(read_tar(cast("BinaryIO", tar), limits=self._limits, stop=stop), pointers)
+            return normalise_entries(entries, out_path, limits=self._limits, stop=stop), links, pointers
 
 
-async def _git(
-    args: Sequence[str],
-    *,
-    what: str,
-    mirror: Path | None = None,
-    config: Sequence[str] = (),
-    env: Mapping[str, str] | None = None,
-    timeout_s: float = _LOCAL_S,
-) -> str:
-    where = [] if mirror is None else [f"--git-dir={mirror}"]
-    settings = [part for setting in config for part in ("-c", setting)]
-    command = [*settings, *where, *args]
-    output = await run_git(command, env=env, timeout_s=timeout_s, max_output_bytes=_ANSWER_BYTES, what=what)
-    return output.decode(errors="replace").strip()
+def _parts(root: str) -> list[str]:
+    parts = [part for part in root.split("/") if part not in {"", "."}]
+    if root.startswith("/") or ".." in parts or not root.isprintable():
+        raise InvalidInput(f"The app's root {root[:100]!r} is no folder inside the repository")
+    return parts
 
 
 async def _remove_tree(path: Path) -> None:
@@ -335,85 +388,3 @@ def _remove_leftovers(mirror: Path) -> None:
     places = [*mirror.glob("*.lock"), *(mirror / "refs").rglob("*.lock"), *(mirror / "objects").glob("*/tmp_*")]
     for path in places:
         path.unlink(missing_ok=True)
-
-
-def _count(mirror: Path, tree: str, limits: ArchiveLimits, stop: threading.Event) -> None:
-    """Refuse a tree that is too large before `git archive` takes it into memory: a few bytes can name 10^9 files."""
-    entries = size = 0
-    rest = b""
-    with _output_of(mirror, ["ls-tree", "-r", "-t", "-l", "-z", tree], limits, stop) as listing:
-        while chunk := listing.read(64 * 1024):
-            *records, rest = (rest + chunk).split(b"\0")
-            entries += len(records)
-            size += sum(_size(record) for record in records)
-            if entries > limits.max_entries or size > limits.max_bytes:
-                raise TooLarge(
-                    f"The app's folder holds more than {limits.max_entries} files or {limits.max_bytes} bytes",
-                    todo="Take generated and large files out of the repository, or raise KNARR_SOURCE_MAX_ENTRIES"
-                    " or KNARR_SOURCE_MAX_BYTES.",
-                    code="archive_too_large",
-                )
-
-
-def _size(record: bytes) -> int:
-    """From `mode type object size<TAB>path`; folders and submodules have `-` for a size."""
-    size = record.partition(b"\t")[0].split()[3]
-    return int(size) if size.isdigit() else 0
-
-
-@contextlib.contextmanager
-def _output_of(mirror: Path, args: Sequence[str], limits: ArchiveLimits, stop: threading.Event) -> Iterator["_Output"]:
-    """What git prints, while it prints it; git is gone at the end, and its failure is the error that counts."""
-    with tempfile.TemporaryFile() as complaint:
-        process = subprocess.Popen(
-            git_command([f"--git-dir={mirror}", *args]),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=complaint,
-            env=safe_git_env(),
-            start_new_session=True,
-            bufsize=0,
-        )
-        assert process.stdout is not None  # noqa: S101 - a pipe was asked for
-        output = _Output(process.stdout.fileno(), limits.max_seconds, stop)
-        try:
-            yield output
-            _raise_if_failed(process, complaint, args[0])
-        except BadArchive:
-            if output.ended:  # torn off in the middle: git's own words say why
-                _raise_if_failed(process, complaint, args[0])
-            raise
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            process.stdout.close()
-
-
-def _raise_if_failed(
-    process: "subprocess.Popen[bytes]", complaint: "tempfile._TemporaryFileWrapper[bytes] | BinaryIO", command: str
-) -> None:
-    status = process.wait()
-    if status != 0:
-        complaint.seek(0)
-        raise git_error(f"git {command}", status, complaint.read(16 * 1024))
-
-
-class _Output:
-    """A pipe whose reader can be told to stop while it waits."""
-
-    def __init__(self, fd: int, max_seconds: float, stop: threading.Event) -> None:
-        self._fd = fd
-        self._poll = select.poll()
-        self._poll.register(fd, select.POLLIN)
-        self._stop = stop
-        self._ends_at = time.monotonic() + max_seconds
-        self.ended = False
-
-    def read(self, size: int) -> bytes:
-        while not self._poll.poll(_POLL_MS):
-            if self._stop.is_set() or time.monotonic() >= self._ends_at:
-                raise TimedOut("git did not finish in time, or was stopped")
-        data = os.read(self._fd, size)
-        self.ended = not data
-        return data

@@ -59,7 +59,7 @@ def django_start(tree: Tree, app: PythonApp, findings: Findings) -> Start | None
             )
         return None
     command = servers[server].format(app=f"{wsgi if server in _WSGI_SERVERS else asgi}")
-    command = (f"PYTHONPATH={folder.rstrip('/')} " if folder else "") + command
+    command = (f"PYTHONPATH={folder.rstrip('/')}:. " if folder else "") + command
     return Start(shell(command), manage, "Django")
 
 

@@ -63,7 +63,7 @@ def read_foreign(tree: Tree, findings: Findings) -> Foreign | None:
             findings.note(
                 f"not honoured: the build command of {file}, `{found.build[:80]}`: knarr runs what it detects"
             )
-        if counts is None and (found.web or found.processes or found.output or found.health_path):
+        if counts is None and (found.web or found.processes or found.output or found.health_path or found.dockerfile):
             counts = found
         elif counts is not None and found.web:
             findings.note(f"{file}: passed over, {counts.file} counts")

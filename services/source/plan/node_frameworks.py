@@ -48,8 +48,12 @@ def framework_of(tree: Tree, package: PackageJson, findings: Findings) -> Built 
     return None
 
 
+def _config_file(tree: Tree, stem: str) -> str | None:
+    return tree.first(*(f"{stem}.{end}" for end in ("js", "mjs", "ts", "cjs", "mts")))
+
+
 def _config(tree: Tree, stem: str) -> str:
-    name = next((f"{stem}.{end}" for end in ("js", "mjs", "ts", "cjs", "mts") if tree.has(f"{stem}.{end}")), None)
+    name = _config_file(tree, stem)
     return tree.source(name) if name else ""
 
 
@@ -150,7 +154,7 @@ def _react_router(tree: Tree, _package: PackageJson, _findings: Findings) -> Bui
 
 
 def _remix(tree: Tree, _package: PackageJson, _findings: Findings) -> Built:
-    is_vite = bool(_config(tree, "vite.config"))
+    is_vite = _config_file(tree, "vite.config") is not None
     start = "remix-serve ./build/server/index.js" if is_vite else "remix-serve ./build/index.js"
     build = "remix vite:build" if is_vite else "remix build"
     return Built("Remix", build, start, caches=(".cache",), dev_start=re.compile(r"^remix\s+(?:dev|vite:dev)\b"))
@@ -208,7 +212,7 @@ def _site(
 def _vite(tree: Tree, package: PackageJson, _findings: Findings) -> Built | None:
     build = package.scripts.get("build", "")
     config = _config(tree, "vite.config")
-    if not (config or "vite" in build or tree.has("index.html")):
+    if not (_config_file(tree, "vite.config") or "vite" in build or tree.has("index.html")):
         return None
     flag = re.search(r"--outDir[ =]([\w./-]{1,200})", build)
     output = (inside(flag[1]) if flag else None) or _folder(config, "outDir", "dist")

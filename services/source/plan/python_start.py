@@ -203,7 +203,7 @@ def _served(tree: Tree, found: _Found, app: PythonApp, findings: Findings) -> St
     module, path = _module(tree, file, found.source, app)
     argument, ending = _FACTORY.get(server, ("{app}", "")) if found.is_factory else ("{app}", "")
     command = servers[server].format(app=argument.format(app=f"{module}:{found.name}")) + ending
-    return Start(shell((f"PYTHONPATH={path} " if path else "") + command), file, framework.name)
+    return Start(shell((f"PYTHONPATH={path}:. " if path else "") + command), file, framework.name)
 
 
 def _module(tree: Tree, file: str, source: str, app: PythonApp) -> tuple[str, str]:
@@ -244,7 +244,7 @@ def _plain(tree: Tree, app: PythonApp, findings: Findings) -> Start | None:
     ]
     if len(modules) == 1:
         module, path = _module(tree, modules[0].removesuffix("/__main__.py") + "/__init__.py", "", app)
-        return Start(shell((f"PYTHONPATH={path} " if path else "") + f"python -m {module}"), modules[0], framework)
+        return Start(shell((f"PYTHONPATH={path}:. " if path else "") + f"python -m {module}"), modules[0], framework)
     if len(app.scripts) == 1 and app.packages.project:
         return Start((app.scripts[0],), "`project.scripts` of pyproject.toml", framework)
     return None

@@ -38,7 +38,7 @@ class GitRefs:
             raise NotFound(
                 f"{clone_url} names no default branch",
                 why="it is empty, or its HEAD is no branch",
-                todo="Name the branch: knarr apps create APP --ref BRANCH.",
+                todo="Name the branch: `knarr apps create APP --ref BRANCH`.",
                 code="ref_not_found",
             )
         check_ref(match[1])

@@ -33,7 +33,7 @@ from services.builder.contract import BuildDiscarded, BuildImage, DiscardBuild, 
 from services.builder.models import metadata, staged
 from services.builder.settings import BuilderSettings
 from services.saga_coordinator.contract import DeploymentSucceeded
-from services.source.contract import AppDescription, Runtime
+from services.source.contract import AppDescription, BuildStep, Packages, Runtime
 from tests.services.builder.support import COMMIT, PROCFILE, PYTHON, Files, archive_of, digest_of
 
 TOKEN = "what-services-share"
@@ -43,12 +43,13 @@ SLOW_BUILD = "import os, time\nopen(os.environ['MARK'], 'w').close()\nprint('slo
 
 
 class SourceStub:
-    """`GET /sources/{digest}` of the source service."""
+    """`GET /sources/{digest}` of the source service, and `GET /apps/{app}/config` of the deployer."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.archives: dict[str, bytes] = {}
         self.tokens: list[str] = []
+        self.variables: dict[str, dict[str, str]] = {}
 
     def add(self, files: Files) -> str:
         path, digest = archive_of(self._folder, files)
@@ -60,12 +61,19 @@ class SourceStub:
         self.tokens += [
             line.split(": ", 1)[1] for line in head.splitlines() if line.lower().startswith("authorization")
         ]
-        content = self.archives.get(head.split()[1].removeprefix("/sources/"))
+        content = self._content(head.split()[1])
         status = "200 OK" if content is not None else "404 Not Found"
         body = content if content is not None else b'{"detail": "There is no such archive."}'
         writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
         await writer.drain()
         writer.close()
+
+    def _content(self, path: str) -> bytes | None:
+        if path.startswith("/apps/"):
+            app, _, question = path.removeprefix("/apps/").partition("/config?")
+            assert question == "reveal=1&scope=build"
+            return orjson.dumps(self.variables[app]) if app in self.variables else None
+        return self.archives.get(path.removeprefix("/sources/"))
 
 
 class Running:
@@ -126,6 +134,7 @@ async def started(folder: Path, **fields: Any) -> AsyncIterator[Running]:
         home=folder / "home",
         service_token=SecretStr(TOKEN),
         source_url=f"http://127.0.0.1:{port}",
+        deployer_url=f"http://127.0.0.1:{port}",
         test_endpoints=True,
         stop_grace_s=10,
         **fields,
@@ -196,7 +205,7 @@ async def test_a_build_is_staged_told_and_shown(service: Running) -> None:
     assert answer.data["repository"] == f"staging/{service.app_id}"
     assert await service.staged() == [answer.data["digest"]]
     assert service.work_left() == []
-    assert service.source.tokens == [f"Bearer {TOKEN}"]
+    assert set(service.source.tokens) == {f"Bearer {TOKEN}"}
     shown = (await service.client.get(f"/builds/{saga}")).json()
     assert {key: shown[key] for key in ("saga_id", "app", "app_id", "commit", "state", "digest")} == {
         "saga_id": saga,
@@ -480,6 +489,25 @@ async def test_what_installs_packages_is_not_shown(tmp_path: Path, monkeypatch: 
         assert (answer.data["retryable"], answer.data["code"]) == (True, "registry_unavailable")
         assert "hidden-word" not in orjson.dumps(answer.data).decode()
         assert "hidden-word" not in (await service.client.get(f"/builds/{saga}/log")).text
+
+
+async def test_config_vars_reach_the_build_and_no_further(service: Running) -> None:
+    """The build step sees the value; the log shows it masked, and the image has it only where the step wrote it."""
+    service.source.variables[service.app_id] = {"API_KEY": "hidden-word", "PATH": "/nowhere"}
+    step = BuildStep(name="show", command=("sh", "-c", "echo key=$API_KEY; echo $API_KEY | wc -c"), language="node")
+    packages = Packages(language="node", tool="npm", manifests=("package.json",))
+    described = AppDescription(
+        runtime=Runtime(kind="node"), processes={"web": ("node", "s.js")}, packages=(packages,), build=(step,)
+    )
+    saga = new_id()
+
+    built = await service.build({"package.json": '{"name": "shop"}'}, described, saga)
+
+    text = (await service.client.get(f"/builds/{saga}/log")).text
+    assert "key=****\n12\n" in text
+    assert "hidden-word" not in text
+    assert "hidden-word" not in orjson.dumps(built.data).decode()
+    assert not any(b"hidden-word" in path.read_bytes() for path in service.images_root.rglob("*") if path.is_file())
 
 
 async def test_the_image_is_what_the_specification_asks_for(service: Running) -> None:

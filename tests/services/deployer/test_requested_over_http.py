@@ -223,6 +223,58 @@ async def test_the_same_config_again_is_said_to_change_nothing(stack: Stack) -> 
     assert (first.json()["changed"], again["changed"], again["saga_id"]) == (True, False, None)
 
 
+# ── scopes of config vars ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_config_var_for_builds_reaches_no_instance_and_starts_nothing(stack: Stack) -> None:
+    """Set as a scope first: the next deployment takes the version, and running instances are left alone."""
+    await stack.deploy(await stack.shelf.image())
+    await stack.client.patch("/apps/shop/config/scopes", json={"TOKEN": "build"})
+    both = await stack.client.patch("/apps/shop/config", json={"COLOUR": "blue"})
+    await stack.carry_out(both.json()["saga_id"])
+
+    asked = (await stack.client.patch("/apps/shop/config", json={"TOKEN": "hidden-word"})).json()
+
+    assert (asked["changed"], asked["saga_id"]) == (True, None)
+    shown = await stack.client.get("/apps/shop/config", params={"reveal": 1, "scope": "build"})
+    assert shown.json() == {"COLOUR": "blue", "TOKEN": "hidden-word"}
+    assert (await stack.client.get("/apps/shop/config/scopes")).json() == {"TOKEN": "build"}
+
+
+async def test_a_config_var_for_instances_reaches_no_build(stack: Stack) -> None:
+    """The scope `run` starts no saga: instances see what they saw; `both` takes it back."""
+    await stack.deploy(await stack.shelf.image())
+    first = await stack.client.patch("/apps/shop/config", json={"COLOUR": "blue"})
+    await stack.carry_out(first.json()["saga_id"])
+
+    asked = await stack.client.patch("/apps/shop/config/scopes", json={"COLOUR": "run"})
+
+    assert asked.json()["saga_id"] is None
+    question: dict[str, str | int] = {"reveal": 1, "scope": "build"}
+    assert (await stack.client.get("/apps/shop/config", params=question)).json() == {}
+    await stack.client.patch("/apps/shop/config/scopes", json={"COLOUR": "both"})
+    assert (await stack.client.get("/apps/shop/config", params=question)).json() == {"COLOUR": "blue"}
+
+
+async def test_taking_a_config_var_from_instances_releases_the_app(stack: Stack) -> None:
+    """What runs must not keep it."""
+    await stack.deploy(await stack.shelf.image())
+    first = await stack.client.patch("/apps/shop/config", json={"COLOUR": "blue"})
+    await stack.carry_out(first.json()["saga_id"])
+
+    asked = (await stack.client.patch("/apps/shop/config/scopes", json={"COLOUR": "build"})).json()
+
+    assert asked["saga_id"] is not None
+
+
+@pytest.mark.parametrize("body", [{}, {"COLOUR": "sometimes"}, {"PORT": "build"}, {"no name": "run"}])
+async def test_a_scope_that_is_not_known_is_refused(stack: Stack, body: dict[str, str]) -> None:
+    """And a name that no config var can have."""
+    await stack.deploy(await stack.shelf.image())
+
+    assert (await stack.client.patch("/apps/shop/config/scopes", json=body)).status_code == 400
+
+
 # ── selected lines of the log ────────────────────────────────────────────────────────────────────────────────────────
 
 LOG = [

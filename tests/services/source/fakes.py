@@ -3,15 +3,17 @@
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from seedwork.archives import NORMAL_MTIME, NormalTar, NotAFolder, pack_tar
-from seedwork.errors import InvalidInput, Unavailable
+from seedwork.errors import InvalidInput, NotFound, Unavailable
 from seedwork.git import COMMIT, GitUrlPolicy, check_ref
 from services.source.errors import CommitNotFound, RepositoryRefused
-from services.source.ports import Brought
+from services.source.lfs import Pointer
+from services.source.ports import Brought, PackedTree, Submodule
+from services.source.watching import Watch
 
 Files = Mapping[str, bytes]
 
@@ -98,11 +100,32 @@ class FakeRepository:
             return False
         return older in origin.history(newer)
 
-    async def pack(self, commit: str, root: str, out_path: Path) -> NormalTar:
+    async def submodule_at(self, commit: str, root: str) -> Submodule | None:
+        """There are none."""
+        assert commit
+        assert root
+        return None
+
+    async def watched(self, commit: str, patterns: Sequence[str]) -> str:
+        """The digest of the files that match, see the port."""
+        assert self._origin is not None
+        watch = Watch(patterns)
+        files = sorted(self._origin.commits[commit][0].items())
+        return f"sha256:{hashlib.sha256(repr([each for each in files if watch.matches(each[0])]).encode()).hexdigest()}"
+
+    async def pack(self, commit: str, root: str, out_path: Path) -> PackedTree:
         """Write the commit's folder as a tar, see the port."""
         if self._origin is None:
             raise RepositoryRefused(f"{self._url} cannot be read")
-        return _packed(self._origin.commits[commit][0], root, out_path)
+        return PackedTree(_packed(self._origin.commits[commit][0], root, out_path))
+
+
+class NoLargeFiles:
+    """The `LargeFiles` port, with nothing behind it."""
+
+    async def bring(self, clone_url: str, pointers: Sequence[Pointer]) -> Mapping[str, Path]:
+        """Nothing is there, see the port."""
+        raise NotFound(f"{clone_url} has no LFS store for {len(pointers)} files")
 
 
 def _packed(files: Files, root: str, out_path: Path) -> NormalTar:

@@ -167,4 +167,21 @@ class RepositoryContract:
             after = await repository.pack(again, ".", tmp_path / "2.tar")
         assert first != again
         assert before == after
-        assert (tmp_path / "1.tar").stat().st_size == before.size_bytes
+        assert (tmp_path / "1.tar").stat().st_size == before.tar.size_bytes
+
+    async def test_watched_files_have_a_digest_of_their_own(self, repositories: Repositories, origin: Origin) -> None:
+        """Another content or another file that matches changes it; anything else, also another commit, does not."""
+        files = {"app/f": b"1", "libs/a/x.py": b"1", "libs/docs.md": b"1", "go.mod": b"1"}
+        watch = ["libs/**", "/go.mod", "!*.md"]
+        commits = [
+            origin.commit(files),
+            origin.commit({**files, "app/f": b"2", "libs/docs.md": b"2", "app/go.mod": b"1"}),
+            origin.commit({**files, "libs/a/x.py": b"2"}),
+            origin.commit({**files, "libs/b": b"1"}),
+            origin.commit({**files, "go.mod": b"2"}),
+        ]
+        async with repositories.open(origin.url) as repository:
+            await repository.bring(MAIN, commits[-1])
+            digests = [await repository.watched(commit, watch) for commit in commits]
+        assert digests[0] == digests[1]
+        assert len(set(digests)) == 4

@@ -80,7 +80,7 @@ def overwrite_packs(mirror: Path) -> None:
 async def fetched(repositories: GitRepositories, origin: GitOrigin, commit: str, out: Path, root: str = ".") -> str:
     async with repositories.open(origin.url) as repository:
         await repository.bring(MAIN, commit)
-        return (await repository.pack(commit, root, out)).digest
+        return (await repository.pack(commit, root, out)).tar.digest
 
 
 async def test_a_second_fetch_moves_only_what_is_new(

@@ -21,7 +21,7 @@ from services.source.handlers import discard_source, fetch_source
 from services.source.plan import Capabilities
 from services.source.uploads import Uploads
 from tests.services.source.conftest import drafts, stored, work_of
-from tests.services.source.fakes import FakeOrigin, FakeRepositories
+from tests.services.source.fakes import FakeOrigin, FakeRepositories, NoLargeFiles
 
 URL = "https://git.example/acme/shop.git"
 MAIN = "refs/heads/main"
@@ -48,6 +48,8 @@ def fetch(host: FakeRepositories, archives: Archives, uploads: Uploads) -> Any:
         archives=archives,
         limits=limits,
         capabilities=Capabilities(),
+        large_files=NoLargeFiles(),
+        policy=GitUrlPolicy(["https://git.example/"]),
     )
 
 

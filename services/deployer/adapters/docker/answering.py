@@ -14,9 +14,9 @@ import structlog
 
 from seedwork.clock import Clock
 from seedwork.errors import KnarrError
-from services.deployer.adapters.asking import ask
 from services.deployer.adapters.docker import spec
 from services.deployer.adapters.docker.engine import Container, Engine
+from services.deployer.adapters.probe import ask
 from services.deployer.adapters.router import Backend
 from services.deployer.checks import Check, Checks, Patience, checks_of
 
@@ -178,7 +178,7 @@ class Answering:
         if not port:
             return f"{check.what} needs a port, and the process has none"
         address = _address(container)
-        return await ask(check, address, port) if address else NO_ADDRESS
+        return await ask(address, port, check) if address else NO_ADDRESS
 
     async def _run(self, container: Container, check: Check, argv: tuple[str, ...]) -> str | None:
         try:

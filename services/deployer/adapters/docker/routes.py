@@ -17,7 +17,7 @@ from services.deployer.ports import Release
 log = structlog.get_logger(__name__)
 
 STARTING = "It is starting: try again in a moment."
-CRASHED = "It crashed and is starting again; `knarr logs` shows its output."
+CRASHED = "It crashed and is starting again; `knarr logs APP` shows its output."
 DOWN = "Its containers were stopped or removed outside of knarr; they are started again."
 _NO_RELEASE = "It has no release yet."
 _NO_WEB = "No web process runs: its formation has none. `knarr scale APP web=1` starts one."

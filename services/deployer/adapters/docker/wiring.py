@@ -32,6 +32,7 @@ def make_docker_runtime(
     options = Options(
         installation=settings.installation or f"knarr-{short_hash(home_id_of(home))}",
         start_timeout_s=settings.start_timeout_s,
+        start_timeout_max_s=settings.start_timeout_max_s,
         grace_s=settings.app_grace_s,
         drain_s=settings.drain_s,
         release_command_timeout_s=settings.release_command_timeout_s,

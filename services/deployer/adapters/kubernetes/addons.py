@@ -106,8 +106,8 @@ class KubernetesAddOns:
             if pod and pod.ready and sets.items and _is_current(sets.items[0], pods.items[0]):
                 return
             running_since = running_since or (clock() if pod and (pod.runs or pod.restarts) else None)
-            if pod and (why := verdicts.hopeless(pod)):
-                raise await self._failed(namespace, addon, pod, why)
+            if pod and (fault := verdicts.hopeless(pod)):
+                raise await self._hopeless(namespace, addon, pod, fault)
             if pod and pod.restarts >= _STARTS:
                 raise await self._failed(namespace, addon, pod, f"it ended {pod.restarts} times")
             if clock() - (running_since or began) > self._patience_s(starting=running_since is None and bool(pod)):
@@ -126,6 +126,13 @@ class KubernetesAddOns:
         events = (await self._cluster.list(EVENT, namespace, {}, fields=fields)).items
         newest = max(events, key=lambda each: each.get("lastTimestamp") or "", default=None)
         return str(newest["message"]) if newest else "the cluster made no pod for it"
+
+    async def _hopeless(
+        self, namespace: str, addon: AddOn, pod: verdicts.Pod, fault: verdicts.Fault
+    ) -> AddOnDoesNotStart | Unavailable:
+        if fault.blame == "app":
+            return await self._failed(namespace, addon, pod, fault.why or fault.what)
+        return Unavailable(f"The add-on {addon.name} cannot be started", why=f"{fault.what}: {fault.why}")
 
     async def _failed(self, namespace: str, addon: AddOn, pod: verdicts.Pod | None, why: str) -> AddOnDoesNotStart:
         lines: list[bytes] = []

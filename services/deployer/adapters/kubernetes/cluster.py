@@ -10,7 +10,7 @@ import contextlib
 import os
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,11 @@ server close theirs after 50 s or later."""
 _READ_BYTES = 64 * 1024
 _OBJECT_BYTES = 16 * 1024 * 1024
 """More than etcd takes for one."""
+_ANSWER_BYTES = 256 * 1024
+"""Of the answer of a pod that is asked through the API server."""
+_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+_METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+"""Objects without spec, data and status: https://kubernetes.io/docs/reference/using-api/api-concepts/"""
 _CHANGES = frozenset({"ADDED", "MODIFIED", "DELETED"})
 _IN_CLUSTER = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
@@ -79,14 +84,25 @@ STATEFUL_SET = Kind("StatefulSet", "statefulsets", "apps")
 JOB = Kind("Job", "jobs", "batch")
 POLICY = Kind("NetworkPolicy", "networkpolicies", "networking.k8s.io")
 INGRESS = Kind("Ingress", "ingresses", "networking.k8s.io")
+BUDGETS = (
+    Kind("PodDisruptionBudget", "poddisruptionbudgets", "policy"),
+    Kind("PodDisruptionBudget", "poddisruptionbudgets", "policy", "v1beta1"),
+)
+"""The newest version first: 1.20 has `v1beta1` only, and 1.25 has it no more."""
 
 _KINDS = {
     each.name: each
     for each in (
         *(NAMESPACE, SERVICE, ENDPOINTS, SECRET, POD, EVENT, QUOTA, LIMITS, CLAIM),
-        *(DEPLOYMENT, REPLICA_SET, STATEFUL_SET, JOB, POLICY, INGRESS),
+        *(DEPLOYMENT, REPLICA_SET, STATEFUL_SET, JOB, POLICY, INGRESS, *BUDGETS),
     )
 }
+
+
+def kind_of(manifest: Mapping[str, Any]) -> Kind:
+    """The kind of an object, in the version that it names."""
+    known, version = _KINDS[manifest["kind"]], str(manifest["apiVersion"]).rpartition("/")[2]
+    return replace(known, version=version)
 
 
 class Stale(Conflict):
@@ -114,12 +130,21 @@ class Cluster:
         self._api: ApiClient | None = None
         self._client: DynamicClient | None = None
         self._connecting = asyncio.Lock()
+        self._budgets: Kind | None = None
 
     async def close(self) -> None:
         """Close the connections."""
         if self._api is not None:
             await self._api.close()
             self._api = self._client = None
+
+    async def budgets(self) -> Kind:
+        """PodDisruptionBudgets, in the newest version that this cluster has."""
+        if self._budgets is None:
+            group = await self._json("GET", "/apis/policy")
+            there = {each["version"] for each in group["versions"]}
+            self._budgets = next(kind for kind in BUDGETS if kind.version in there)
+        return self._budgets
 
     # ── objects ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -131,10 +156,19 @@ class Cluster:
             return None
         return found
 
-    async def list(self, kind: Kind, namespace: str | None, labels: Mapping[str, str], *, fields: str = "") -> Listed:
+    async def list(
+        self,
+        kind: Kind,
+        namespace: str | None,
+        labels: Mapping[str, str],
+        *,
+        fields: str = "",
+        metadata_only: bool = False,
+    ) -> Listed:
         """All with these labels (an empty value: whatever it is), of all namespaces where none is named."""
         query = [("labelSelector", _selector(labels)), ("fieldSelector", fields)]
-        answer = await self._json("GET", kind.path(namespace), query=[each for each in query if each[1]])
+        accept = _METADATA_LIST if metadata_only else ""
+        answer = await self._json("GET", kind.path(namespace), query=[each for each in query if each[1]], accept=accept)
         return Listed(answer.get("items") or [], answer["metadata"].get("resourceVersion", ""))
 
     async def apply(self, manifest: Mapping[str, Any], *, force: bool = True) -> Object:
@@ -146,7 +180,7 @@ class Cluster:
             Stale: Another version is there.
             InvalidInput-like FinalError: The API refuses the manifest; the text says why.
         """
-        kind = _KINDS[manifest["kind"]]
+        kind = kind_of(manifest)
         path = kind.path(manifest["metadata"].get("namespace"), manifest["metadata"]["name"])
         query = [("fieldManager", FIELD_MANAGER), ("force", str(force).lower())]
         applied: Object = await self._json(
@@ -160,9 +194,20 @@ class Cluster:
         Raises:
             Unavailable: It is being deleted.
         """
-        path = _KINDS[manifest["kind"]].path(manifest["metadata"].get("namespace"))
+        path = kind_of(manifest).path(manifest["metadata"].get("namespace"))
         with contextlib.suppress(Stale):
             await self._json("POST", path, query=[("fieldManager", FIELD_MANAGER)], body=manifest)
+
+    async def annotate(self, kind: Kind, namespace: str, name: str, annotations: Mapping[str, str]) -> None:
+        """Give it these annotations; nothing, if it is gone."""
+        with contextlib.suppress(NotFound):
+            await self._json(
+                "PATCH",
+                kind.path(namespace, name),
+                query=[("fieldManager", FIELD_MANAGER)],
+                body={"metadata": {"annotations": dict(annotations)}},
+                content_type="application/merge-patch+json",
+            )
 
     async def change(self, kind: Kind, namespace: str, name: str, spec: Mapping[str, Any]) -> None:
         """Give these fields of its spec these values and leave the others alone; nothing, if it is gone."""
@@ -193,7 +238,14 @@ class Cluster:
             await self._json("DELETE", kind.path(namespace), query=query)
 
     async def watch(
-        self, kind: Kind, namespace: str, labels: Mapping[str, str], since: str, *, limit_s: int
+        self,
+        kind: Kind,
+        namespace: str | None,
+        labels: Mapping[str, str],
+        since: str,
+        *,
+        limit_s: int,
+        metadata_only: bool = False,
     ) -> AsyncGenerator[tuple[str, Object], None]:
         """What happens to them after that version of the list: `ADDED`, `MODIFIED` or `DELETED`, and the object.
 
@@ -209,7 +261,9 @@ class Cluster:
             ("resourceVersion", since),
             ("timeoutSeconds", str(limit_s)),
         ]
-        async with self._answer("GET", kind.path(namespace), query=query, timeout_s=limit_s + CALL_S) as answer:
+        accept = _METADATA if metadata_only else ""
+        path = kind.path(namespace)
+        async with self._answer("GET", path, query=query, accept=accept, timeout_s=limit_s + CALL_S) as answer:
             cut = Lines(line_bytes=_OBJECT_BYTES)
             async for data in answer.content.iter_any():
                 for line in cut.add(data):
@@ -227,6 +281,28 @@ class Cluster:
         with contextlib.suppress(Unavailable, NotFound):
             async with contextlib.aclosing(self.watch(kind, namespace, labels, since, limit_s=limit_s)) as changes:
                 await anext(changes, None)
+
+    async def printed(self, namespace: str, pod: str) -> AsyncIterator[bytes]:
+        """What a pod prints from its beginning to its end, in pieces as the cluster has them; lines come whole."""
+        query = [("follow", "true")]
+        async with self._answer("GET", f"{POD.path(namespace, pod)}/log", query=query, timeout_s=None) as answer:
+            async for data in answer.content.iter_any():
+                yield data
+
+    async def through(
+        self, namespace: str, pod: str, port: int, path: str, *, headers: Mapping[str, str], timeout_s: float
+    ) -> tuple[int, bytes]:
+        """Ask a pod by HTTP through the API server: the status and the first bytes of the answer.
+
+        Raises:
+            Misconfigured: Our account may not do that.
+        """
+        where = f"{POD.path(namespace, f'{pod}:{port}')}/proxy{path}"
+        async with self._answer("GET", where, headers=headers, any_status=True, timeout_s=timeout_s) as answer:
+            body = await answer.content.read(_ANSWER_BYTES)
+            if answer.status in {401, 403} and _is_status(body):
+                raise _fault(answer.status, body)
+            return answer.status, body
 
     async def logs(
         self, namespace: str, pod: str, *, lines: int | None, follow: bool, times: bool, after: str = ""
@@ -278,9 +354,10 @@ class Cluster:
         query: Iterable[tuple[str, str]] = (),
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
+        accept: str = "",
     ) -> Any:
         async with self._answer(
-            method, path, query=query, body=body, content_type=content_type, timeout_s=CALL_S
+            method, path, query=query, body=body, content_type=content_type, accept=accept, timeout_s=CALL_S
         ) as answer:
             return orjson.loads(await answer.read())
 
@@ -293,7 +370,10 @@ class Cluster:
         query: Iterable[tuple[str, str]] = (),
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
+        accept: str = "",
+        headers: Mapping[str, str] | None = None,
         timeout_s: float | None,
+        any_status: bool = False,
     ) -> "AsyncIterator[aiohttp.ClientResponse]":
         """A successful answer; its connection is given back or closed afterwards, read or not."""
         import aiohttp
@@ -306,11 +386,12 @@ class Cluster:
                 body=dict(body) if body is not None else None,
                 query_params=list(query),
                 content_type=content_type,
+                header_params={**(headers or {}), **({"Accept": accept} if accept else {})},
                 serialize=False,
                 _request_timeout=aiohttp.ClientTimeout(total=timeout_s, connect=CONNECT_S),
             )
             async with answer:
-                if answer.status >= 400:
+                if answer.status >= 400 and not any_status:
                     raise _fault(answer.status, await answer.read())
                 yield answer
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -379,6 +460,15 @@ def _fault(status: int, body: bytes) -> KnarrError:
     if "exceeded quota" in why:
         return NoRoom(what, why=why, todo="Raise the namespace's quota (KNARR_KUBERNETES_QUOTA_…), or scale down.")
     return _STATUS.get(status, FinalError)(what, why=why, todo=_TODO.get(status, ""))
+
+
+def _is_status(body: bytes) -> bool:
+    """Whether the API server itself answered, and not the pod."""
+    try:
+        said = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(said, dict) and said.get("kind") == "Status"
 
 
 _STATUS: Mapping[int, type[KnarrError]] = {

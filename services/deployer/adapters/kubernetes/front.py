@@ -16,13 +16,18 @@ import structlog
 from seedwork.clock import Clock
 from seedwork.errors import Conflict, FinalError, Unavailable
 from seedwork.side_by_side import side_by_side
-from services.deployer.adapters.kubernetes import objects, verdicts
+from services.deployer.adapters.kubernetes import comparing, objects, verdicts
 from services.deployer.adapters.kubernetes.cluster import (
+    CLAIM,
+    DEPLOYMENT,
     ENDPOINTS,
     INGRESS,
+    JOB,
     NAMESPACE,
     POD,
+    SECRET,
     SERVICE,
+    STATEFUL_SET,
     Cluster,
     Object,
     Stale,
@@ -36,6 +41,8 @@ log = structlog.get_logger(__name__)
 
 _RACES = 20
 _NODE_PORTS_END = 32_768
+_GONE_LOOKS, _GONE_LOOK_S = 1200, 0.25
+"""How often, and at which interval in seconds, is looked whether a namespace is gone."""
 _LOOKS_S = (0.01, 0.02, 0.04, 0.08, *(0.1,) * 100)
 """Pauses between looks whether a Service has its addresses; the first are short, since a deployment waits for them."""
 
@@ -87,13 +94,28 @@ class Front:
         names = [each["metadata"]["name"] for each in listed.items if "deletionTimestamp" not in each["metadata"]]
         return str(min(names)) if names else None
 
+    async def is_going(self, app_id: str) -> bool:
+        """Whether a namespace of the app is being deleted and not gone yet."""
+        listed = await self._cluster.list(NAMESPACE, None, self.labels(app_id))
+        return any("deletionTimestamp" in each["metadata"] for each in listed.items)
+
     async def make_namespace(self, app_id: str, app: str) -> str:
         """The one that it has, else a new one, if nobody makes it at this moment."""
         return await self.namespace(app_id) or await self._new_namespace(app_id, app)
 
     async def _new_namespace(self, app_id: str, app: str) -> str:
+        """A new one; one of its name that is being deleted is waited for.
+
+        Raises:
+            Unavailable: The cluster does not get rid of it.
+        """
         name = objects.namespace_name(self._shape.installation, app, app_id)
         labels = objects.app_labels(self._shape.installation, app, app_id)
+        for _ in range(_GONE_LOOKS):
+            known = await self._cluster.get(NAMESPACE, None, name)
+            if known is None or "deletionTimestamp" not in known["metadata"]:
+                break
+            await self._clock.sleep(_GONE_LOOK_S)
         await self._cluster.create(objects.namespace(name, labels, app=app))
         return name
 
@@ -115,13 +137,28 @@ class Front:
         await side_by_side(*(partial(self._cluster.apply, each) for each in wanted))
         return namespace
 
+    async def leave(self, app_id: str) -> str:
+        """Remove the app's namespace if nothing is in it but what every app has; its name, if so.
+
+        A first deployment that failed leaves none. Whoever has traffic, an instance, an add-on or a volume keeps it.
+        """
+        namespace = await self.namespace(app_id)
+        if namespace is None or await self.serves(namespace) != objects.NOBODY:
+            return ""
+        for kind in (DEPLOYMENT, STATEFUL_SET, JOB, POD, CLAIM, SECRET):
+            there = (await self._cluster.list(kind, namespace, {})).items
+            if any(_is_of_the_app(each) for each in there):
+                return ""
+        await self.forget(namespace)
+        return namespace
+
     async def forget(self, namespace: str) -> None:
         """Remove it with everything in it, volumes included."""
         await self._cluster.delete(NAMESPACE, None, namespace)
-        for _ in range(1200):
+        for _ in range(_GONE_LOOKS):
             if await self._cluster.get(NAMESPACE, None, namespace) is None:
                 return
-            await self._clock.sleep(0.25)
+            await self._clock.sleep(_GONE_LOOK_S)
         raise Unavailable("The cluster does not remove a namespace", why=namespace)
 
     # ── the way in ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -138,7 +175,7 @@ class Front:
     async def address(self, namespace: str) -> Address | None:
         """Where the app is reached, if it has its Service."""
         service = await self._cluster.get(SERVICE, namespace, objects.WEB)
-        return _address(service) if service else None
+        return _address(service) if service and _is_ours(service) else None
 
     async def open_again(self, namespace: str, app_id: str, app: str, *, port: int) -> None:
         """Make the app's Service under the port that it had before.
@@ -235,9 +272,9 @@ class Front:
             service = await self._cluster.get(SERVICE, namespace, objects.WEB)
             if service is None and saga_id is None:
                 return objects.NOBODY
-            if service is None:
+            if service is None or not _is_ours(service):
                 raise Unavailable("The app has no Service in the cluster", why=f"somebody removed it from {namespace}")
-            stands = int(service["metadata"]["annotations"][objects.FENCE])
+            stands = _fence(service)
             if fence is not None and fence < stands:
                 raise Fenced(
                     "The traffic stays where it is",
@@ -249,6 +286,18 @@ class Front:
                 return _selected(service)
         raise Unavailable("The app's Service changes all the time", why=f"namespace {namespace}")
 
+    async def standing(self, namespace: str) -> tuple[int, str, bool]:
+        """The fence under which the traffic was moved last, whose it is, and whether the Service is as we wrote it.
+
+        Fence -1: there is no Service of ours.
+        """
+        service = await self._cluster.get(SERVICE, namespace, objects.WEB)
+        if service is None or not _is_ours(service):
+            return -1, objects.NOBODY, False
+        fence, saga_id = _fence(service), _selected(service)
+        wanted = _moved(service, None if saga_id == objects.NOBODY else saga_id, fence)
+        return fence, saga_id, not comparing.differs(wanted, service)
+
     async def deselect(self, namespace: str, saga_id: str) -> bool:
         """Nobody serves, if this saga's pods did; whether they did."""
         for _ in range(_RACES):
@@ -256,7 +305,7 @@ class Front:
             if service is None or _selected(service) != saga_id:
                 return False
             with contextlib.suppress(Stale):
-                await self._cluster.apply(_moved(service, None, int(service["metadata"]["annotations"][objects.FENCE])))
+                await self._cluster.apply(_moved(service, None, _fence(service)))
                 return True
         raise Unavailable("The app's Service changes all the time", why=f"namespace {namespace}")
 
@@ -312,6 +361,23 @@ def _moved(service: Object, saga_id: str | None, fence: int) -> Object:
 def _address(service: Object) -> Address:
     annotations = service["metadata"]["annotations"]
     return Address(url=annotations[objects.URL], port=int(annotations[objects.PORT]))
+
+
+def _fence(service: Object) -> int:
+    return int((service["metadata"].get("annotations") or {}).get(objects.FENCE, "0"))
+
+
+def _is_ours(service: Object) -> bool:
+    """Whether it says the app's address: one that somebody else made in its place does not."""
+    return {objects.URL, objects.PORT} <= set(service["metadata"].get("annotations") or {})
+
+
+def _is_of_the_app(item: Object) -> bool:
+    """Whether it is more than what every namespace and every app has."""
+    if item.get("type") == "kubernetes.io/service-account-token":
+        return False
+    metadata = item["metadata"]
+    return bool(metadata["name"] != objects.PULL_SECRET and "deletionTimestamp" not in metadata)
 
 
 def _selected(service: Object) -> str:

@@ -21,6 +21,8 @@ class End:
     """Whose lines say more; empty: there was none."""
     still_there: bool = False
     """Our patience ended, the Job did not."""
+    platform: bool = False
+    """It is no fault of the app."""
 
 
 async def ended(
@@ -46,18 +48,21 @@ async def ended(
         if not jobs.items:
             raise Conflict("The release command was stopped", why="its Job is gone")
         pod = next(iter(verdicts.read_pods(listed.items)), None)
+        lost = verdicts.hopeless(pod) if pod else None
+        if lost and lost.blame != "app":
+            return End(fault=f"could not be run: {lost.what}: {lost.why}", pod="", still_there=True, platform=True)
         fault = _fault(jobs.items[0], pod)
         if fault is None and pod and pod.runs:
             running_since = running_since or clock()
         if fault is not None:
             return End(fault=fault, pod=pod.name if pod else "")
-        late = ""
+        late, platform = "", False
         if running_since is not None and clock() - running_since > limit_s:
             late = f"ran for longer than {limit_s:g} s (KNARR_RELEASE_COMMAND_TIMEOUT_S)"
         elif running_since is None and clock() - began > start_limit_s:
-            late = f"was not begun within {start_limit_s:g} s: {_why_not(pod)}"
+            late, platform = f"was not begun within {start_limit_s:g} s: {_why_not(pod)}", True
         if late:
-            return End(fault=late, pod=pod.name if pod else "", still_there=True)
+            return End(fault=late, pod=pod.name if pod else "", still_there=True, platform=platform)
         await cluster.changed(POD, namespace, labels, listed.version, limit_s=_WATCH_S)
 
 
@@ -75,7 +80,7 @@ def _fault(job: Object, pod: verdicts.Pod | None) -> str | None:
     if "Failed" in over:
         return f"failed ({over['Failed']})"
     if pod and (hopeless := verdicts.hopeless(pod)):
-        return f"could not be started: {hopeless}"
+        return f"could not be started: {hopeless.why or hopeless.what}"
     return None
 
 

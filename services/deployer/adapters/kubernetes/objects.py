@@ -1,7 +1,8 @@
 """A release in, the manifests of its objects out. Pure.
 
 Of an app: a namespace with quota, limits and network policies, and the Service that selects whose pods serve.
-Of a release: a Secret with its config, a Deployment per process type, a Job for its release command.
+Of a release: a Secret with its config, a Deployment per process type (with a PodDisruptionBudget where it has two or
+more instances), a Job for its release command, a pod for each one-off process.
 """
 
 import base64
@@ -14,12 +15,14 @@ import orjson
 from ocistore.store import Image
 from services.deployer.adapters.environment import environment
 from services.deployer.adapters.images import port_of
+from services.deployer.adapters.kubernetes import probes
 from services.deployer.adapters.kubernetes.cluster import (
     DEPLOYMENT,
     INGRESS,
     JOB,
     LIMITS,
     NAMESPACE,
+    POD,
     POLICY,
     QUOTA,
     SECRET,
@@ -29,6 +32,7 @@ from services.deployer.adapters.kubernetes.cluster import (
 )
 from services.deployer.adapters.naming import label as valid
 from services.deployer.adapters.naming import short_hash, unique
+from services.deployer.checks import Patience, checks_of
 from services.deployer.ports import Release
 
 INSTALLATION = "knarr.io/installation"
@@ -39,10 +43,16 @@ TEAM = "knarr.io/team"
 SAGA = "knarr.io/saga"
 RELEASE = "knarr.io/release"
 STEP = "knarr.io/step"
-"""`deploy`: an instance and what it needs; `release`: the release command."""
+"""`deploy`: an instance and what it needs; `release`: the release command; `run`: a one-off process."""
 PROCESS = "knarr.io/process"
 """The process type as a valid label; its own name is in the annotation of that name."""
 DIGEST = "knarr.io/digest"
+CONFIG_DIGEST = "knarr.io/config-digest"
+"""Of the image's config: engines that have an image name it so, or by `DIGEST`."""
+REPLICAS = "knarr.io/replicas"
+"""On a Deployment: instances that the release wants, whatever its spec says now."""
+ALIVE = "knarr.io/alive"
+"""On the pod of a one-off process: when its deployer was there last, in seconds since 1970."""
 FENCE = "knarr.io/fence"
 """On the Service: under which fence its traffic was moved last."""
 PORT = "knarr.io/port"
@@ -78,6 +88,10 @@ class Shape:
     grace_s: int = 10
     settle_s: int = 1
     release_command_timeout_s: int = 600
+    run_limit_s: int = 24 * 3600
+    """Longest time of a one-off process in seconds."""
+    patience: Patience = field(default_factory=Patience)
+    """Limits for health checks."""
     egress_except: tuple[str, ...] = ()
     """Networks that apps must not reach."""
     pull_login: tuple[str, str, str] | None = field(default=None, repr=False)
@@ -95,8 +109,8 @@ class Facts:
     has_home: bool
 
 
-def facts_of(image: Image, reference: str, *, default_user: int) -> Facts:
-    """Read the image's config.
+def facts_of(image: Image, reference: str, *, default_user: int, port: int | None = None) -> Facts:
+    """Read the image's config; `port` is the one that the app fixes.
 
     Kubernetes runs as non-root only what it knows by number: an image of root or of a named user gets `default_user`.
     """
@@ -104,7 +118,7 @@ def facts_of(image: Image, reference: str, *, default_user: int) -> Facts:
     user = str(config.get("User") or "").partition(":")[0]
     return Facts(
         reference=reference,
-        port=port_of(image),
+        port=port or port_of(image),
         run_as_user=None if user.isdigit() and int(user) else default_user,
         has_home=any(str(each).startswith("HOME=") for each in config.get("Env") or ()),
     )
@@ -274,23 +288,81 @@ def config_secret(namespace: str, release: Release, shape: Shape) -> Object:
     return {**made, "type": "Opaque", "immutable": True, "data": data}
 
 
+def probes_of(release: Release, process: str, shape: Shape) -> probes.Probes:
+    """How the health checks of a process type are made."""
+    return probes.plan(checks_of(process, release.checks, patience=shape.patience))
+
+
 def deployment(namespace: str, release: Release, process: str, facts: Facts, shape: Shape) -> Object:
     """The instances of one process type."""
     labels = {**release_labels(shape.installation, release, step="deploy"), PROCESS: valid(process)}
-    selector = {name: labels[name] for name in (SAGA, PROCESS, STEP)}
+    selector = _selector(labels)
+    digests = {DIGEST: release.digest, CONFIG_DIGEST: release.image.manifest["config"]["digest"]}
+    replicas = release.formation[process]
+    pod = _pod(release, process, release.processes[process], facts, shape)
+    if replicas > 1:
+        pod["topologySpreadConstraints"] = [_spread(key, selector) for key in _SPREAD_OVER]
     spec = {
-        "replicas": release.formation[process],
+        "replicas": replicas,
         "revisionHistoryLimit": 0,
         "progressDeadlineSeconds": 3600,  # we say ourselves when our patience ends, and why
-        "minReadySeconds": 0 if process == WEB else shape.settle_s,
+        "minReadySeconds": probes_of(release, process, shape).settle_s,
         "selector": {"matchLabels": selector},
-        "template": {
-            "metadata": {"labels": labels, "annotations": {PROCESS: process, DIGEST: release.digest}},
-            "spec": _pod(release, process, release.processes[process], facts, shape),
-        },
+        "template": {"metadata": {"labels": labels, "annotations": {PROCESS: process, **digests}}, "spec": pod},
     }
-    annotations = {PROCESS: process, DIGEST: release.digest}
+    annotations = {PROCESS: process, DIGEST: release.digest, REPLICAS: str(replicas)}
     return manifest(DEPLOYMENT, namespace, name_of(release, process), labels, annotations=annotations, spec=spec)
+
+
+_SPREAD_OVER = ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
+
+
+def _spread(key: str, selector: Mapping[str, str]) -> Object:
+    """Nodes and zones get as many of them as others, as far as there is room."""
+    return {
+        "maxSkew": 1,
+        "topologyKey": key,
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": dict(selector)},
+    }
+
+
+def _selector(labels: Mapping[str, str]) -> dict[str, str]:
+    return {name: labels[name] for name in (SAGA, PROCESS, STEP)}
+
+
+def disruption_budget(namespace: str, release: Release, process: str, shape: Shape, kind: Kind) -> Object | None:
+    """At most one instance is taken away at a time, such as by a node that is drained; None: there is only one."""
+    if release.formation[process] < 2:
+        return None
+    labels = {**release_labels(shape.installation, release, step="deploy"), PROCESS: valid(process)}
+    spec = {"maxUnavailable": 1, "selector": {"matchLabels": _selector(labels)}}
+    return manifest(kind, namespace, name_of(release, process), labels, spec=spec)
+
+
+def run_pod(
+    namespace: str,
+    release: Release,
+    argv: Sequence[str],
+    facts: Facts,
+    shape: Shape,
+    *,
+    name: str,
+    label: str,
+    now: str,
+) -> Object:
+    """A one-off process: a pod that is not started again."""
+    labels = {**release_labels(shape.installation, release, step="run"), PROCESS: valid(label)}
+    annotations = {PROCESS: label, ALIVE: now}
+    spec = {
+        **_pod(release, "run", argv, facts, shape),
+        "restartPolicy": "Never",
+        "activeDeadlineSeconds": shape.run_limit_s,
+    }
+    (container,) = spec["containers"]
+    container["env"] = [each for each in container["env"] if each["name"] != "KNARR_INSTANCE"]
+    container["env"].append({"name": "KNARR_INSTANCE", "value": label})
+    return manifest(POD, namespace, name, labels, annotations=annotations, spec=spec)
 
 
 def release_job(namespace: str, release: Release, facts: Facts, shape: Shape) -> Object:
@@ -344,19 +416,10 @@ def _container(release: Release, process: str, command: Sequence[str], facts: Fa
     }
     if process == WEB:
         container["ports"] = [{"name": _PORT_NAME, "containerPort": facts.port, "protocol": "TCP"}]
-        container |= _probes(release)
+    if process in release.formation:
+        port = _PORT_NAME if process == WEB else facts.port
+        container |= probes.manifest(probes_of(release, process, shape), web=process == WEB, port=port)
     return container
-
-
-def _probes(release: Release) -> Object:
-    """The health path is asked until it answers once; from then on a connection is enough, which no app logs."""
-    often = {"periodSeconds": 1, "timeoutSeconds": 5}
-    probes: Object = {"readinessProbe": {"tcpSocket": {"port": _PORT_NAME}, **often, "failureThreshold": 2}}
-    if release.health_path:
-        asked = {"path": release.health_path, "port": _PORT_NAME, "scheme": "HTTP"}
-        # who waits for the release says when it has waited for long enough, not the kubelet
-        probes["startupProbe"] = {"httpGet": asked, **often, "failureThreshold": 86_400}
-    return probes
 
 
 def _env(release: Release, process: str, facts: Facts) -> list[Object]:

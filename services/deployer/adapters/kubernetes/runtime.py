@@ -6,25 +6,29 @@ Service and the version that was read: an older deployment never overwrites a ne
 """
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import structlog
 
 from seedwork.clock import Clock
-from seedwork.errors import Conflict, KnarrError, Unavailable
+from seedwork.errors import Conflict, Unavailable
 from services.deployer.adapters.images import Pullable, runnable_anywhere
-from services.deployer.adapters.kubernetes import jobs, objects, verdicts
-from services.deployer.adapters.kubernetes.cluster import DEPLOYMENT, EVENT, JOB, POD, REPLICA_SET, SECRET, Cluster
-from services.deployer.adapters.kubernetes.followed import WATCH_S, Followed
+from services.deployer.adapters.kubernetes import jobs, objects, oneoff, verdicts
+from services.deployer.adapters.kubernetes.cluster import DEPLOYMENT, JOB, POD, REPLICA_SET, SECRET, Cluster
+from services.deployer.adapters.kubernetes.followed import WATCH_S
 from services.deployer.adapters.kubernetes.front import Front
-from services.deployer.adapters.lines import blotted
+from services.deployer.adapters.kubernetes.observing import AGAIN, Observing, Watched
+from services.deployer.adapters.kubernetes.restoring import Manifests, Restoring
+from services.deployer.adapters.kubernetes.shown import Shown
 from services.deployer.adapters.merged_log import Source, merged
-from services.deployer.errors import AppDoesNotStart, CannotRun, Fenced, ReleaseCommandFailed
+from services.deployer.checks import Patience
+from services.deployer.errors import NoCapacity, ReleaseCommandFailed
 from services.deployer.ports import (
+    AddOns,
     Address,
     Drift,
     Instance,
@@ -38,15 +42,10 @@ from services.deployer.ports import (
 
 log = structlog.get_logger(__name__)
 
-AGAIN = "Run the image on your machine with PORT set to see the same."
-_TAIL_LINES = 50
-_FIRST_AGAIN_S = 1.0
-_LONGEST_AGAIN_S = 60.0
 _LATE_S = 120.0
 """A kubelet before 1.22 sees after one to one and a half minutes that a pod is to go which was just being started."""
 _HEARD_S, _LOOK_S = 10.0, 0.05
 """How long the cluster's controllers may take to hear of a change before we go on, and how often to look."""
-_AT_ONCE = 8
 _RELEASE_KINDS = (DEPLOYMENT, JOB, REPLICA_SET, POD, SECRET)
 """In this order: who would make the next one goes before it."""
 
@@ -57,6 +56,7 @@ class Options:
 
     shape: objects.Shape
     start_timeout_s: float = 60.0
+    start_timeout_max_s: float = 600.0
     pull_timeout_s: float = 600.0
     settle_after_switch_s: float = 2.0
     """Until every node's kube-proxy sends new connections to the new pods, before the old ones end: it writes its rules
@@ -72,27 +72,56 @@ class KubernetesRuntime:
         pullable: How the cluster names them.
         clock: For waiting.
         options: How long, how much.
+        provider: Of add-ons, for an app whose namespace was deleted; None: there is none.
     """
 
     name = "kubernetes"
     addons: AbstractSet[str] = frozenset({"mongodb", "mysql", "postgres", "redis"})
 
-    def __init__(self, *, cluster: Cluster, front: Front, pullable: Pullable, clock: Clock, options: Options) -> None:
+    def __init__(
+        self,
+        *,
+        cluster: Cluster,
+        front: Front,
+        pullable: Pullable,
+        clock: Clock,
+        options: Options,
+        provider: AddOns | None = None,
+    ) -> None:
         self._cluster = cluster
         self._pullable = pullable
         self._clock = clock
         self._options = options
-        self._shape = options.shape
+        patience = Patience(
+            start_s=options.start_timeout_s,
+            start_max_s=options.start_timeout_max_s,
+            settle_s=options.shape.settle_s,
+        )
+        self._shape = replace(options.shape, patience=patience)
         self._front = front
+        self._observing = Observing(cluster, pull_timeout_s=options.pull_timeout_s)
+        self._restoring = Restoring(
+            cluster,
+            front,
+            clock,
+            Manifests(facts=self._facts, shape=self._shape),
+            stop=self.stop,
+            provider=provider,
+        )
+        self._shown = Shown(cluster, front, self._observing, clock)
+        self._ports: dict[str, tuple[int, str]] = {}
+        """Port and name of an app, as far as they are known: a Service that is gone is made again with them."""
         self._prepared: dict[str, str] = {}
         """The namespace, by saga: between `prepare` and `start` it is not surrounded a second time."""
-        self._background: dict[str, asyncio.Task[None]] = {}
+        self._commands: set[oneoff.OneOff] = set()
 
     # ── a release, step by step ──────────────────────────────────────────────────────────────────────────────────
 
     async def expose(self, app_id: str, app: str, *, taken: AbstractSet[int]) -> Address:
         """See `Runtime.expose`."""
-        return await self._front.expose(app_id, app, taken=taken)
+        address = await self._front.expose(app_id, app, taken=taken)
+        self._ports[app_id] = (address.port, app)
+        return address
 
     async def prepare(self, release: Release) -> None:
         """See `Runtime.prepare`: the nodes pull when pods start; here is made what they need beside the image."""
@@ -117,9 +146,15 @@ class KubernetesRuntime:
             start_limit_s=self._options.pull_timeout_s,
         )
         if end.fault:
-            tail = await self._tail(namespace, end.pod, release) if end.pod else ()
+            tail = await self._observing.tail(namespace, end.pod, release) if end.pod else ()
             if end.still_there:
                 await self._cluster.delete_all(JOB, namespace, labels)
+            if end.platform:
+                raise NoCapacity(
+                    f"The release command {end.fault}",
+                    why="nothing was switched over",
+                    todo="Add a node, or look at `kubectl describe nodes`; then `knarr sagas retry ID`.",
+                )
             raise ReleaseCommandFailed(
                 f"The release command {end.fault}", why="nothing was switched over", todo=AGAIN, log_tail=tail
             )
@@ -130,32 +165,25 @@ class KubernetesRuntime:
         namespace = self._prepared.pop(release.saga_id, None) or await self._surround(release)
         for process in release.formation:
             await self._cluster.apply(objects.deployment(namespace, release, process, facts, self._shape))
+        for budget in await self._restoring.budgets(namespace, release):
+            await self._cluster.apply(budget)
+        self._restoring.know(release)
 
     async def observe(self, release: Release, *, note: Note) -> None:
         """See `Runtime.observe`."""
         namespace = await self._front.namespace(release.app_id)
         if namespace is None:
             raise Conflict("The release was stopped meanwhile", why="the app's namespace is gone")
-        labels = self._front.labels(release.app_id, release.saga_id, step="deploy")
-        digests = frozenset({release.digest, release.image.manifest["config"]["digest"]})
-        kept = await self._front.serves(namespace) == release.saga_id
-        patience = _Patience(self._options, asyncio.get_running_loop().time())
-        async with Followed(self._cluster, namespace, labels, DEPLOYMENT, POD) as seen:
-            while True:
-                deployments = seen.of(DEPLOYMENT)
-                if len(deployments) < len(release.formation):
-                    raise Conflict("The release was stopped meanwhile", why=f"it has {len(deployments)} Deployments")
-                standing = verdicts.judge(
-                    deployments, seen.of(POD), wanted=release.formation, digests=digests, kept=kept
-                )
-                if standing.runs:
-                    return
-                note(standing.note)
-                if standing.fault and standing.fault.at_once and not kept:
-                    raise await self._verdict(namespace, release, standing.fault)
-                if patience.is_over(standing, asyncio.get_running_loop().time()):
-                    raise await self._given_up(namespace, release, standing)
-                await seen.change()
+        watched = Watched(
+            release=release,
+            namespace=namespace,
+            labels=self._front.labels(release.app_id, release.saga_id, step="deploy"),
+            facts=self._facts(release),
+            probes={each: objects.probes_of(release, each, self._shape) for each in release.formation},
+            digests=frozenset({release.digest, release.image.manifest["config"]["digest"]}),
+            kept=await self._front.serves(namespace) == release.saga_id,
+        )
+        await self._observing.until_it_runs(watched, note=note)
 
     async def switch(self, app_id: str, saga_id: str | None, *, fence: int) -> None:
         """See `Runtime.switch`."""
@@ -164,6 +192,8 @@ class KubernetesRuntime:
             if saga_id is None:
                 return  # nobody serves
             raise Unavailable("The app has no namespace in the cluster", why="somebody removed it")
+        if saga_id is not None:
+            await self._have_service(namespace, app_id)
         before = await self._front.select(namespace, saga_id, fence=fence)
         if saga_id is not None and before != saga_id:
             routed = self._front.until_routed(namespace, app_id, saga_id)
@@ -177,8 +207,8 @@ class KubernetesRuntime:
     async def stop(self, app_id: str, saga_id: str) -> Sequence[str]:
         """See `Runtime.stop`: a pod's record stays for some seconds after its containers, until nothing is mounted."""
         self._prepared.pop(saga_id, None)
+        self._restoring.formations.pop(saga_id, None)
         namespace = await self._front.namespace(app_id)
-        await self._end_background(saga_id)
         if namespace is None:
             return []
         labels = self._front.labels(app_id, saga_id)
@@ -190,14 +220,23 @@ class KubernetesRuntime:
             listed = await self._cluster.list(kind, namespace, labels)
             found += [f"{kind.name} {each['metadata']['name']}" for each in listed.items]
         await self._have_none_wanted(namespace, labels)
-        for kind in _RELEASE_KINDS:
+        for kind in (*_RELEASE_KINDS, await self._cluster.budgets()):
             await self._cluster.delete_all(kind, namespace, labels)
         await self._until_pods_ended(namespace, labels)
+        if found and (left := await self._front.leave(app_id)):
+            found.append(f"namespace {left}")
         return found
 
     async def forget(self, app_id: str) -> Sequence[str]:
         """See `Runtime.forget`."""
-        await self._end_background(app_id)
+        self._restoring.forgetting.add(app_id)
+        try:
+            await self._restoring.end(app_id)
+            return await self._forget(app_id)
+        finally:
+            self._restoring.forgetting.discard(app_id)
+
+    async def _forget(self, app_id: str) -> Sequence[str]:
         namespace = await self._front.namespace(app_id)
         if namespace is None:
             return []
@@ -212,15 +251,33 @@ class KubernetesRuntime:
 
     async def instances(self, app_id: str) -> Sequence[Instance]:
         """See `Runtime.instances`."""
-        namespace = await self._front.namespace(app_id)
-        if namespace is None:
-            return []
-        listed = await self._cluster.list(POD, namespace, {**self._front.labels(app_id), objects.STEP: "deploy"})
-        return [verdicts.instance(each) for each in verdicts.read_pods(listed.items) if not each.over]
+        standing = self._restoring.standing.get(app_id)
+        known = self._restoring.formations.get(standing.saga_id or "") if standing else None
+        return await self._shown.instances(app_id, standing, known)
 
-    async def run_once(self, release: Release, argv: Sequence[str], *, label: str) -> RunningCommand:  # noqa: ARG002  the port's signature
+    async def run_once(self, release: Release, argv: Sequence[str], *, label: str) -> RunningCommand:
         """See `Runtime.run_once`."""
-        raise CannotRun(f"One-off processes are not available on the runtime `{self.name}`", why="it has none yet")
+        facts = self._facts(release)
+        namespace = await self._surround(release)
+        command = oneoff.OneOff(
+            self._cluster,
+            self._clock,
+            objects.run_pod(
+                namespace,
+                release,
+                argv,
+                facts,
+                self._shape,
+                name=f"{objects.name_of(release, 'run')}-{uuid.uuid4().hex[:8]}",
+                label=label,
+                now=oneoff.now_s(self._clock),
+            ),
+            start_limit_s=self._options.pull_timeout_s,
+            ended=self._commands.discard,
+        )
+        self._commands.add(command)
+        await command.start()
+        return command
 
     async def traffic(self, app_id: str, saga_id: str) -> Traffic | None:  # noqa: ARG002  the port's signature
         """See `Runtime.traffic`."""
@@ -263,13 +320,17 @@ class KubernetesRuntime:
 
     async def recover(self, standing: Sequence[Standing]) -> None:
         """See `Runtime.recover`: what is live is compared with the cluster, which has gone on without us."""
-        gate = asyncio.Semaphore(_AT_ONCE)
+        self._ports |= {each.app_id: (each.port, each.app) for each in standing}
+        self._restoring.standing = {each.app_id: each for each in standing}
         for each in standing:
-            self._in_background(each.app_id, self._restore(each, gate))
+            self._restoring.begin(each, thorough=False)
 
-    async def reconcile(self, standing: Sequence[Standing]) -> Sequence[Drift]:  # noqa: ARG002  the port's signature
-        """See `Runtime.reconcile`."""
-        return ()
+    async def reconcile(self, standing: Sequence[Standing]) -> Sequence[Drift]:
+        """See `Runtime.reconcile`: the work goes on beside the call, which returns what was found so far."""
+        self._ports |= {each.app_id: (each.port, each.app) for each in standing}
+        await self._restoring.follow()
+        self._restoring.look(standing)
+        return self._restoring.ledger.take()
 
     async def sweep(self, needed: Callable[[], Awaitable[Needed]]) -> None:
         """See `Runtime.sweep`: objects that carry the id of a saga which nobody knows."""
@@ -284,102 +345,18 @@ class KubernetesRuntime:
             if saga_id not in keep and await self._front.serves(namespace) != saga_id:
                 log.warning("objects without an owner are removed", namespace=namespace, saga_id=saga_id)
                 await self.stop(app_id, saga_id)
+        ours[objects.STEP] = "run"
+        for pod in (await self._cluster.list(POD, None, ours)).items:
+            if oneoff.is_abandoned(pod, self._clock):
+                log.warning("run.abandoned", pod=pod["metadata"]["name"])
+                await self._cluster.delete(POD, pod["metadata"]["namespace"], pod["metadata"]["name"])
 
     async def close(self) -> None:
         """See `Runtime.close`: the cluster goes on."""
-        for name in list(self._background):
-            await self._end_background(name)
+        for command in list(self._commands):
+            await command.close()
+        await self._restoring.close()
         await self._cluster.close()
-
-    async def _restore(self, standing: Standing, gate: asyncio.Semaphore) -> None:
-        """Until the cluster has what the database says, however long it takes."""
-        wait_s = _FIRST_AGAIN_S
-        while True:
-            try:
-                async with gate:
-                    with contextlib.suppress(Fenced):  # a newer deployment is at work
-                        await self._restore_once(standing)
-                    return
-            except KnarrError as error:
-                log.warning("an app was not compared with the cluster", app=standing.app, why=error.message)
-            await self._clock.sleep(wait_s)
-            wait_s = min(_LONGEST_AGAIN_S, wait_s * 2)
-
-    async def _restore_once(self, standing: Standing) -> None:
-        namespace = await self._front.make_namespace(standing.app_id, standing.app)
-        if await self._front.address(namespace) is None:
-            log.warning("an app's Service is made again", app=standing.app, port=standing.port)
-            await self._front.open_again(namespace, standing.app_id, standing.app, port=standing.port)
-        if standing.saga_id is None:
-            return
-        # First: what is gone because another process has put a newer release in its place must stay away.
-        await self._front.select(namespace, standing.saga_id, fence=standing.fence)
-        labels = self._front.labels(standing.app_id, standing.saga_id, step="deploy")
-        wanted = {SECRET: 1, DEPLOYMENT: len(standing.processes) or 1}
-        there = {kind: len((await self._cluster.list(kind, namespace, labels)).items) for kind in wanted}
-        if all(there[kind] >= count for kind, count in wanted.items()):
-            return
-        release = await standing.load()
-        log.warning("a release is started again", app=standing.app, release=release.number)
-        await self.start(release)
-        try:
-            await self._front.select(namespace, standing.saga_id, fence=standing.fence)
-        except Fenced:  # replaced meanwhile, perhaps cleared away before it was made again; unless it was put back
-            if await self._front.serves(namespace) != standing.saga_id:
-                await self.stop(standing.app_id, standing.saga_id)
-            raise
-
-    def _in_background(self, name: str, work: Coroutine[None, None, None]) -> None:
-        self._background[name] = asyncio.create_task(work, name=f"kubernetes-{name}")
-
-    async def _end_background(self, name: str) -> None:
-        task = self._background.pop(name, None)
-        if task and task is not asyncio.current_task():
-            task.cancel()
-            await asyncio.wait([task])
-
-    # ── observing ────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _verdict(self, namespace: str, release: Release, fault: verdicts.Fault) -> AppDoesNotStart:
-        tail = await self._tail(namespace, fault.pod, release) if fault.pod else ()
-        return AppDoesNotStart(fault.what, why=fault.why, todo=AGAIN if fault.blame == "app" else "", log_tail=tail)
-
-    async def _given_up(self, namespace: str, release: Release, standing: verdicts.Standing) -> KnarrError:
-        """Our patience is over: why, as far as the cluster says."""
-        fault, limit_s = standing.fault, self._options.start_timeout_s
-        if fault and fault.blame == "pull":
-            return Unavailable(
-                fault.what, why=fault.why, todo="KNARR_RUNTIME_REGISTRY names the registry for the nodes."
-            )
-        if fault:
-            why = f"{fault.why}; waited {limit_s:g} s" if fault.why else f"waited {limit_s:g} s"
-            return await self._verdict(namespace, release, verdicts.Fault(what=fault.what, why=why, pod=fault.pod))
-        pod = next((each for each in standing.pods if not each.ready), None)
-        if pod is None:
-            return AppDoesNotStart("The release does not become ready", why=f"{standing.note}; waited {limit_s:g} s")
-        what = await self._unready(namespace, pod, release)
-        return AppDoesNotStart(
-            what,
-            why=f"waited {limit_s:g} s for it",
-            todo="Make it listen on 0.0.0.0 and on the port that the environment variable PORT names, and its health"
-            " path answer 2xx or 3xx. If it only needs longer, set KNARR_START_TIMEOUT_S higher.",
-            log_tail=await self._tail(namespace, pod.name, release),
-        )
-
-    async def _unready(self, namespace: str, pod: verdicts.Pod, release: Release) -> str:
-        """What its readiness probe says."""
-        fields = f"involvedObject.name={pod.name},reason=Unhealthy"
-        events = (await self._cluster.list(EVENT, namespace, {}, fields=fields)).items
-        said = str(events[-1].get("message", "")) if events else ""
-        if "connection refused" in said:
-            return f"{pod.label} refuses connections on PORT"
-        if "statuscode:" in said:
-            return f"{pod.label}: GET {release.health_path} answered {said.rpartition(':')[2].strip()}"
-        return f"{pod.label} does not become ready" + (f" ({said})" if said else "")
-
-    async def _tail(self, namespace: str, pod: str, release: Release) -> tuple[str, ...]:
-        lines = self._cluster.logs(namespace, pod, lines=_TAIL_LINES, follow=False, times=False)
-        return blotted([line async for line in lines], release.env.values())
 
     # ── ending ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -428,6 +405,12 @@ class KubernetesRuntime:
             also=lambda namespace: objects.config_secret(namespace, release, self._shape),
         )
 
+    async def _have_service(self, namespace: str, app_id: str) -> None:
+        """Make the app's Service again where somebody removed it, under the port that the app had."""
+        if await self._front.address(namespace) is None and app_id in self._ports:
+            port, app = self._ports[app_id]
+            await self._front.open_again(namespace, app_id, app, port=port)
+
     def _facts(self, release: Release) -> objects.Facts:
         """What the image says.
 
@@ -436,24 +419,7 @@ class KubernetesRuntime:
         """
         runnable_anywhere(release.image, runtime=self.name)
         reference = self._pullable.reference(release.repository, release.digest)
-        return objects.facts_of(release.image, reference, default_user=self._shape.run_as_user)
-
-
-class _Patience:
-    """How long a release may take: from the start of its containers, and longer while a node pulls."""
-
-    def __init__(self, options: Options, began: float) -> None:
-        self._options = options
-        self._began = began
-        self._running_since: float | None = None
-
-    def is_over(self, standing: verdicts.Standing, now: float) -> bool:
-        pulling = [each for each in standing.pods if not each.runs and each.waiting == "ContainerCreating"]
-        if pulling:
-            return now - self._began > max(self._options.pull_timeout_s, self._options.start_timeout_s)
-        if self._running_since is None and any(each.runs for each in standing.pods):
-            self._running_since = now
-        return now - (self._running_since or self._began) > self._options.start_timeout_s
+        return objects.facts_of(release.image, reference, default_user=self._shape.run_as_user, port=release.port)
 
 
 def _called(pod: verdicts.Pod) -> str:
@@ -461,4 +427,6 @@ def _called(pod: verdicts.Pod) -> str:
         return f"add-on {addon}"
     if pod.labels.get(objects.STEP) == "release":
         return f"the release command's pod of release {pod.labels.get(objects.RELEASE)}"
+    if pod.labels.get(objects.STEP) == "run":
+        return f"the one-off process {pod.label} of release {pod.labels.get(objects.RELEASE)}"
     return f"instance {pod.label} of release {pod.labels.get(objects.RELEASE)}"

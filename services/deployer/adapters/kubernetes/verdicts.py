@@ -14,13 +14,21 @@ from services.deployer.adapters.kubernetes import objects
 from services.deployer.adapters.kubernetes.cluster import Object
 from services.deployer.ports import Instance, InstanceState
 
-Blame = Literal["app", "room", "pull"]
-"""The app's own fault; the cluster has no room; the cluster does not get the image."""
+Blame = Literal["app", "room", "quota", "pull", "node"]
+"""The app's own fault; no node has room; the namespace's quota is used up; the image is not pulled; a node's fault."""
 
 _NEVER = frozenset({"CreateContainerConfigError", "InvalidImageName", "RunContainerError", "ErrImageNeverPull"})
 """A container that waits for one of these reasons waits for ever."""
 _PULL = frozenset({"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"})
-_MISSING = ("not found", "manifest unknown", "does not exist")
+_NODE_ENDED = frozenset(
+    {
+        *("Evicted", "NodeLost", "NodeShutdown", "Shutdown", "Terminated", "Preempting", "NodeAffinity"),
+        *("OutOfcpu", "OutOfmemory", "OutOfpods", "UnexpectedAdmissionError"),
+    }
+)
+"""Reasons for which a node ends a pod as a whole: not for what the app did."""
+_NODE_HINTS = ("no space left on device", "cannot allocate memory", "too many open files", "deadline exceeded")
+"""In the message of a container that a node could not start."""
 _KILLED = 137
 _MISSED = "ContainerStatusUnknown"
 
@@ -61,6 +69,12 @@ class Pod:
     unschedulable: str
     """Why no node takes it; empty: one did."""
     image_id: str
+    address: str = ""
+    """Of the pod in the cluster's network."""
+    failed: bool = False
+    """It is over and was not told to go: the cluster's record of it stays, and another one is made in its place."""
+    digests: frozenset[str] = frozenset()
+    """Names that its image may have, as its release says; empty: it does not say."""
 
     @property
     def saga_id(self) -> str:
@@ -129,7 +143,9 @@ def judge(
         digests: Names of its image: of its manifest and of its config.
         kept: It has the traffic: what crashes is started again, and judged only when our patience ends.
     """
-    pods = [each for each in read_pods(items) if not each.stopping]
+    there = [each for each in read_pods(items) if not each.stopping]
+    pods = [each for each in there if not each.failed]
+    lost = [fault for pod in there if pod.failed and (fault := _fault(pod))]
     faults = [fault for pod in pods if not pod.ready and (fault := _fault(pod))]
     faults += [_stranger(pod) for pod in pods if pod.ready and pod.image_id and _digest(pod) not in digests]
     final = next((fault for fault in faults if fault.at_once), None)
@@ -140,7 +156,7 @@ def judge(
     ready = sum(pod.ready and _digest(pod) in digests for pod in pods)
     if rolled_out and not faults and ready == sum(wanted.values()):
         return Standing(runs=True, note="", pods=pods)
-    fault = next(iter(faults), None) or _failing(deployments)
+    fault = next(iter([*faults, *lost]), None) or _failing(deployments)
     note = fault.what if fault else f"{ready} of {sum(wanted.values())} instances are ready"
     return Standing(runs=False, note=note, fault=fault, pods=pods)
 
@@ -166,6 +182,10 @@ def state_of(pod: Pod) -> tuple[InstanceState, str]:
     """In one word, and why."""
     if pod.stopping:
         return "stopping", ""
+    if pod.failed:
+        return "down", f"{_how_it_ended(pod)}; the cluster makes another one"
+    if pod.ready and is_strange(pod):
+        return "drifted", f"it runs the image {pod.image_id}, which is not the release's; it is replaced"
     if pod.ready:
         return "up", ""
     if pod.ended and (not pod.runs or pod.waiting == "CrashLoopBackOff"):
@@ -174,10 +194,15 @@ def state_of(pod: Pod) -> tuple[InstanceState, str]:
     return "starting", note or "it does not answer yet"
 
 
-def hopeless(pod: Pod) -> str:
-    """Why its container will never start; empty, if it may."""
-    fault = None if pod.ended else _fault(pod)
-    return (fault.why or fault.what) if fault and fault.at_once else ""
+def is_strange(pod: Pod) -> bool:
+    """Whether it runs another image than its release says."""
+    return bool(pod.image_id and pod.digests and _digest(pod) not in pod.digests)
+
+
+def hopeless(pod: Pod) -> Fault | None:
+    """Why its container will not start; None, if it may."""
+    fault = None if pod.ended and not pod.failed else _fault(pod)
+    return fault if fault and (fault.at_once or pod.failed) else None
 
 
 def ended_early(pod: Pod) -> Fault:
@@ -195,19 +220,25 @@ def ended_early(pod: Pod) -> Fault:
 
 
 def _fault(pod: Pod) -> Fault | None:
+    if pod.failed and pod.ended and pod.ended.reason in _NODE_ENDED:
+        why = f"{pod.ended.reason}: {pod.ended.message}" if pod.ended.message else pod.ended.reason
+        return Fault(what=f"The node ended {pod.label}", why=why, blame="node", at_once=False)
     if pod.waiting in _NEVER or (pod.ended and pod.ended.reason == "ContainerCannotRun"):
-        why = pod.message or (pod.ended.message if pod.ended else "") or pod.waiting
-        return Fault(what=f"{pod.label} cannot be started", why=why, pod=pod.name)
-    if pod.ended:
-        return ended_early(pod)
+        return _cannot_start(pod)
+    return ended_early(pod) if pod.ended else _waits(pod)
+
+
+def _cannot_start(pod: Pod) -> Fault:
+    why = pod.message or (pod.ended.message if pod.ended else "") or pod.waiting
+    if any(hint in why for hint in _NODE_HINTS):
+        return Fault(what=f"The node cannot start {pod.label}", why=why, blame="node", at_once=False)
+    return Fault(what=f"{pod.label} cannot be started", why=why, pod=pod.name)
+
+
+def _waits(pod: Pod) -> Fault | None:
     if pod.waiting in _PULL:
-        missing = any(hint in pod.message.lower() for hint in _MISSING)
-        return Fault(
-            what=f"The cluster cannot pull the image of {pod.label}",
-            why=pod.message or pod.waiting,
-            blame="pull",
-            at_once=missing,
-        )
+        why = pod.message or pod.waiting
+        return Fault(what=f"The cluster cannot pull the image of {pod.label}", why=why, blame="pull")
     if pod.unschedulable:
         return Fault(what=f"No node has room for {pod.label}", why=pod.unschedulable, blame="room", at_once=False)
     if pod.waiting and pod.waiting not in {"ContainerCreating", "PodInitializing"}:
@@ -228,7 +259,7 @@ def _failing(deployments: Sequence[Object]) -> Fault | None:
         for condition in deployment.get("status", {}).get("conditions") or ():
             if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
                 what = f"There is no room for {_process_of(deployment)}"
-                return Fault(what=what, why=condition.get("message", ""), blame="room", at_once=False)
+                return Fault(what=what, why=condition.get("message", ""), blame="quota", at_once=False)
     return None
 
 
@@ -260,6 +291,8 @@ def _digest(pod: Pod) -> str:
 def _how_it_ended(pod: Pod) -> str:
     if pod.ended is None:
         return f"{pod.label} ended"
+    if pod.ended.reason in _NODE_ENDED:
+        return f"{pod.label} was ended by its node ({pod.ended.reason})"
     if pod.ended.reason == "OOMKilled":
         return f"{pod.label} ran out of memory"
     code = pod.ended.exit_code
@@ -287,14 +320,23 @@ def _pod(item: Object, number: int) -> Pod:
         stopping="deletionTimestamp" in metadata,
         over=_is_over(metadata, status),
         restarts=int(container.get("restartCount", 0)),
-        ended=_ended(ended) if ended else _evicted(status),
+        ended=_evicted(status) or (_ended(ended) if ended else None),
         waiting=waiting.get("reason", ""),
         message=waiting.get("message", ""),
         unschedulable=scheduled.get("message", "no node was found")
         if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
         else "",
         image_id=container.get("imageID", ""),
+        address=status.get("podIP", ""),
+        failed=status.get("phase") == "Failed" and "deletionTimestamp" not in metadata,
+        digests=_digests(metadata),
     )
+
+
+def _digests(metadata: Object) -> frozenset[str]:
+    annotations = metadata.get("annotations") or {}
+    named = [annotations.get(each, "") for each in (objects.DIGEST, objects.CONFIG_DIGEST)]
+    return frozenset(named) if all(named) else frozenset()
 
 
 def _is_over(metadata: Object, status: Object) -> bool:
@@ -327,7 +369,7 @@ def _ended(terminated: Object) -> Ended:
 
 def _evicted(status: Object) -> Ended | None:
     """A pod that the node ended as a whole, such as for want of disk."""
-    if status.get("phase") != "Failed":
+    if status.get("phase") != "Failed" or not status.get("reason"):
         return None
     return Ended(exit_code=1, reason=status.get("reason", ""), message=status.get("message", ""), at_ms=0)
 

@@ -50,11 +50,17 @@ def make_kubernetes_runtime(settings: DeployerSettings, clock: Clock) -> tuple[K
     )
     cluster = Cluster(settings.kubeconfig)
     front = Front(cluster, clock, shape, ways)
+    addons = KubernetesAddOns(cluster, front, installation=shape.installation, means=addon_means(settings))
     runtime = KubernetesRuntime(
         cluster=cluster,
         front=front,
         pullable=Pullable(registry),
         clock=clock,
-        options=Options(shape=shape, start_timeout_s=settings.start_timeout_s),
+        options=Options(
+            shape=shape,
+            start_timeout_s=settings.start_timeout_s,
+            start_timeout_max_s=settings.start_timeout_max_s,
+        ),
+        provider=addons,
     )
-    return runtime, KubernetesAddOns(cluster, front, installation=shape.installation, means=addon_means(settings))
+    return runtime, addons

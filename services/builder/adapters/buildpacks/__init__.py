@@ -1,1 +1,0 @@
-"""Cloud Native Buildpacks on a Docker engine."""

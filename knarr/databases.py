@@ -7,6 +7,7 @@ from pathlib import Path
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
 
+from knarr.complete import refuse_incomplete
 from knarr.home import Home
 from knarr.up import settings_class
 from seedwork import tls
@@ -22,7 +23,8 @@ async def upgrade_all(home: Home, services: Sequence[str]) -> Mapping[str, str]:
 
     Raises:
         InvalidInput: There is no such service.
-        Misconfigured: A database is newer than this version of knarr, or its server is not trusted.
+        Misconfigured: A database is newer than this version of knarr, its server is not trusted, or the home lost a
+            file.
         Unavailable: A database does not answer.
     """
     unknown = sorted(set(services) - set(SERVICE_PORTS))
@@ -30,9 +32,10 @@ async def upgrade_all(home: Home, services: Sequence[str]) -> Mapping[str, str]:
         raise InvalidInput(
             f"No service is called {unknown[0]!r}", todo=f"Known: {', '.join(SERVICE_PORTS)}.", code="usage"
         )
+    all_settings = {name: settings_class(name)(home=home.path) for name in services}
+    refuse_incomplete(home, all_settings)
     done = {}
-    for name in services:
-        settings = settings_class(name)(home=home.path)
+    for name, settings in all_settings.items():
         migrations = migrations_of(name)
         db = Database(settings.database_url_of(name), tls_ca=settings.database_tls_ca)
         if db.is_sqlite:

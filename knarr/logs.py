@@ -5,9 +5,10 @@ What matters is a warning or worse, in one line, without a traceback: that is in
 
 import contextlib
 import logging
+import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -17,6 +18,8 @@ from seedwork.chassis.logging import configure_logging
 from seedwork.chassis.settings import ServiceSettings
 from seedwork.errors import Misconfigured
 
+_NAME = re.compile(r"[a-z_]+(\.[a-z_]+)+")
+"""Name of an event, not a sentence: `instance.ended`."""
 MAX_BYTES = 20_000_000
 """Of one file; three older ones are kept beside it."""
 
@@ -82,8 +85,13 @@ class _LogFile(RotatingFileHandler):
             super().close()
 
 
+_SUBJECTS = ("app", "process", "addon", "volume", "release", "container", "repository", "task", "kind", "path")
+"""Fields that say what an event is about, in the order in which they are shown."""
+_REASONS = ("why", "what", "error", "reason")
+
+
 class _Short(logging.Handler):
-    """One line a warning: time, service, what."""
+    """One line an event: time, service, what happened to what, and why."""
 
     def __init__(self, terminal: Terminal, *, of_sagas: bool) -> None:
         super().__init__(logging.WARNING)
@@ -92,12 +100,26 @@ class _Short(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         line = record.msg if isinstance(record.msg, dict) else {"event": record.getMessage()}
-        if "saga_id" in line and not self._of_sagas:
+        if ("saga_id" in line and not self._of_sagas) or _is_of_the_server(record, str(line.get("event", ""))):
             return
         service = line.get("service", record.name.split(".")[-1])
         style = "bad" if record.levelno >= logging.ERROR else "undo"
-        told = line.get("error") or line.get("reason")
-        what = f"{line.get('event', '')}: {told}" if told else str(line.get("event", ""))
-        self._terminal.say(
-            f"[quiet]{time.strftime('%H:%M:%S')}[/]  [{style}]{escape(str(service)):<16}[/] {escape(what)}"
-        )
+        text = escape(_in_one_line(line))
+        self._terminal.say(f"[quiet]{time.strftime('%H:%M:%S')}[/]  [{style}]{escape(str(service)):<16}[/] {text}")
+
+
+def _in_one_line(line: Mapping[str, object]) -> str:
+    """`instance ended: shop web.1: it ended with status 3, next start in 2 s`."""
+    event = str(line.get("event", ""))
+    parts = [event.replace(".", " ").replace("_", " ") if _NAME.fullmatch(event) else event]
+    parts.append(" ".join(str(line[name]) for name in _SUBJECTS if line.get(name)))
+    parts.append(next((str(line[name]) for name in _REASONS if line.get(name)), ""))
+    text = ": ".join(part for part in parts if part)
+    if line.get("next_start_s"):
+        text += f", next start in {line['next_start_s']:g} s"
+    return " ".join(text.split())
+
+
+def _is_of_the_server(record: logging.LogRecord, event: str) -> bool:
+    """What uvicorn adds to a start that failed: the service has named the reason, the file has the traceback."""
+    return record.name.startswith("uvicorn") and event.startswith(("Traceback", "Application startup failed"))

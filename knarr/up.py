@@ -25,6 +25,7 @@ from pydantic import SecretStr, ValidationError
 from rich.markup import escape
 
 from knarr.activity import show_activity
+from knarr.complete import refuse_incomplete
 from knarr.docker_mode import choose
 from knarr.home import Address, Home, HomeLock, port_of
 from knarr.logs import log_to_file
@@ -119,7 +120,7 @@ def create_apps(options: Options, bus: InProcessBus, defaults: Mapping[str, Any]
         defaults: Settings that hold where the user made none.
 
     Raises:
-        Misconfigured: A setting is wrong; the text names it.
+        Misconfigured: A setting is wrong, or the home lost a database or a key; the text names it.
     """
     common = {
         "home": options.home.path,
@@ -133,11 +134,11 @@ def create_apps(options: Options, bus: InProcessBus, defaults: Mapping[str, Any]
         wanted = is_loopback(options.host)
     if wanted is not None:
         common["test_endpoints"] = wanted
+    settings = {name: _settings(name, options.home, common, defaults or {}) for name in SERVICE_PORTS}
+    refuse_incomplete(options.home, settings)
     return {
-        name: importlib.import_module(f"services.{name}.app").create_app(
-            _settings(name, options.home, common, defaults or {}), bus=bus
-        )
-        for name in SERVICE_PORTS
+        name: importlib.import_module(f"services.{name}.app").create_app(each, bus=bus)
+        for name, each in settings.items()
     }
 
 
@@ -182,8 +183,10 @@ class _Server(Server):
     async def run_on(self, listening: socket.socket) -> None:
         try:
             await self.serve(sockets=[listening])
-        except SystemExit as error:  # uvicorn's way to say that the lifespan failed: its log has the reason
-            raise Unavailable("It did not start", why="its start-up failed; the log file has the traceback") from error
+        except SystemExit as error:  # uvicorn's way to say that the lifespan failed
+            raise self.service.start_error or Unavailable(
+                "A service did not start", why="its start-up failed; the log file has the traceback"
+            ) from error
 
 
 @contextlib.contextmanager
@@ -226,7 +229,7 @@ async def _all_started(
         KnarrError: One did not start.
     """
     while not stop.is_set():
-        _raise_if_one_died(tasks)
+        _raise_if_one_did_not_start(tasks)
         if all(server.started for server in servers.values()):
             return True
         await asyncio.sleep(0.01)
@@ -241,6 +244,15 @@ async def _until_stopped(tasks: Mapping[str, asyncio.Task[None]], stop: asyncio.
             _raise_if_one_died(tasks)
     finally:
         asked.cancel()
+
+
+def _raise_if_one_did_not_start(tasks: Mapping[str, asyncio.Task[None]]) -> None:
+    """Raise the service's own error, which names the setting or the file."""
+    for task in tasks.values():
+        error = task.exception() if task.done() and not task.cancelled() else None
+        if isinstance(error, KnarrError):
+            raise error
+    _raise_if_one_died(tasks)
 
 
 def _raise_if_one_died(tasks: Mapping[str, asyncio.Task[None]]) -> None:

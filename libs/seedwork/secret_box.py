@@ -13,6 +13,7 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from pydantic import SecretStr
 
 from seedwork.errors import Misconfigured
+from seedwork.used import refuse_lost_key
 
 
 class SecretBox:
@@ -50,12 +51,14 @@ class SecretBox:
         """With the key of the setting, else of the file, else with a new one that is written there (mode 0600).
 
         Raises:
-            Misconfigured: The key cannot be used, or the file cannot be read or written.
+            Misconfigured: The key cannot be used, the file cannot be read or written, or the home had a key that is
+                missing.
         """
         if setting is not None:
             return cls(setting.get_secret_value().encode(), where=cls.setting)
         try:
             if not file.exists():
+                refuse_lost_key(file)
                 _write_once(file, Fernet.generate_key())
             return cls(file.read_bytes().strip(), where=str(file))
         except OSError as error:

@@ -113,6 +113,12 @@ class Database:
         """True where no other process can hold leases in this database: a file under the home's lock."""
         return self.is_sqlite
 
+    @property
+    def file(self) -> Path | None:
+        """The SQLite file; None: the database is on a server, or in memory."""
+        name = self.url.database
+        return Path(name) if self.is_sqlite and name and name != ":memory:" else None
+
     async def open(self) -> None:
         """Connect and start the writers; make the file's folder.
 

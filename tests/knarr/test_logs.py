@@ -44,6 +44,26 @@ def test_warnings_are_told_in_one_line_and_the_rest_is_in_the_file(terminal: Ter
     assert '"event":"it waits"' in text
 
 
+def test_an_event_names_the_app_and_the_reason_in_one_line(terminal: Terminal, tmp_path: Path) -> None:
+    """It read "an instance ended", and nothing else."""
+    with log_to_file(tmp_path / "knarr.log", terminal):
+        log = structlog.get_logger()
+        log.warning(
+            "instance.ended",
+            service="deployer",
+            app="shop",
+            process="web.1",
+            why="it ended\nwith status 3",
+            next_start_s=2.0,
+        )
+        log.warning("a repository cannot be asked", service="webhook", app="shop", error="no answer")
+        logging.getLogger("uvicorn.error").error("Traceback (most recent call last):\n  File …")
+        logging.getLogger("uvicorn.error").error("Application startup failed. Exiting.")
+    first, second = said(terminal).splitlines()
+    assert first.endswith("deployer         instance ended: shop web.1: it ended with status 3, next start in 2 s")
+    assert second.endswith("webhook          a repository cannot be asked: shop: no answer")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
 def test_a_full_disk_is_said_once_and_the_log_goes_on_when_there_is_room(
     terminal: Terminal, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import structlog
 from sqlalchemy import Connection, MetaData, inspect, select, text
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from seedwork.adapters import mysql
@@ -95,6 +96,14 @@ async def _checked(db: Database, migrations: Path, service: str = "the service")
                 todo="`knarr db upgrade` makes schemas and users where KNARR_DATABASE_ADMIN_URL names one who may.",
             ) from error
         raise
+    except DatabaseError as error:
+        if db.file is None:
+            raise
+        raise Misconfigured(
+            f"The database {db.file} of {service} cannot be read",
+            why=str(error.orig),
+            todo="Restore it from the backup of the home (docs/operate.md, Back up)",
+        ) from error
     if current is not None and current not in known:
         raise Misconfigured(
             f"The database is at revision {current!r}, which this version does not know",

@@ -31,7 +31,7 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, app: FastAPI) -> None:
-        self._service: Service = app.state.service
+        self.service: Service = app.state.service
         super().__init__(
             uvicorn.Config(
                 app,
@@ -40,13 +40,13 @@ class Server(uvicorn.Server):
                 access_log=False,
                 lifespan="on",
                 server_header=False,
-                timeout_graceful_shutdown=int(self._service.settings.stop_grace_s),
+                timeout_graceful_shutdown=int(self.service.settings.stop_grace_s),
             )
         )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Tell the streams, then wait for the requests, then stop the service."""
-        self._service.stopping.set()
+        self.service.stopping.set()
         await super().shutdown(sockets)
 
 

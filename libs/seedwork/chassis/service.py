@@ -18,6 +18,7 @@ import structlog
 from fastapi import FastAPI
 from sqlalchemy import MetaData
 
+from seedwork import used
 from seedwork.bus import Bus
 from seedwork.chassis import dead_letters, docs_page, health, metrics, migrate, problems, test_endpoints
 from seedwork.chassis.asgi import Boundary
@@ -92,6 +93,8 @@ class Service:
             self.db, self.tables, service_token=settings.service_token, home=settings.home, clock=self.clock
         )
         self.metrics = metrics.Metrics()
+        self.start_error: KnarrError | None = None
+        """Why the last start failed: the server's own exception does not say it."""
         self.stopping = asyncio.Event()
         """Set when a stop begins, before requests under way are waited for; see `chassis.streams`."""
         self._owns_bus = bus is None
@@ -199,6 +202,7 @@ class Service:
             try:
                 await self._start(stack)
             except KnarrError as error:
+                self.start_error = error
                 log.error("cannot start", error=error.message)  # noqa: TRY400  for a person; the server logs the rest
                 raise
             self._started = True
@@ -211,6 +215,7 @@ class Service:
                 log.info("stopping")
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
+        used.refuse_lost(self.settings.home, self.name, database=self.db.file)
         await self.db.open()
         stack.push_async_callback(self.db.close)
         await migrate.prepare(self.db, self._migrations, self.name)
@@ -223,6 +228,7 @@ class Service:
         for name, run in self._background.items():
             self._supervisor.start(name, run)
             stack.push_async_callback(self._supervisor.stop, name)
+        used.mark(self.settings.home, self.name, database=self.db.file)
 
     async def _start_messages(self, stack: contextlib.AsyncExitStack) -> None:
         """Take commands, work on them, tell the answers."""

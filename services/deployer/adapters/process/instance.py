@@ -161,7 +161,14 @@ class Supervised:
             self.next_start_ms = self._clock.now_ms() + int(wait_s * 1000)
             self._become("crashed", f"{fault.what}; it starts again in {wait_s:g} s")
             self._app_log.say(self.command.label, f"{fault.what}; it starts again in {wait_s:g} s")
-            log.warning("an instance ended", instance=self.command.record, why=fault.what, wait_s=wait_s)
+            log.warning(
+                "instance.ended",
+                app=self.command.env.get("KNARR_APP"),
+                process=self.command.label,
+                instance=self.command.record,
+                why=fault.what,
+                next_start_s=wait_s,
+            )
             await asyncio.sleep(wait_s)
             self.next_start_ms = None
             self._become("starting")

@@ -20,6 +20,8 @@ from services.source.plan.tree import Tree
 
 APP_JSON = "app.json"
 MAX_INSTANCES = 100
+_MAX_NAMED = 120
+"""Keys of one object that are named; the lines about them are bounded."""
 _ACTING = ("env", "formation", "healthchecks", "addons", "scripts", "cron")
 _FOR_PEOPLE = ("$schema", "name", "description", "keywords", "website", "repository", "logo", "success_url")
 _NOT_HONOURED = ("buildpacks", "stack", "environments", "image", "region", "features", "networks", "scale", "team")
@@ -88,7 +90,7 @@ def _foreign(content: JsonObject) -> str:
 
 
 def _name_the_rest(content: JsonObject, findings: Findings) -> None:
-    for key in content.names:
+    for key in content.names[:_MAX_NAMED]:
         if key in _NOT_HONOURED:
             if content.get(key):
                 findings.note(f"not honoured: `{key}` of {APP_JSON}")
@@ -133,7 +135,7 @@ def _env_var(name: str, value: Any, findings: Findings) -> EnvVar:
 
 
 def _name_keys(declared: JsonObject, honoured: tuple[str, ...], findings: Findings) -> None:
-    for key in declared.names:
+    for key in declared.names[:_MAX_NAMED]:
         if key not in honoured:
             findings.note(f"not honoured: {declared.place(key[:80])}{nearest(key, honoured)}")
 

@@ -14,6 +14,7 @@ from services.source.plan.findings import Findings, listed
 from services.source.plan.foreign import Foreign, read_foreign
 from services.source.plan.languages import by_language, of_kind
 from services.source.plan.procfile import PROCFILE, RELEASE, WEB, Command, read_procfile, shell
+from services.source.plan.programs import without_runner
 from services.source.plan.refusals import Capabilities, name_system_packages
 from services.source.plan.starts import shown
 from services.source.plan.tree import Tree
@@ -59,6 +60,7 @@ def plan(tree: Tree, *, settings: BuildSettings = _DEFAULTS, capabilities: Capab
     result = _built(context, settings)
     processes = result.processes
     release = procfile.get(RELEASE) or _foreign_release(foreign, findings)
+    release = without_runner(release) if release and result.kind == "python" else release
     if release:
         findings.found(f"release: {shown(release)}")
     formation = _formation(app_json, result, findings)

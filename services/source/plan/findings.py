@@ -7,6 +7,13 @@ from difflib import get_close_matches
 
 from services.source.errors import AppInvalid
 
+MAX_LINES = 100
+"""Lines of a kind that are kept; they are part of an event."""
+MAX_LINE = 500
+"""Characters of one line."""
+MAX_REFUSALS = 40
+"""Reasons that are listed."""
+
 
 @dataclass(slots=True)
 class Findings:
@@ -30,7 +37,7 @@ class Findings:
 
     def add(self, error: AppInvalid) -> None:
         """Keep a reason once."""
-        if error.message not in {each.message for each in self.refusals}:
+        if len(self.refusals) < MAX_REFUSALS and error.message not in {each.message for each in self.refusals}:
             self.refusals.append(error)
 
     @contextmanager
@@ -63,5 +70,7 @@ def listed(names: tuple[str, ...] | list[str]) -> str:
 
 
 def _add(lines: list[str], line: str) -> None:
-    if line not in lines:
-        lines.append(line)
+    if len(lines) == MAX_LINES:
+        lines.append("and more, which are not listed")
+    elif len(lines) < MAX_LINES and line not in lines:
+        lines.append(line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]}…")

@@ -10,8 +10,8 @@ from services.source.plan.go import GO_MOD, read_go
 from services.source.plan.node_packages import NodeApp, read_node
 from services.source.plan.node_start import NodeBuild, needs_dev, node_build
 from services.source.plan.package_json import PACKAGE_JSON
-from services.source.plan.procfile import PROCFILE, WEB
-from services.source.plan.programs import language_of, programs
+from services.source.plan.procfile import PROCFILE, WEB, shell
+from services.source.plan.programs import language_of, programs, without_runner
 from services.source.plan.python_packages import PythonApp, is_python, read_python
 from services.source.plan.python_start import python_start
 from services.source.plan.refusals import foreign_language, language_of_program, refuse_generator, refuse_language
@@ -114,12 +114,32 @@ def _nothing(context: Context) -> Result:
     here = f"its folder has {listed(files[:12])}" if files else "its folder has no file at its top"
     others = named_files(context.tree)
     more = f"; knarr does not read {listed(list(others))}" if others else ""
+    apps = _app_folders(context)
+    inside = (
+        f"set the app's `root` to one of the folders {listed(apps)}" if apps else "set the app's `root` to its folder"
+    )
     context.findings.refuse(
         "Nothing says what kind of app this is",
         why=here + more,
-        todo=f"Add a {PROCFILE} with a line `web: COMMAND`, or set the app's `root` to the folder that holds the app.",
+        todo=f"Add a {PROCFILE} with a line `web: COMMAND`, or {inside}: knarr apps update APP --root FOLDER",
     )
     return Result(kind="procfile", is_unknown=True)
+
+
+def _app_folders(context: Context) -> list[str]:
+    """Folders that look like apps, in a repository of several."""
+    signs = (
+        PROCFILE,
+        PACKAGE_JSON,
+        "requirements.txt",
+        "pyproject.toml",
+        GO_MOD,
+        "Dockerfile",
+        "Gemfile",
+        "composer.json",
+    )
+    found = context.tree.matching(*(f"{depth}/{sign}" for depth in ("*", "*/*") for sign in signs))
+    return sorted({name.rpartition("/")[0] for name in found})[:8]
 
 
 # --- Python ----------------------------------------------------------------------------------------------------------
@@ -139,9 +159,18 @@ def _python(context: Context) -> Result:
         context.own_build(result)
     else:
         result.build += collectstatic(context.tree, app, context.findings)
+    _drop_runners(result, context)
     if result.kind == "python":
         _require_process(result, context, "python", "`web: gunicorn app:app --bind 0.0.0.0:$PORT`")
     return result
+
+
+def _drop_runners(result: Result, context: Context) -> None:
+    for name, command in result.processes.items():
+        plain = without_runner(command)
+        if plain != command:
+            result.processes[name] = plain
+            context.findings.note(f"`{name}` is run as `{shown(plain)}`: the packages are on PATH without that tool")
 
 
 def python_start_or_site(context: Context, app: PythonApp, result: Result) -> Start | None:
@@ -281,6 +310,10 @@ def _go(context: Context) -> Result:
     result.packages.append(app.packages)
     if app.start is not None:
         _take(app.start, result, context)
+    made = {step.command[3].removeprefix("bin/") for step in app.build}
+    for name, command in result.processes.items():
+        if not made.isdisjoint(programs(command)):  # Heroku has the folder `bin` on PATH
+            result.processes[name] = shell(f'PATH="$PWD/bin:$PATH"; {shown(command)}')
     context.own_build(result)
     return result
 

@@ -13,8 +13,8 @@ from typing import Literal, cast
 from services.source.contract import Packages
 from services.source.plan.findings import Findings, listed
 from services.source.plan.package_json import PACKAGE_JSON, PackageJson, read_package_json
-from services.source.plan.ranges import satisfies_npm
-from services.source.plan.tree import MAX_LOCK_BYTES, Tree
+from services.source.plan.ranges import release, satisfies_npm
+from services.source.plan.tree import Tree
 from services.source.plan.versions import Asked, node_range, node_version_files
 
 NodeTool = Literal["npm", "pnpm", "yarn", "bun"]
@@ -33,9 +33,6 @@ _CONFIGS: Mapping[str, tuple[str, ...]] = {
     "yarn": (".npmrc", ".yarnrc", ".yarnrc.yml"),
     "bun": (".npmrc", "bunfig.toml"),
 }
-_YARN_BY_LOCK = {"4": "2", "5": "3", "6": "3", "7": "3", "8": "4"}
-"""Major version of Yarn by the version of its lock file."""
-_PNPM_BY_LOCK = {"5.1": "5", "5.2": "5", "5.3": "6", "5.4": "7", "6": "8", "9": "9"}
 _MAKE_LOCK = {
     "npm": "npm install --package-lock-only",
     "pnpm": "pnpm install --lockfile-only",
@@ -43,6 +40,8 @@ _MAKE_LOCK = {
     "bun": "bun install --lockfile-only",
 }
 _HEAD_BYTES = 4096
+_MAX_JSON_BYTES = 3 * 1024 * 1024
+"""Of a lock file that is parsed: a hostile one takes twenty times as much memory."""
 _MAX_WORKSPACES = 500
 
 
@@ -83,7 +82,7 @@ def read_node(tree: Tree, findings: Findings, version: str | None = None) -> Nod
         version=asked.version if asked else None,
         version_file=asked.file if asked else None,
         tool=tool,
-        tool_version=_tool_version(tree, package, tool, lock),
+        tool_version=_tool_version(package, tool),
         lock=lock,
         manifests=_manifests(tree, package, tool, lock),
         needs_source=package.needs_source or tree.has("pnpm-workspace.yaml") or _has_sources(tree, package),
@@ -160,29 +159,27 @@ def _tool_without_lock(tree: Tree, package: PackageJson) -> NodeTool:
     return "bun" if tree.has("bunfig.toml") or "bun" in package.engines else "npm"
 
 
-def _tool_version(tree: Tree, package: PackageJson, tool: str, lock: str | None) -> str | None:
-    """What the project names, else the major version that writes such a lock file."""
+def _tool_version(package: PackageJson, tool: str) -> str | None:
+    """The version that the project names; the builder knows which one writes such a lock file."""
     if package.manager == tool and package.manager_version:
         return package.manager_version
-    if asked := package.engines.get(tool):
-        return node_range(asked)
-    head = tree.read(lock, _HEAD_BYTES).decode(errors="replace") if lock else ""
-    if tool == "pnpm" and (match := re.search(r"^lockfileVersion:\s*'?(\d+(?:\.\d+)?)", head, re.MULTILINE)):
-        return _PNPM_BY_LOCK.get(match[1]) or _PNPM_BY_LOCK.get(match[1].partition(".")[0])
-    if tool == "yarn":
-        berry = re.search(r"^__metadata:\s+version:\s*\"?(\d+)", head, re.MULTILINE)
-        if berry:
-            return _YARN_BY_LOCK.get(berry[1], "4")
-        return "4" if tree.has(".yarnrc.yml") and not head else "1"
-    return None
+    asked = node_range(package.engines.get(tool, ""))
+    return None if tool == "npm" and asked and release(asked) is None else asked
+
+
+def _is_classic(tree: Tree, package: PackageJson, tool: str) -> bool:
+    """Whether it is Yarn 1, which knows neither workspaces by name nor catalogs."""
+    if tool != "yarn":
+        return False
+    if version := _tool_version(package, tool):
+        return re.match(r"\D*[01]\b", version) is not None
+    head = tree.read("yarn.lock", _HEAD_BYTES).decode(errors="replace") if tree.has("yarn.lock") else ""
+    return "yarn lockfile v1" in head or not (head or tree.has(".yarnrc.yml"))
 
 
 def _check_protocols(tree: Tree, package: PackageJson, tool: str, findings: Findings) -> None:
     """Protocols in versions that the package manager does not know are refused by name."""
-    is_classic = (
-        tool == "yarn" and _tool_version(tree, package, tool, "yarn.lock" if tree.has("yarn.lock") else None) == "1"
-    )
-    if "workspace" in package.protocols and (tool == "npm" or is_classic):
+    if "workspace" in package.protocols and (tool == "npm" or _is_classic(tree, package, tool)):
         findings.refuse(
             f"{PACKAGE_JSON} has dependencies with `workspace:`, which {tool} does not know",
             why="pnpm, Yarn 2 and newer, and Bun know workspaces by that name",
@@ -198,9 +195,11 @@ def _check_protocols(tree: Tree, package: PackageJson, tool: str, findings: Find
 
 def _check_npm_lock(tree: Tree, package: PackageJson, lock: str, findings: Findings) -> None:
     """A dependency that npm's lock file has not, or in a version that is not allowed, is an error with both names."""
-    data = tree.read(lock, MAX_LOCK_BYTES)
-    if LOCKS[lock] != "npm" or len(data) > MAX_LOCK_BYTES:
+    if LOCKS[lock] != "npm":
         return
+    data = tree.read(lock, _MAX_JSON_BYTES)
+    if len(data) > _MAX_JSON_BYTES:
+        return  # npm itself compares
     try:
         content = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -242,5 +241,5 @@ def _has_sources(tree: Tree, package: PackageJson) -> bool:
 def _how(packages: Packages, package: PackageJson) -> str:
     if not package.dependencies and not package.dev_dependencies and not packages.needs_source:
         return "no packages"
-    version = f" {packages.tool_version}" if packages.tool_version else ""
+    version = f" {packages.tool_version.partition('+')[0]}" if packages.tool_version else ""
     return f"{packages.tool}{version} installs {packages.lock or f'{PACKAGE_JSON}, not locked'}"

@@ -107,16 +107,21 @@ def _steps(app: NodeApp, built: Built | None, findings: Findings) -> tuple[Build
 def _start(tree: Tree, app: NodeApp, built: Built | None, findings: Findings) -> Start | None:
     package = app.package
     script = package.scripts.get("start", "")
+    if built and built.output and _is_missing_server(package, script):
+        findings.note(f"`scripts.start` of {PACKAGE_JSON}: `{script[:80]}` is not needed, the build is served as files")
+        return None
     framework = built.framework if built else None
     if script and not (built and built.dev_start and built.dev_start.search(script)):
         return Start(_with_prestart(package, script, findings), f"`scripts.start` of {PACKAGE_JSON}", framework)
     if script and built:
         instead = "its build is served as files" if built.output else f"`{built.start}` is run in its place"
         findings.note(f"`scripts.start` of {PACKAGE_JSON} is `{script[:80]}`, made for development: {instead}")
-    if built is not None and built.start is not None:
-        return Start(shell(built.start), f"{built.framework}", framework)
-    if built is not None and built.output:
-        return None
+    if built is not None and (built.start is not None or built.output):
+        return Start(shell(built.start), built.framework, framework) if built.start is not None else None
+    return _start_of_file(tree, package, framework, findings)
+
+
+def _start_of_file(tree: Tree, package: PackageJson, framework: str | None, findings: Findings) -> Start | None:
     if package.main and (file := _main(tree, package.main)):
         return Start(("node", file), f"`main` of {PACKAGE_JSON}", framework)
     if file := tree.first(*_FILES, *_IN_FOLDERS):
@@ -128,6 +133,12 @@ def _start(tree: Tree, app: NodeApp, built: Built | None, findings: Findings) ->
             f" && npm pkg set scripts.start='tsx {file}'",
         )
     return None
+
+
+def _is_missing_server(package: PackageJson, script: str) -> bool:
+    """Whether the script starts a file server that is no dependency: it was installed globally, or by npx."""
+    match = re.match(r"(?:npx\s+)?(serve|http-server)\b", script)
+    return match is not None and not package.has(match[1])
 
 
 def _main(tree: Tree, main: str) -> str | None:

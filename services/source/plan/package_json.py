@@ -16,7 +16,7 @@ INSTALL_SCRIPTS = frozenset(
 )
 """Scripts of the app that run when its packages are installed."""
 _LOCAL = ("file:", "link:", "portal:", "workspace:", ".", "/", "~/")
-_MANAGER = re.compile(r"(npm|pnpm|yarn|bun)(?:@([0-9A-Za-z.^~<>=* |-]{1,60}?))?(?:\+[0-9A-Za-z.]{1,200})?", re.ASCII)
+_MANAGER = re.compile(r"(npm|pnpm|yarn|bun)(?:@([0-9A-Za-z.^~<>=* |-]{1,60}?))?(\+[0-9A-Za-z.]{1,200})?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ def _manager(content: JsonObject) -> tuple[str | None, str | None, str]:
                 f"{content.place('packageManager')} is {str(named)[:80]!r}",
                 todo="Known are npm, pnpm, yarn and bun with a version, for example `pnpm@9.1.0`.",
             )
-        return match[1], match[2], "packageManager"
+        return match[1], f"{match[2]}{match[3] or ''}" if match[2] else None, "packageManager"
     dev_engines = content.get("devEngines")
     entry = dev_engines.get("packageManager") if isinstance(dev_engines, dict) else None
     for each in entry if isinstance(entry, list) else [entry]:

@@ -18,6 +18,9 @@ PROCESS_TYPE = re.compile(r"[A-Za-z0-9_-]{1,63}", re.ASCII)
 """Names that Heroku takes."""
 
 
+MAX_PROCESS_TYPES = 100
+
+
 def shell(line: str) -> Command:
     """The argument list of a command line."""
     return ("/bin/sh", "-c", line)
@@ -35,6 +38,10 @@ def read_procfile(tree: Tree, findings: Findings) -> Mapping[str, Command]:
             if line and not line.startswith("#"):
                 with findings.collecting():
                     _read_line(number, line, found)
+        if len(found) > MAX_PROCESS_TYPES:
+            findings.refuse(
+                f"{PROCFILE} has {len(found)} process types", todo=f"At most {MAX_PROCESS_TYPES} are taken."
+            )
         if not found and not findings.refusals:
             findings.refuse(f"{PROCFILE} has no process type", todo="Add a line such as `web: python app.py`.")
     for name in found:

@@ -64,6 +64,20 @@ def programs(command: Command) -> Iterator[str]:
             break
 
 
+_RUNNER = re.compile(
+    r"(^|&&\s?|\|\|\s?|;\s?|\bexec )"
+    r"(?:(?:poetry|pipenv|pdm|hatch|rye) run |uv run (?:--(?:no-sync|frozen|locked|no-dev) )*)(?![-\s])"
+)
+"""Tools that run a program with the packages of the project: where the app runs, these are on PATH already."""
+
+
+def without_runner(command: Command) -> Command:
+    """The command without `poetry run`, `uv run` and their like, which are no part of an image."""
+    if command[:2] != ("/bin/sh", "-c") or len(command) != 3:
+        return command
+    return (*command[:2], _RUNNER.sub(r"\1", command[2]))
+
+
 def language_of(command: Command) -> Language | None:
     """The language of the first program that is known; None: none is."""
     for program in programs(command):

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from services.source.errors import AppInvalid
 from services.source.plan.formats import table, text, texts, toml_of
 from services.source.plan.requirements import Requirement, normal, requirement
 from services.source.plan.tree import Tree
@@ -82,6 +83,8 @@ def _flag(*values: Any) -> bool | None:
 
 def _python(project: dict[str, Any], poetry: dict[str, Any]) -> Asked | None:
     if wanted := text(project.get("requires-python")):
+        if len(wanted) > 100 or not re.fullmatch(r"[0-9A-Za-z.,<>=!~* ]+", wanted, re.ASCII):
+            raise AppInvalid(f"{PYPROJECT}: `requires-python` is {wanted[:80]!r}", todo='For example `">=3.11"`.')
         return Asked(",".join(wanted.replace(" ", "").split(",")), PYPROJECT, f"`requires-python` of {PYPROJECT}")
     constraint = text(poetry.get("python"))
     version = caret_free(constraint) if constraint else None

@@ -21,6 +21,10 @@ LOCKS: Mapping[str, str] = {
 """Lock files of Python, with the tool that installs from each; the first one counts where they agree."""
 
 
+_MAX_JSON_BYTES = 3 * 1024 * 1024
+"""Of a lock file that is parsed: a hostile one takes twenty times as much memory."""
+
+
 @dataclass(frozen=True, slots=True)
 class Locked:
     """What a lock file pins."""
@@ -34,8 +38,9 @@ class Locked:
 
 def read_lock(tree: Tree, file: str) -> Locked:
     """Return the versions that the lock file pins."""
-    data = tree.read(file, MAX_LOCK_BYTES)
-    is_complete = len(data) <= MAX_LOCK_BYTES
+    limit = _MAX_JSON_BYTES if file == "Pipfile.lock" else MAX_LOCK_BYTES
+    data = tree.read(file, limit)
+    is_complete = len(data) <= limit
     text = data.decode("utf-8-sig", errors="replace")
     pairs = _pipfile_pairs(text) if file == "Pipfile.lock" else _toml_pairs(text)
     found: dict[str, set[str]] = {}

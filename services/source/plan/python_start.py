@@ -196,7 +196,7 @@ def _served(tree: Tree, found: _Found, app: PythonApp, findings: Findings) -> St
         needed = next(iter(servers))
         findings.refuse(
             f"{framework.name} is in {file}, and no server for it is among the packages",
-            why=f"a {framework.name} app is started by a server such as {' or '.join(servers)}",
+            why=f"a {framework.name} app is started by a server such as {' or '.join(list(servers)[:2])}",
             todo=f"Add {needed}: {adding(needed, app)}",
         )
         return None

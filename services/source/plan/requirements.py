@@ -118,7 +118,7 @@ def _take(line: str, found: Requirements) -> None:
         found.has_project = found.has_local = True
     elif plain.startswith((".", "/", "file:")) or _LOCAL_FILE.match(line) or " @ file:" in line or "@ ." in line:
         found.has_local = True
-    elif not line.startswith("-") and (entry := requirement(re.split(r"\s+--", line, maxsplit=1)[0])):
+    elif not line.startswith("-") and (entry := requirement(line.partition(" --")[0])):
         found.entries.append(entry)
     if len(found.entries) > _MAX_ENTRIES:
         raise AppInvalid(f"{found.file} asks for more than {_MAX_ENTRIES} packages")

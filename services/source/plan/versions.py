@@ -17,6 +17,9 @@ RUNTIME_TXT = "runtime.txt"
 _ASDF_NAMES = {"python": ("python",), "node": ("nodejs", "node"), "go": ("golang", "go")}
 _ANY = frozenset({"", "*", "latest", "lts", "lts/*", "node", "stable", "current", "system", "default"})
 """Versions that leave the choice to the builder."""
+_MAX_PARTS = 8
+_MAX_TEXT = 100
+"""Characters of a version or a range."""
 _SAFE = re.compile(r"[0-9A-Za-z.,<>=!~^*|\- /+]{1,120}", re.ASCII)
 _PEP440 = re.compile(r"(?:(?:===|==|!=|>=|<=|~=|>|<)\s*)?\d{1,4}(?:\.\d{1,4}){0,3}(?:\.\*)?(?:[abrc]+\d+)?", re.ASCII)
 
@@ -92,8 +95,8 @@ def _python_file(tree: Tree, file: str) -> list[Asked]:
     line = next((each for each in lines_of(tree, file) if each and not each.startswith("#")), "")
     version = re.sub(r"^(c?python)[-@]?(?=[0-9<>=~!])", "", line.partition("#")[0].strip())
     version = re.sub(r"^(\d+\.\d+\.\d+)[-+](linux|macos|windows)\S*$", r"\1", version)
-    parts = [part.strip() for part in version.split(",")]
-    if not version or not all(_PEP440.fullmatch(part) for part in parts):
+    parts = [part.strip() for part in version.split(",")][:_MAX_PARTS]
+    if len(version) > _MAX_TEXT or not version or not all(_PEP440.fullmatch(part) for part in parts):
         raise _no_python_version(file, line)
     return [Asked(",".join(parts), file, file)]
 
@@ -108,6 +111,8 @@ def _no_python_version(file: str, line: str) -> AppInvalid:
 
 def caret_free(constraint: str) -> str | None:
     """Poetry's constraint as PEP 440 specifiers: `^3.11` becomes `>=3.11,<4`; None where it cannot be said."""
+    if len(constraint) > _MAX_TEXT:
+        return None
     parts: list[str] = []
     for part in filter(None, (each.strip() for each in constraint.split(","))):
         match = re.fullmatch(r"([\^~])\s*(\d{1,4})(?:\.(\d{1,4}))?((?:\.\d{1,4})*)", part, re.ASCII)

@@ -24,23 +24,23 @@ def package(**fields: Any) -> dict[str, Any]:
     [
         ({"package-lock.json": NPM_LOCK}, "npm", None, "package-lock.json"),
         ({"npm-shrinkwrap.json": NPM_LOCK, "package-lock.json": NPM_LOCK}, "npm", None, "npm-shrinkwrap.json"),
-        ({"pnpm-lock.yaml": PNPM_9}, "pnpm", "9", "pnpm-lock.yaml"),
-        ({"pnpm-lock.yaml": "lockfileVersion: 5.4\n"}, "pnpm", "7", "pnpm-lock.yaml"),
-        ({"pnpm-lock.yaml": "lockfileVersion: '6.0'\n"}, "pnpm", "8", "pnpm-lock.yaml"),
-        ({"yarn.lock": YARN_1}, "yarn", "1", "yarn.lock"),
-        ({"yarn.lock": YARN_4}, "yarn", "4", "yarn.lock"),
-        ({"yarn.lock": YARN_4.replace("8", "6")}, "yarn", "3", "yarn.lock"),
+        ({"pnpm-lock.yaml": PNPM_9}, "pnpm", None, "pnpm-lock.yaml"),
+        ({"pnpm-lock.yaml": "lockfileVersion: 5.4\n"}, "pnpm", None, "pnpm-lock.yaml"),
+        ({"pnpm-lock.yaml": "lockfileVersion: '6.0'\n"}, "pnpm", None, "pnpm-lock.yaml"),
+        ({"yarn.lock": YARN_1}, "yarn", None, "yarn.lock"),
+        ({"yarn.lock": YARN_4}, "yarn", None, "yarn.lock"),
+        ({"yarn.lock": YARN_4.replace("8", "6")}, "yarn", None, "yarn.lock"),
         ({"bun.lock": "{}"}, "bun", None, "bun.lock"),
         ({"bun.lockb": b"\0bun"}, "bun", None, "bun.lockb"),
         ({"pnpm-workspace.yaml": "packages: []\n"}, "pnpm", None, None),
-        ({".yarnrc.yml": "nodeLinker: node-modules\n"}, "yarn", "4", None),
+        ({".yarnrc.yml": "nodeLinker: node-modules\n"}, "yarn", None, None),
         ({}, "npm", None, None),
     ],
 )
 def test_the_lock_file_says_which_package_manager_it_is(
     files: Files, tool: str, version: str | None, lock: str
 ) -> None:
-    """And, where `package.json` names no version, which major version of it."""
+    """Its version is the builder's choice, which knows what writes such a lock file."""
     (found,) = planned(package() | dict(files)).packages
     assert (found.tool, found.tool_version, found.lock) == (tool, version, lock)
     assert set(files) & {"package-lock.json", "yarn.lock"} <= {*found.manifests, "package-lock.json"}
@@ -49,7 +49,13 @@ def test_the_lock_file_says_which_package_manager_it_is(
 @pytest.mark.parametrize(
     ("fields", "files", "tool", "version", "lock"),
     [
-        ({"packageManager": "pnpm@9.1.0+sha512.abc"}, {"pnpm-lock.yaml": PNPM_9}, "pnpm", "9.1.0", "pnpm-lock.yaml"),
+        (
+            {"packageManager": "pnpm@9.1.0+sha512.abc"},
+            {"pnpm-lock.yaml": PNPM_9},
+            "pnpm",
+            "9.1.0+sha512.abc",
+            "pnpm-lock.yaml",
+        ),
         ({"packageManager": "yarn@4.1.0"}, {}, "yarn", "4.1.0", None),
         (
             {"packageManager": "yarn@1.22.22"},
@@ -62,6 +68,8 @@ def test_the_lock_file_says_which_package_manager_it_is(
         ({"devEngines": {"packageManager": [{"name": "bun"}]}}, {"bun.lock": "{}"}, "bun", None, "bun.lock"),
         ({"engines": {"pnpm": ">=8"}}, {"pnpm-lock.yaml": PNPM_9}, "pnpm", ">=8", "pnpm-lock.yaml"),
         ({"engines": {"yarn": "1.x"}}, {}, "yarn", "1.x", None),
+        ({"engines": {"npm": ">=10"}}, {}, "npm", None, None),
+        ({"engines": {"npm": "10.2.0"}}, {}, "npm", "10.2.0", None),
     ],
 )
 def test_the_package_manager_that_package_json_names(

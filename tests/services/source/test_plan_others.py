@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from services.source.contract import BuildSettings
+from services.source.errors import AppInvalid
 from tests.services.source.planning import Files, planned, refused, said, web
 
 MAIN = "package main\n\nfunc main() {}\n"
@@ -51,6 +52,43 @@ def test_a_procfile_names_the_program_of_a_go_module() -> None:
     )
     assert (found.runtime.kind, web(found)) == ("go", "bin/a")
     assert len(found.build) == 2
+
+
+def test_a_program_is_found_by_its_name_as_on_heroku() -> None:
+    """The folder `bin` is on its PATH."""
+    found = planned({"go.mod": GO_MOD, "main.go": MAIN, "Procfile": "web: shop -v\n"})
+    assert web(found) == 'PATH="$PWD/bin:$PATH"; shop -v'
+
+
+def test_a_repository_of_several_apps_names_their_folders() -> None:
+    """One of them is set as the app's root."""
+    message = refused({"README.md": "", "api/package.json": "{}", "apps/web/requirements.txt": ""})
+    assert "one of the folders api and apps/web: knarr apps update APP --root FOLDER" in message
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"Procfile": "\n".join(f"p{n}: x" for n in range(20_000))},
+        {"Procfile": "x\n" * 20_000},
+        {"requirements.txt": "a" + " " * 200_000 + "b\n", "Procfile": "web: x"},
+        {"app.json": {"env": {}, **{f"key{n}": n for n in range(10_000)}}, "Procfile": "web: x"},
+        {".python-version": "3," * 100_000, "Procfile": "web: python x"},
+        {".python-version": ">=3.11" + ",>=3.1" * 30_000, "Procfile": "web: python x"},
+        {"pyproject.toml": '[project]\nrequires-python = "' + ">=3," * 50_000 + '"\n', "Procfile": "web: python x"},
+        {"package.json": {"engines": {"node": ">=1 " * 50_000}, "scripts": {"start": "x"}}},
+        {"package.json": {"scripts": {"start": "npm run a && " * 10_000 + "x", "a": "npm run start"}}},
+    ],
+)
+def test_what_is_said_and_kept_of_a_hostile_app_is_bounded(files: Files) -> None:
+    """It is part of an event, and shown to people."""
+    said_of_it = ""
+    try:
+        found = planned(files)
+        said_of_it = found.model_dump_json()
+    except AppInvalid as error:
+        said_of_it = error.message
+    assert 0 < len(said_of_it) < 500_000
 
 
 @pytest.mark.parametrize(

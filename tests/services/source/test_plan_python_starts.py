@@ -243,3 +243,20 @@ def test_mkdocs_is_built_and_served_as_files() -> None:
     assert (found.runtime.kind, found.output, found.framework) == ("static", "out", "MkDocs")
     assert found.build[0].command == ("mkdocs", "build", "--config-file", "mkdocs.yml", "--site-dir", "out")
     assert planned(site | {"main.py": "PORT"}).runtime.kind == "python"
+
+
+@pytest.mark.parametrize(
+    ("line", "runs"),
+    [
+        ("poetry run gunicorn app:app", "gunicorn app:app"),
+        ("uv run --no-sync uvicorn app:app", "uvicorn app:app"),
+        ("pipenv run python a.py && exec pipenv run python b.py", "python a.py && exec python b.py"),
+        ("uv run --with x python a.py", "uv run --with x python a.py"),
+        ("echo poetry run x", "echo poetry run x"),
+    ],
+)
+def test_the_runner_of_a_tool_is_left_out_of_a_command(line: str, runs: str) -> None:
+    """The tool is no part of an image, whose packages are on PATH."""
+    found = planned({"requirements.txt": "", "Procfile": f"web: {line}\nrelease: {line}\n"})
+    assert web(found) == runs
+    assert found.release == ("/bin/sh", "-c", runs)

@@ -1,6 +1,7 @@
 """What a language module works with during one build, and the steps that all languages share."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,14 +115,16 @@ class Workshop:
 def read_file(app: Path, name: str) -> bytes | None:
     """A file below the app's folder; None if there is none. Blocks: call it in a thread.
 
+    A link is followed inside the app's folder.
+
     Raises:
-        CannotBuild: It is a link, no file, or larger than any such file.
+        CannotBuild: It leads out of the app's folder, is no file, or is larger than any such file.
     """
-    path = app / name
-    if not path.exists() and not path.is_symlink():
+    path = Path(os.path.realpath(app / name))
+    if not path.is_relative_to(os.path.realpath(app)):
+        raise CannotBuild(f"{name} leads out of the app's folder", todo="Make it a file.")
+    if not path.exists():
         return None
-    if any(part.is_symlink() for part in (path, *path.parents) if part.is_relative_to(app)):
-        raise CannotBuild(f"{name} is a link, or stands behind one", todo="Make it a file.")
     if not path.is_file() or path.stat().st_size > _FILE_BYTES:
         raise CannotBuild(f"{name} is no file of at most {_FILE_BYTES} bytes")
     return path.read_bytes()

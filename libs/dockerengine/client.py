@@ -78,7 +78,7 @@ class EngineApi:
         *,
         params: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
-        content: bytes | None = None,
+        content: bytes | AsyncIterator[bytes] | None = None,
     ) -> Any:
         """Return the answer's JSON, or None where it has no body.
 
@@ -129,6 +129,25 @@ class EngineApi:
                         yield json.loads(line)
         except httpx2.HTTPError as error:
             raise self._silent(error) from error
+
+    async def pieces(
+        self, path: str, *, params: Mapping[str, str] | None = None, limit_s: float | None = None
+    ) -> AsyncIterator[bytes]:
+        """Yield a long answer as it comes, such as a log that is followed. Raises as `call` does."""
+        try:
+            async with self._client.stream(
+                "GET", f"{self._base}/{path}", params=params, timeout=httpx2.Timeout(limit_s, connect=CONNECT_S)
+            ) as answer:
+                if answer.status_code >= httpx2.codes.BAD_REQUEST:
+                    raise _fault(answer.status_code, await answer.aread())
+                async for piece in answer.aiter_bytes():
+                    yield piece
+        except httpx2.HTTPError as error:
+            raise self._silent(error) from error
+
+    async def put_tar(self, container: str, path: str, pieces: AsyncIterator[bytes]) -> None:
+        """Unpack a tar into a folder of a container, which need not run; owners are those in the tar."""
+        await self.call("PUT", f"containers/{container}/archive", params={"path": path}, content=pieces)
 
     async def pull(self, image: str) -> None:
         """Pull an image by its name.

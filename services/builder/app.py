@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 from fastapi import FastAPI
@@ -12,7 +14,10 @@ from ocistore.store import ImageStore
 from seedwork.bus import Bus
 from seedwork.chassis.disk import Disk, DiskPart, Folder
 from seedwork.chassis.service import Service
+from seedwork.errors import Misconfigured
 from services.builder import api, models
+from services.builder.adapters.buildpacks.builder import BuildpacksBuilder
+from services.builder.adapters.buildpacks.wiring import make_buildpacks_builder
 from services.builder.adapters.buildx.disk import EngineCache
 from services.builder.adapters.buildx.wiring import make_buildx_builder
 from services.builder.adapters.layers.builder import LayersBuilder
@@ -21,6 +26,7 @@ from services.builder.adapters.layers.sandbox import Sandbox
 from services.builder.adapters.sources import HttpSourceArchive
 from services.builder.adapters.variables import HttpBuildVariables
 from services.builder.builds import Builds
+from services.builder.choosing import ChosenBuilder
 from services.builder.contract import BuildDiscarded, BuildImage, DiscardBuild, ImageBuildFailed, ImageBuilt
 from services.builder.folders import WorkFolders
 from services.builder.handlers import build_image, discard_build
@@ -35,6 +41,8 @@ _AFTER_LIMIT_S = 60.0
 """A build ends itself at its limit; the participant's own limit comes after it, for a build that does not."""
 _SWEEP_S = 6 * 3600.0
 
+_Builder = TypeVar("_Builder", bound=ImageBuilder)
+
 log = structlog.get_logger(__name__)
 
 
@@ -44,7 +52,9 @@ def create_app(settings: BuilderSettings | None = None, *, bus: Bus | None = Non
     service = Service("builder", settings, metadata=models.metadata, migrations=MIGRATIONS, bus=bus)
     images = settings.open_image_store(service.client)
     sandbox = make_sandbox(settings, service.home)
-    builder = make_builder(settings, service.home, images, sandbox)
+    layers = make_layers_builder(settings, service.home, images, sandbox)
+    buildpacks = _or_why_not(partial(make_buildpacks_builder, settings, service.home, images))
+    builder = make_builder(settings, service.home, images, sandbox, layers=layers, buildpacks=buildpacks)
     builds = Builds(service.db)
     staging = Staging(service.db, images, service.clock)
     folders = WorkFolders(service.home / "work")
@@ -76,10 +86,9 @@ def create_app(settings: BuilderSettings | None = None, *, bus: Bus | None = Non
         service.on_start(partial(clear_up, builder, folders, staging))
     service.on_stop(images.close)
     service.background("collect", staging.run)
-    if isinstance(builder, LayersBuilder):
-        service.background("sweep-caches", builder.app_caches.run)
+    service.background("sweep-caches", layers.app_caches.run)
     service.background("sweep-logs", partial(sweep_logs, logs, service, settings.build_log_keep_days))
-    disk = make_disk(settings, service)
+    disk = make_disk(settings, service, buildpacks)
     service.background("disk", disk.run)
     service.app.include_router(api.router(builds, logs, service.clock, service.stopping))
     service.app.include_router(disk.router())
@@ -97,32 +106,60 @@ def make_sandbox(settings: BuilderSettings, home: Path) -> Sandbox:
     return Sandbox(home, limits, pass_env=settings.build_pass_env)
 
 
-def make_builder(settings: BuilderSettings, home: Path, images: ImageStore, sandbox: Sandbox) -> ImageBuilder:
-    """The adapter that the settings name.
+def make_layers_builder(settings: BuilderSettings, home: Path, images: ImageStore, sandbox: Sandbox) -> LayersBuilder:
+    """The builder that needs no engine."""
+    return LayersBuilder(
+        home,
+        images=images,
+        sandbox=sandbox,
+        cache_bytes=settings.build_cache_bytes,
+        fetch_toolchains=settings.fetch_toolchains,
+        python_mirror=settings.python_mirror,
+        app_caches_bytes=settings.build_app_caches_bytes,
+    )
+
+
+def make_builder(
+    settings: BuilderSettings,
+    home: Path,
+    images: ImageStore,
+    sandbox: Sandbox,
+    *,
+    layers: ImageBuilder,
+    buildpacks: ImageBuilder | Misconfigured,
+) -> ChosenBuilder:
+    """All builders, of which each app gets one.
 
     Raises:
-        Misconfigured: It does not go with the other settings.
+        Misconfigured: The one that the settings name does not go with the other settings.
     """
-    if settings.builder == "layers":
-        return LayersBuilder(
-            home,
-            images=images,
-            sandbox=sandbox,
-            cache_bytes=settings.build_cache_bytes,
-            fetch_toolchains=settings.fetch_toolchains,
-            python_mirror=settings.python_mirror,
-            app_caches_bytes=settings.build_app_caches_bytes,
-        )
-    return make_buildx_builder(settings, home, images, sandbox)
+    return ChosenBuilder(
+        {
+            "layers": layers,
+            "buildx": _or_why_not(partial(make_buildx_builder, settings, home, images, sandbox)),
+            "buildpacks": buildpacks,
+        },
+        default=settings.builder,
+    )
 
 
-def make_disk(settings: BuilderSettings, service: Service) -> Disk:
+def _or_why_not(make: Callable[[], _Builder]) -> _Builder | Misconfigured:
+    try:
+        return make()
+    except Misconfigured as error:
+        return error
+
+
+def make_disk(settings: BuilderSettings, service: Service, buildpacks: BuildpacksBuilder | Misconfigured) -> Disk:
     """What the service keeps: its files with the caches of `layers`, and the cache of the engine that builds."""
     parts: list[DiskPart] = [Folder("files of builder", service.home)]
     if settings.builder != "layers" and not settings.buildkit_host and not settings.buildx_builder:
         cache = EngineCache(limit_bytes=settings.build_cache_bytes)
         service.on_stop(cache.close)
         parts.append(cache)
+    if isinstance(buildpacks, BuildpacksBuilder):
+        service.on_stop(buildpacks.close)
+        parts.append(buildpacks.caches(limit_bytes=settings.build_cache_bytes))
     return Disk(parts, every_s=settings.disk_reclaim_s, clock=service.clock)
 
 

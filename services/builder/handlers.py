@@ -65,12 +65,14 @@ async def build_image(
                 saga_id=work.saga_id,
                 app_id=work.app_id,
                 app=command.app,
+                team=work.team,
                 commit=command.commit,
                 source_digest=command.source_digest,
                 description=command.description,
                 archive=archive,
                 folder=built_folder,
                 variables=given,
+                builder=command.builder,
             )
             built = await builder.build(order, output=log, note=work.note, hold=hold)
     work.with_outcome(lambda conn: builds.succeeded(conn, work.saga_id, built))

@@ -19,10 +19,13 @@ class BuildOrder:
     commit: str | None
     source_digest: str
     description: AppDescription
+    team: str = "default"
     archive: Path
     """The source as a tar in the normal form; its root is the app's folder."""
     folder: Path
     """An empty private folder of this build. Who ordered the build removes it."""
+    builder: str | None = None
+    """`layers`, `buildx` or `buildpacks`, where the app chose; None: the service's settings do."""
     variables: Mapping[str, str] = field(default_factory=dict)
     """Config vars that the build gets. Secret: they are in no log and no label."""
 

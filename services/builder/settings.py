@@ -13,8 +13,16 @@ MIB = 1024 * 1024
 class BuilderSettings(ImageStoreSettings):
     """The limits exist so that one app's build cannot take the machine from the others."""
 
-    builder: Literal["layers", "buildx"] = "layers"
-    """`layers` writes images by itself; `buildx` builds Dockerfiles on a Docker engine or a BuildKit."""
+    builder: Literal["layers", "buildx", "buildpacks"] = "layers"
+    """For apps that choose none. `layers` writes images by itself; `buildx` builds Dockerfiles on a Docker engine or a
+    BuildKit; `buildpacks` runs Cloud Native Buildpacks on a Docker engine, and buildx where there is a Dockerfile.
+    """
+
+    buildpacks_builder: str = "heroku/builder:24"
+    """The builder image of Cloud Native Buildpacks: buildpacks, the lifecycle and the name of a run image."""
+
+    buildpacks_run_image: str | None = None
+    """The image that apps built by buildpacks stand on. None: the one that the builder image names."""
 
     build_slots: int = Field(default=2, ge=1, le=64)
     """Builds at a time. Two: one long build does not hold up the others, and a laptop stays usable."""

@@ -1,10 +1,14 @@
 """The build cache of an engine, with canned answers."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import httpx2
 
+from dockerengine import EngineApi
 from dockerengine.testing import CannedEngine, said
+from services.builder.adapters.buildpacks.disk import BuildpackCaches
 from services.builder.adapters.buildx.disk import EngineCache
 
 
@@ -49,3 +53,53 @@ async def test_below_the_limit_nothing_is_done() -> None:
     assert engine.asked == ["GET system/df"]
     assert await cache.reclaim(caches=True, scheduled=False) is not None
     assert engine.requests[2].url.params["keep-storage"] == "0"
+
+
+async def test_caches_of_buildpacks_go_in_the_order_of_their_last_build(tmp_path: Path) -> None:
+    """Above the limit; one that a build uses stays, and so do volumes of other homes."""
+
+    def a_volume(name: str, home: str = "1") -> dict[str, Any]:
+        labels = {"io.knarr.builder-home": home, "io.knarr.build-cache": name, "io.knarr.app-id": name}
+        return {"Name": name, "Labels": labels, "UsageData": {"Size": 100}}
+
+    for name, at in (("old", 10), ("busy", 20), ("new", 30)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (at, at))
+    engine = CannedEngine({f"DELETE volumes/{name}": httpx2.Response(204) for name in ("old", "new", "other")})
+    engine.answers["DELETE volumes/busy"] = said({"message": "volume is in use"}, 409)
+    volumes = [
+        a_volume("new"),
+        a_volume("busy"),
+        a_volume("old"),
+        a_volume("other", "2"),
+        {"Name": "x", "Labels": None},
+    ]
+    engine.answers["GET system/df"] = said({"Volumes": volumes})
+    api = engine.api()
+
+    async def label() -> str:
+        return "io.knarr.builder-home=1"
+
+    caches = BuildpackCaches(engine=lambda: api, label=label, last_built=tmp_path.joinpath, limit_bytes=250)
+    assert (await caches.usage()).size_bytes == 300
+    freed = await caches.reclaim(caches=False, scheduled=True)
+    assert freed is not None
+    assert freed.freed_bytes == 100
+    assert [each for each in engine.asked if each.startswith("DELETE")] == ["DELETE volumes/old"]
+    engine.asked.clear()
+    await caches.reclaim(caches=True, scheduled=False)
+    assert "DELETE volumes/new" in engine.asked
+    assert "DELETE volumes/other" not in engine.asked
+
+
+async def test_where_buildpacks_never_built_no_engine_is_asked(tmp_path: Path) -> None:
+    """There may be none."""
+
+    async def label() -> None: ...
+
+    def no_engine() -> EngineApi:
+        raise AssertionError
+
+    caches = BuildpackCaches(engine=no_engine, label=label, last_built=tmp_path.joinpath, limit_bytes=1)
+    assert (await caches.usage()).size_bytes == 0
+    assert await caches.reclaim(caches=True, scheduled=False) is None

@@ -114,7 +114,7 @@ class BuildxBuilder:
             image = await self._images.put(order.repository, config=config, layers=layers)
         finally:
             forgotten = forgetting or self._clear_engine(order.saga_id, scratch)
-            await _surely(self._tidied(order.saga_id, digest, forgotten))
+            await surely(self._tidied(order.saga_id, digest, forgotten))
         await asyncio.to_thread(output.say, f"Image {image.repository}@{image.digest}")
         return Built(repository=image.repository, digest=image.digest, layers=built_layers(pushed, progress.began))
 
@@ -237,7 +237,7 @@ def _set_times(root: Path, source_digest: str, stop: threading.Event) -> None:
     os.utime(root, (at, at))
 
 
-async def _surely(work: Awaitable[None]) -> None:
+async def surely(work: Awaitable[None]) -> None:
     """Also when we are cancelled: what it does is done before the build is said to have ended."""
     running = asyncio.ensure_future(work)
     try:

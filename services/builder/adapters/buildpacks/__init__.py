@@ -1,0 +1,1 @@
+"""Cloud Native Buildpacks on a Docker engine."""

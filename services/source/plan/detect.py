@@ -127,7 +127,7 @@ def _built(context: Context, settings: BuildSettings) -> Result:
     tree, findings, cupaas = context.tree, context.findings, context.cupaas
     wanted = settings.dockerfile or cupaas.dockerfile
     kind = cupaas.runtime.kind if cupaas.runtime else None
-    if context.capabilities.builder == "buildpacks" and kind in {None, "buildpacks"}:
+    if context.capabilities.builder == "buildpacks" and not wanted and kind != "dockerfile":
         findings.found("Cloud Native Buildpacks decide how the app is built")
         return Result(kind="buildpacks", processes=dict(context.processes), is_open=True)
     if wanted or kind == "dockerfile":

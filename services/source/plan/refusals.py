@@ -21,7 +21,7 @@ class Capabilities:
     @property
     def has_docker(self) -> bool:
         """Whether a Dockerfile can be built."""
-        return self.builder == "buildx"
+        return self.builder != "layers"
 
 
 _LANGUAGES: Mapping[str, tuple[str, ...]] = {

@@ -178,8 +178,12 @@ def test_buildpacks_decide_by_themselves() -> None:
     assert (found.runtime.kind, found.packages, found.build) == ("buildpacks", (), ())
     assert web(found) == "puma"
     assert found.release
-    own = planned({"Gemfile": ""}, settings=BuildSettings(builder="buildpacks"))
+    own = planned({"Gemfile": "", "Dockerfile": ""}, settings=BuildSettings(builder="buildpacks"))
     assert own.runtime.kind == "buildpacks"
+    named = planned(
+        {"Gemfile": "", "a.Dockerfile": ""}, settings=BuildSettings(builder="buildpacks", dockerfile="a.Dockerfile")
+    )
+    assert named.runtime.kind == "dockerfile"
 
 
 @pytest.mark.parametrize(

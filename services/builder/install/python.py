@@ -1,6 +1,7 @@
 """`Packages` of Python in; the commands that install them, and the files that these commands read, out. Pure.
 
-Each tool installs from its own lock file, frozen. Where there is no lock file the tool resolves versions. The packages
+Each tool installs from its own lock file, frozen. Where there is no lock file the tool resolves versions; uv does so
+as pip does, for this machine only. The packages
 go into a virtual environment; the app's own project goes into a second one, so that a change of the app's code leaves
 the first one as it is.
 """
@@ -14,7 +15,7 @@ from typing import Any
 
 from services.builder.errors import CannotBuild
 from services.builder.install.python_versions import satisfies, understood
-from services.builder.install.requirements import ReadFile, read_requirements, text_of
+from services.builder.install.requirements import ReadFile, Requirements, read_requirements, text_of
 from services.source.contract import Packages
 
 _VERSIONS = {"poetry": "2.5.1", "pdm": "2.29.4", "pipenv": "2026.10.3"}
@@ -136,7 +137,7 @@ def plan_installation(packages: Packages | None, read: ReadFile, *, uv_version: 
     if packages is None or file is None:
         return Installation(file=None)
     facts = _Facts(packages=packages, read=read, file=file, uv_version=uv_version)
-    if packages.tool == "pip":
+    if packages.tool == "pip" or (packages.tool == "uv" and packages.lock is None):
         return _pip(facts)
     commands: Mapping[str, Callable[[_Facts], tuple[Command, ...]]] = {
         "uv": _uv,
@@ -186,6 +187,13 @@ class _Facts:
         return tuple(map(str, found)) if isinstance(found, list) else ()
 
     @property
+    def static(self) -> bool:
+        """Whether pyproject.toml itself lists what the project depends on."""
+        sources = (self.pyproject.get("tool") or {}).get("uv") or {}
+        computed = {"dependencies", "optional-dependencies"} & {*self.dynamic}
+        return "project" in self.pyproject and not computed and not sources.get("sources")
+
+    @property
     def own_config(self) -> bool:
         tool = self.pyproject.get("tool")
         return self.read("uv.toml") is not None or bool(isinstance(tool, dict) and tool.get("uv"))
@@ -226,22 +234,46 @@ def _pip(facts: _Facts) -> Installation:
     if file == "pyproject.toml" or file in _BUILT_FROM_SOURCE:
         return _pip_project(facts, project)
     requirements = read_requirements(file, facts.read)
+    if requirements.itself is not None and facts.static and not requirements.needs_source and not requirements.hashed:
+        return _pip_with_itself(facts, requirements)
+    by_source = packages.needs_source or requirements.needs_source or requirements.itself is not None
     own = {name: content for name, content in facts.files().items() if name not in requirements.files}
     hashes = ("--require-hashes",) if requirements.hashed else ()
     return Installation(
         file=None if requirements.empty else file,
+        frozen=packages.lock is not None,
         commands=()
         if requirements.empty
         else (Command(arguments=("pip", "install", "--python", VENV_PYTHON, *hashes, "-r", file)),),
         project=project,
         files={**own, **{name: text.encode() for name, text in requirements.files.items()}},
-        whole_source=packages.needs_source or requirements.needs_source,
-        keyed_by_source=packages.needs_source or requirements.needs_source,
+        whole_source=by_source,
+        keyed_by_source=by_source,
         own_config=facts.own_config,
-        notes=tuple(
-            f"{name}: editable requirements are installed as regular packages" for name in requirements.rewritten
-        ),
+        notes=_editable_notes(requirements),
     )
+
+
+def _pip_with_itself(facts: _Facts, requirements: Requirements) -> Installation:
+    """Install what the app's own project depends on first: a change of its code leaves these packages as they are."""
+    files = {name: content for name, content in facts.files().items() if name not in requirements.files}
+    files |= {name: text.encode() for name, text in requirements.without_itself().items()}
+    files["pyproject.toml"] = facts.read("pyproject.toml") or b""
+    extras = [part for name in requirements.itself or () for part in ("--extra", name)]
+    sources = ("-r", facts.file, "-r", "pyproject.toml", *extras)
+    return Installation(
+        file=facts.file,
+        commands=(Command(arguments=("pip", "install", "--python", VENV_PYTHON, *sources)),),
+        project=_project(),
+        files=files,
+        whole_source=bool(facts.dynamic),
+        own_config=facts.own_config,
+        notes=_editable_notes(requirements),
+    )
+
+
+def _editable_notes(requirements: Requirements) -> tuple[str, ...]:
+    return tuple(f"{name}: editable requirements are installed as regular packages" for name in requirements.rewritten)
 
 
 def _pip_project(facts: _Facts, project: tuple[Command, ...]) -> Installation:
@@ -276,10 +308,9 @@ def _uv(facts: _Facts) -> tuple[Command, ...]:
     options = [] if packages.include_dev else ["--no-dev"]
     options += [part for name in extras for part in ("--extra", name)]
     options += [part for name in groups for part in ("--group", name)]
-    frozen = ["--frozen"] if packages.lock else []
-    sync = ("sync", *frozen, *options, "--no-editable", "--no-install-project", "--python", VENV_PYTHON)
-    check = (Command(arguments=("lock", "--check", "--python", VENV_PYTHON), tool=tool, compares=True),)
-    return (*(check if packages.lock else ()), Command(arguments=sync, tool=tool))
+    sync = ("sync", "--frozen", *options, "--no-editable", "--no-install-project", "--python", VENV_PYTHON)
+    check = Command(arguments=("lock", "--check", "--python", VENV_PYTHON), tool=tool, compares=True)
+    return (check, Command(arguments=sync, tool=tool))
 
 
 def _poetry(facts: _Facts) -> tuple[Command, ...]:
@@ -321,8 +352,10 @@ def _pipenv(facts: _Facts) -> tuple[Command, ...]:
         options += ["--categories", " ".join(["packages", *packages.groups])]
     if packages.lock is None:
         return (Command(arguments=("install", "--skip-lock", *options), tool=tool),)
-    check = Command(arguments=("verify",), tool=tool, compares=True)
-    return (check, Command(arguments=("sync", *options), tool=tool))
+    install = Command(arguments=("sync", *options), tool=tool)
+    if not re.search(rb'"sha256":\s*"[0-9a-f]{64}"', facts.read(packages.lock) or b""):
+        return (install,)
+    return (Command(arguments=("verify",), tool=tool, compares=True), install)
 
 
 def _pylock(facts: _Facts) -> tuple[Command, ...]:
@@ -360,11 +393,3 @@ def _toml(read: ReadFile, name: str) -> Mapping[str, Any]:
         return tomllib.loads(text_of(name, content))
     except tomllib.TOMLDecodeError as error:
         raise CannotBuild(f"{name} cannot be read", why=str(error), todo="Correct it and push again.") from error
-
-
-def assumed_packages(kind: str, read: ReadFile) -> Packages | None:
-    """Packages of a description that names none: requirements.txt, else pyproject.toml."""
-    names = [name for name in ("requirements.txt", "pyproject.toml") if read(name) is not None]
-    if kind != "python" or not names:
-        return None
-    return Packages(language="python", tool="pip", manifests=(names[0],))

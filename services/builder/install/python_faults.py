@@ -22,12 +22,14 @@ _STALE = re.compile(
 _NO_REASON = re.compile(
     r"^(usage:|try |hint:|warning:|info:|resolved \d|using cpython|note:|for more information)", re.IGNORECASE
 )
-_REASON = re.compile(
-    r"^(error|fatal)\b|^\[\w*(error|exception)\]|\b(error|exception):|no solution found", re.IGNORECASE
-)
+_REASON = re.compile(r"^(error|fatal|cause)\b|^\[\w*(error|exception)\]|^\w*(error|exception): ", re.IGNORECASE)
+_LABEL = re.compile(r"^(error|fatal|cause): ?", re.IGNORECASE)
 _MARKS = re.compile("^[\\s\u2500-\u25ff\u2713-\u2718\u00b7\u00d7\u2022|]+")
 """Lines, arrows, ticks and crosses in front of a message."""
-_REASON_LINES, _REASON_CHARS = 3, 400
+_ADVICE = re.compile(r"[.,;:]?\s+Run (\$|`).*$")
+"""The advice of the tool itself, which knarr gives in its own words."""
+_REASON_CHARS = 300
+"""Of each of the two lines."""
 
 
 def explained(
@@ -49,7 +51,7 @@ def explained(
     if installation.manifest and (stale or command.compares):
         return BuildFailed(
             f"{installation.file} does not fit {installation.manifest}",
-            why=reason,
+            why=_ADVICE.sub("", reason),
             todo=f"Run `{installation.lock_command}` and commit {installation.file}.",
             code="lock_out_of_date",
         )
@@ -62,9 +64,9 @@ def explained(
 
 
 def reason_of(lines: Sequence[bytes]) -> str:
-    """Return the first lines that say what went wrong, joined; empty where the tool printed none."""
+    """Return the first line that says what went wrong and the last one that says why; empty where there is none."""
     texts = [_MARKS.sub("", line.decode(errors="replace")).strip() for line in lines]
     texts = [text for text in texts if text and not _NO_REASON.match(text)]
-    first = next((at for at, text in enumerate(texts) if _REASON.search(text)), None)
-    chosen = texts[-1:] if first is None else texts[first : first + _REASON_LINES]
-    return " ".join(chosen)[:_REASON_CHARS]
+    reasons = [text for text in texts if _REASON.search(text)] or texts[-1:]
+    parts = dict.fromkeys(_LABEL.sub("", text) for text in (*reasons[:1], *reasons[-1:]))
+    return ": ".join(part.rstrip(".:")[:_REASON_CHARS] for part in parts if part)

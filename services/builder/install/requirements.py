@@ -20,6 +20,8 @@ _EGG = re.compile(r"egg=[A-Za-z0-9._-]+(\[[^\]]*\])?")
 _LOCAL = re.compile(
     r"^(\.|/|file:)|@\s*(file:|\.)|^[^\s:]+\.(whl|tar\.gz|zip)(\s|$)|^(--find-links|-f)[\s=]+(\.|/|file:)"
 )
+_ITSELF = re.compile(r"\.(?:/)?(?:\[([^\]]*)\])?")
+"""The app's own folder as a requirement, with its extras."""
 _FILES = 50
 """Files that requirements may include, one through the other."""
 
@@ -31,6 +33,8 @@ class Requirements:
     files: dict[str, str] = field(default_factory=dict)
     needs_source: bool = False
     """True: folders or files of the app are installed, so that every change of the app may change the packages."""
+    itself: list[str] | None = None
+    """Extras with which the app's own project is required; None: it is not required."""
     rewritten: list[str] = field(default_factory=list)
     """Names of files with an editable line that is installed as a regular package."""
 
@@ -38,6 +42,13 @@ class Requirements:
     def empty(self) -> bool:
         """Whether nothing is installed."""
         return not any(lines_of(text) for text in self.files.values())
+
+    def without_itself(self) -> dict[str, str]:
+        """Return the files without the lines that require the app's own project."""
+        return {
+            name: "\n".join(line for line in text.split("\n") if not _ITSELF.fullmatch(line.strip()))
+            for name, text in self.files.items()
+        }
 
     @property
     def hashed(self) -> bool:
@@ -89,6 +100,9 @@ def _collect(name: str, content: bytes, read: ReadFile, found: Requirements) -> 
     for line in lines_of(text):
         if (match := _INCLUDE.match(line)) and "://" not in match[1]:
             _include(name, match[1], read, found)
+        elif match := _ITSELF.fullmatch(line):
+            extras = [each.strip() for each in (match[1] or "").split(",") if each.strip()]
+            found.itself = [*(found.itself or []), *extras]
         elif _LOCAL.search(line):
             found.needs_source = True
 

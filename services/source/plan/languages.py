@@ -212,7 +212,7 @@ def _with_project(app: PythonApp, result: Result, findings: Findings) -> Package
     if not names & set(app.scripts):
         return app.packages
     findings.found(f"the project itself is installed: {listed(sorted(names & set(app.scripts)))} is its command")
-    return app.packages.model_copy(update={"project": True, "needs_source": True})
+    return app.packages.model_copy(update={"project": True})
 
 
 # --- Node ------------------------------------------------------------------------------------------------------------

@@ -318,7 +318,7 @@ def _packages(
         lock=lock,
         manifests=tuple(files),
         project=project,
-        needs_source=local or project,
+        needs_source=local,
     )
 
 

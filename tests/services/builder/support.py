@@ -24,12 +24,15 @@ from services.builder.adapters.layers.limits import Limits
 from services.builder.adapters.layers.sandbox import Sandbox
 from services.builder.contract import BuiltLayer
 from services.builder.ports import BuildOrder, BuildOutput, Built
-from services.source.contract import AppDescription, Runtime
+from services.source.contract import AppDescription, Packages, Runtime
 
 COMMIT = "9c1d3a4b5e6f708192a3b4c5d6e7f8091a2b3c4d"
 MIB = 1024 * 1024
 
-PYTHON = AppDescription(runtime=Runtime(kind="python"), processes={"web": ("python", "app.py")})
+PIP = Packages(language="python", tool="pip", manifests=("requirements.txt",))
+PYTHON = AppDescription(runtime=Runtime(kind="python"), processes={"web": ("python", "app.py")}, packages=(PIP,))
+PYPROJECT = PYTHON.model_copy(update={"packages": (PIP.model_copy(update={"manifests": ("pyproject.toml",)}),)})
+NO_PACKAGES = PYTHON.model_copy(update={"packages": ()})
 NODE = AppDescription(runtime=Runtime(kind="node"), processes={"web": ("node", "server.js")})
 STATIC = AppDescription(runtime=Runtime(kind="static"))
 PROCFILE = AppDescription(runtime=Runtime(kind="procfile"), processes={"web": ("/bin/sh", "-c", "./serve")})

@@ -20,7 +20,7 @@ from services.builder.adapters.layers.sandbox import ToolFailed
 from services.builder.errors import BuildFailed, CannotBuild, OutOfMemory, RegistryUnavailable
 from services.builder.ports import BuildOrder
 from services.source.contract import AppDescription, Packages, Runtime
-from tests.services.builder.support import COMMIT, NODE, PROCFILE, PYTHON, STATIC, Output
+from tests.services.builder.support import COMMIT, NO_PACKAGES, NODE, PROCFILE, PYPROJECT, PYTHON, STATIC, Output
 
 KITCHEN = Kitchen(images=BaseImages(), secrets=("NPM_TOKEN",), memory_bytes=1024**3)
 STARTED = "2026-11-20T23:59:36.944429268Z"
@@ -55,7 +55,7 @@ def versioned(kind: str, version: str) -> AppDescription:
     ("description", "files"),
     [
         (PYTHON, {"requirements.txt": "flask\n"}),
-        (PYTHON, {}),
+        (NO_PACKAGES, {}),
         (NODE, {"package.json": '{"dependencies": {"is-odd": "3"}, "scripts": {"build": "make"}}'}),
         (STATIC, {}),
         (PROCFILE, {}),
@@ -99,7 +99,7 @@ def test_packages_that_are_folders_of_the_app_are_installed_with_all_of_it() -> 
 def test_a_pyproject_lists_its_packages() -> None:
     """Tool uv reads them itself; nothing else of the app is there."""
     project = '[project]\nname = "x"\nversion = "1"\ndependencies = ["six", "flask>=3"]\n'
-    made = recipe(PYTHON, {"pyproject.toml": project})
+    made = recipe(PYPROJECT, {"pyproject.toml": project})
 
     assert made.files["knarr/dependencies/pyproject.toml"] == project.encode()
     assert "COPY root/app/ /work/" not in made.dockerfile

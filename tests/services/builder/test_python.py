@@ -9,7 +9,17 @@ import pytest
 from services.builder.adapters.layers.image import HOST_PATH
 from services.builder.errors import BuildFailed, CannotBuild
 from services.source.contract import Runtime
-from tests.services.builder.support import PYTHON, Bench, Files, make_bench, run_process, unpacked, wheel
+from tests.services.builder.support import (
+    NO_PACKAGES,
+    PYPROJECT,
+    PYTHON,
+    Bench,
+    Files,
+    make_bench,
+    run_process,
+    unpacked,
+    wheel,
+)
 
 APP = "import greet, sys\nprint(greet.__file__, greet.VERSION, sys.path)\n"
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -109,7 +119,7 @@ async def test_dependencies_are_read_from_pyproject(bench: Bench, tmp_path: Path
     """`[project] dependencies`, and only those: the project itself is not installed."""
     pyproject = '[project]\nname = "shop"\nversion = "1"\ndependencies = ["greet==1.0"]\n'
 
-    built = await bench.build(PYTHON, {"app.py": APP, "pyproject.toml": pyproject})
+    built = await bench.build(PYPROJECT, {"app.py": APP, "pyproject.toml": pyproject})
 
     root = await unpacked(bench, built, tmp_path / "root")
     assert " 1.0 " in await run_process(bench, built, root)
@@ -118,7 +128,7 @@ async def test_dependencies_are_read_from_pyproject(bench: Bench, tmp_path: Path
 
 async def test_an_app_without_dependencies_runs_too(bench: Bench, tmp_path: Path) -> None:
     """No requirements.txt, no pyproject.toml: just the interpreter."""
-    built = await bench.build(PYTHON, {"app.py": "print('plain')\n"})
+    built = await bench.build(NO_PACKAGES, {"app.py": "print('plain')\n"})
 
     assert await run_process(bench, built, await unpacked(bench, built, tmp_path / "root")) == "plain\n"
 

@@ -76,7 +76,7 @@ def test_an_editable_requirement_becomes_a_regular_one(line: str, installed: str
     [
         *[
             (line, True)
-            for line in (".", "-e .", "./lib", "/opt/lib", "lib @ file:///opt/lib", "vendor/x-1.0-py3-none-any.whl")
+            for line in ("./lib", "-e ./lib", "/opt/lib", "lib @ file:///opt/lib", "vendor/x-1.0-py3-none-any.whl")
         ],
         *[(line, True) for line in ("x-1.0.tar.gz", "--find-links ./wheels", "file:lib")],
         *[(line, False) for line in ("six==1.17", "six @ https://example.com/six.whl", "-r https://example.com/r.txt")],
@@ -86,6 +86,18 @@ def test_an_editable_requirement_becomes_a_regular_one(line: str, installed: str
 def test_what_lies_in_the_app_makes_the_layer_depend_on_its_source(line: str, local: bool) -> None:
     """A folder or file of the app may change without requirements.txt changing."""
     assert read({"requirements.txt": line + "\n"}).needs_source is local
+
+
+@pytest.mark.parametrize(
+    ("line", "extras"), [(".", []), ("-e .", []), ("./", []), ("-e .[web, db]", ["web", "db"]), ("./lib", None)]
+)
+def test_the_apps_own_project_is_recognised(line: str, extras: list[str] | None) -> None:
+    """It is installed in a layer of its own; the other lines stay."""
+    found = read({"requirements.txt": f"six\n{line}\n"})
+
+    assert found.itself == extras
+    if extras is not None:
+        assert found.without_itself() == {"requirements.txt": "six\n"}
 
 
 def test_hashes_are_noticed_over_continued_lines() -> None:

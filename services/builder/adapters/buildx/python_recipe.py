@@ -20,7 +20,6 @@ from services.builder.install.python import (
     SCRIPT_PYTHON_OF_PROJECT,
     Command,
     Installation,
-    assumed_packages,
     plan_installation,
 )
 from services.builder.install.python_environment import INDEX_NAMES, PIP_NAMES, PROJECT_ENVIRONMENT, tool_environment
@@ -41,8 +40,7 @@ def python_recipe(order: BuildOrder, read: ReadFile, kitchen: Kitchen) -> Recipe
         CannotBuild: A file cannot be read, or no base image fits what the app asks for.
     """
     description = order.description
-    found = next((each for each in description.packages if each.language == "python"), None)
-    packages = found or assumed_packages(description.runtime.kind, read)
+    packages = next((each for each in description.packages if each.language == "python"), None)
     wanted = (packages.version if packages else None) or description.runtime.version
     image = python_image(wanted, kitchen.images)
     uv_version = importlib.metadata.version("uv")

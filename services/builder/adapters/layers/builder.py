@@ -4,7 +4,6 @@ Unpack the archive; let the app's language bring its layers; pack the app as a l
 store. Safe to repeat: the image's name is its content, and dependency layers come from the cache.
 """
 
-import asyncio
 import os
 import threading
 from collections.abc import Awaitable, Callable
@@ -28,7 +27,6 @@ from services.builder.adapters.layers.undescribed import described_packages, des
 from services.builder.adapters.layers.workshop import Workshop
 from services.builder.contract import BuiltLayer
 from services.builder.errors import CannotBuild
-from services.builder.install.python import assumed_packages
 from services.builder.ports import BuildOrder, BuildOutput, Built
 from services.source.contract import Packages
 
@@ -140,8 +138,7 @@ class LayersBuilder:
             has_steps = packages.language in in_steps
             installed[packages.language] = await self._installed(shop, packages, has_steps=has_steps)
         if kind == "python" and "python" not in installed:
-            assumed = await asyncio.to_thread(assumed_packages, kind, shop.read)
-            installed["python"] = await self._python(shop, assumed, has_steps="python" in in_steps)
+            installed["python"] = await self._python(shop, None, has_steps="python" in in_steps)
         for step in steps:
             if step.language not in installed:
                 raise CannotBuild(f"{step.name} needs {step.language}, which the description does not install")

@@ -120,7 +120,8 @@ async def _interpreter(
                 "UV_NO_PROGRESS": "1",
                 "UV_NO_CONFIG": "1",
                 **({"UV_PYTHON_INSTALL_MIRROR": mirror} if mirror else {}),
-            }
+            },
+            variables=False,
         )
         try:
             await shop.run(
@@ -179,13 +180,15 @@ class _Environments:
             "interpreter": [each.implementation, each.version, each.platform, str(each.path)],
             "settle": SETTLE.read_text(encoding="utf-8"),
             "wrapper": _wrapper(Path("python")),
+            "variables": self._shop.variables_key() if self._plan.commands or self._plan.project else None,
         }
 
     async def _make(self, folder: Path, *, commands: Sequence[Command], project: bool) -> None:
+        given = self._shop.environment({})
         env = {
-            **self._shop.environment({}),
-            **index_environment(self._shop.sandbox.passed),
-            **tool_environment(self._plan, venv=str(folder), caches=str(self._shop.caches)),
+            **given,
+            **index_environment(given.get),
+            **tool_environment(self._plan, venv=str(folder), caches=str(self._shop.app_cache.tools)),
             **(PROJECT_ENVIRONMENT if project else {}),
         }
         venv = [uv.find_uv_bin(), "venv", "--quiet", "--relocatable", "--no-project"]

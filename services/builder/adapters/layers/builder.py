@@ -4,6 +4,7 @@ Unpack the archive; let the app's language bring its layers; pack the app as a l
 store. Safe to repeat: the image's name is its content, and dependency layers come from the cache.
 """
 
+import asyncio
 import os
 import threading
 from collections.abc import Awaitable, Callable

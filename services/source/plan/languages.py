@@ -18,6 +18,7 @@ from services.source.plan.refusals import foreign_language, language_of_program,
 from services.source.plan.starts import Start, shown
 from services.source.plan.static import INDEX, MKDOCS, mkdocs_step, static_site
 
+_START_SCRIPT = "start.sh"
 _PLAIN_PYTHON = ("main.py", "app.py", "server.py", "manage.py", "bot.py", "wsgi.py", "asgi.py", "streamlit_app.py")
 
 
@@ -82,7 +83,7 @@ def _by_files(context: Context) -> Result:
         return _node(context)
     if _site(context):
         return _static(context)
-    return _procfile(context) if tree.has(PROCFILE) else _nothing(context)
+    return _procfile(context) if tree.has(PROCFILE) or tree.has(_START_SCRIPT) else _nothing(context)
 
 
 def _program_language(context: Context) -> str | None:
@@ -354,7 +355,8 @@ def _static(context: Context) -> Result:
 
 def _procfile(context: Context) -> Result:
     result = Result(kind="procfile", processes=dict(context.processes))
-    context.findings.found(f"{PROCFILE} alone: nothing is installed")
+    if context.tree.has(PROCFILE):
+        context.findings.found(f"{PROCFILE} alone: nothing is installed")
     _require_process(result, context, "", "`web: ./server --port $PORT`")
     return result
 
@@ -371,6 +373,8 @@ def _take(start: Start, result: Result, context: Context) -> None:
 
 
 def _require_process(result: Result, context: Context, language: str, example: str, *, more: str = "") -> None:
+    if not result.processes and not context.findings.refusals and context.tree.has(_START_SCRIPT):
+        _take(Start(shell(f"sh {_START_SCRIPT}"), _START_SCRIPT), result, context)
     if result.processes or context.findings.refusals:
         return
     named = f"this {language} app" if language else "this app"

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from services.source.contract import BuildStep
+from services.source.plan.cupaas import inside
 from services.source.plan.findings import Findings
 from services.source.plan.node_frameworks import SERVERS, Built, framework_of
 from services.source.plan.node_packages import NodeApp
@@ -71,7 +72,7 @@ def node_build(tree: Tree, app: NodeApp, findings: Findings, *, has_web: bool) -
     name = built.framework if built else next((name for library, name in SERVERS if package.has(library)), None)
     if has_web:
         return NodeBuild(steps, None, framework=name)
-    start = _start(tree, app, built, findings)
+    start = _start(tree, app, built, findings, has_build=bool(steps))
     if start is None and built and built.output and (steps or tree.has_folder(built.output)):
         return NodeBuild(steps, None, built.output, built.fallback, built.framework)
     return NodeBuild(steps, start, framework=name)
@@ -104,7 +105,7 @@ def _steps(app: NodeApp, built: Built | None, findings: Findings) -> tuple[Build
     )
 
 
-def _start(tree: Tree, app: NodeApp, built: Built | None, findings: Findings) -> Start | None:
+def _start(tree: Tree, app: NodeApp, built: Built | None, findings: Findings, *, has_build: bool) -> Start | None:
     package = app.package
     script = package.scripts.get("start", "")
     if built and built.output and _is_missing_server(package, script):
@@ -118,14 +119,21 @@ def _start(tree: Tree, app: NodeApp, built: Built | None, findings: Findings) ->
         findings.note(f"`scripts.start` of {PACKAGE_JSON} is `{script[:80]}`, made for development: {instead}")
     if built is not None and (built.start is not None or built.output):
         return Start(shell(built.start), built.framework, framework) if built.start is not None else None
-    return _start_of_file(tree, package, framework, findings)
+    return _start_of_file(tree, app, framework, findings, has_build=has_build)
 
 
-def _start_of_file(tree: Tree, package: PackageJson, framework: str | None, findings: Findings) -> Start | None:
-    if package.main and (file := _main(tree, package.main)):
-        return Start(("node", file), f"`main` of {PACKAGE_JSON}", framework)
-    if file := tree.first(*_FILES, *_IN_FOLDERS):
-        return Start(("node", file), file, framework)
+def _start_of_file(
+    tree: Tree, app: NodeApp, framework: str | None, findings: Findings, *, has_build: bool
+) -> Start | None:
+    package = app.package
+    program = "bun" if app.packages.tool == "bun" else "node"
+    if package.main:
+        file = _main(tree, package.main) or (inside(package.main) if has_build else None)
+        if file is not None:  # a build may make it
+            return Start((program, file), f"`main` of {PACKAGE_JSON}", framework)
+    more = _TYPESCRIPT if program == "bun" else ()
+    if file := tree.first(*_FILES, *_IN_FOLDERS, *more):
+        return Start((program, file), file, framework)
     if (file := tree.first(*_TYPESCRIPT)) and package.name:
         findings.refuse(
             f"{file} is TypeScript, and nothing says how it is started",

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from services.source.errors import AppInvalid
@@ -15,6 +15,8 @@ PYPROJECT = "pyproject.toml"
 PIPFILE = "Pipfile"
 SETUP_PY = "setup.py"
 SETUP_CFG = "setup.cfg"
+_MAIN_GROUPS = ("main", "default", "prod", "production", "app", "web", "server", "runtime")
+"""Names of dependency groups that hold the packages of an app, where a file has nothing but groups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,10 @@ class Pyproject:
     uv_version: str | None = None
     local: tuple[str, ...] = ()
     """Folders or files of the app that are dependencies, or a workspace."""
-    groups: frozenset[str] = field(default_factory=frozenset)
+    groups: tuple[str, ...] = ()
+    """Dependency groups (PEP 735, Poetry), which are not installed by themselves."""
+    main_group: str | None = None
+    """The group that holds the app's packages, where there is no `[project]`."""
 
 
 def read_pyproject(tree: Tree) -> Pyproject:
@@ -60,8 +65,12 @@ def read_pyproject(tree: Tree) -> Pyproject:
     declared += [_poetry(name, value) for name, value in poetry_packages.items() if name.lower() != "python"]
     setuptools = table(tool, "setuptools", "dynamic", "dependencies")
     reads = setuptools.get("file", ())
+    groups = table(content.get("dependency-groups"))
+    has_project = "project" in content.names or "build-system" in content.names or bool(poetry)
+    main_group = next((name for name in _MAIN_GROUPS if not has_project and texts(groups.get(name))), None)
+    declared += [each for line in texts(groups.get(main_group or "")) if (each := requirement(line))]
     return Pyproject(
-        is_project="project" in content.names or "build-system" in content.names or bool(poetry),
+        is_project=has_project or main_group is not None,
         name=text(project.get("name")) or text(poetry.get("name")) or "",
         dependencies=tuple(declared),
         is_dynamic="dependencies" in dynamic,
@@ -73,7 +82,8 @@ def read_pyproject(tree: Tree) -> Pyproject:
         tools=frozenset(name for name in ("poetry", "pdm", "uv", "hatch") if table(tool, name)),
         uv_version=text(uv.get("required-version")),
         local=tuple(_local(table(uv, "sources"), poetry_packages, uv)),
-        groups=frozenset(table(content.get("dependency-groups"))),
+        groups=tuple(name for name in (*groups, *table(poetry, "group")) if name not in {main_group, "main"}),
+        main_group=main_group,
     )
 
 

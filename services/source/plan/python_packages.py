@@ -29,7 +29,13 @@ from services.source.plan.versions import PYTHON_VERSION, RUNTIME_TXT, Asked, py
 PythonTool = Literal["pip", "uv", "poetry", "pdm", "pipenv", "pylock"]
 REQUIREMENTS = (
     *("requirements.txt", "requirements/production.txt", "requirements/prod.txt", "requirements-prod.txt"),
-    *("requirements-production.txt", "requirements/base.txt", "requirements/requirements.txt", "requirements.pip"),
+    *(
+        "requirements-production.txt",
+        "requirements/base.txt",
+        "requirements/requirements.txt",
+        "requirements.pip",
+        "requirements.in",
+    ),
 )
 """Files that say what to install; the first that is there counts."""
 CONDA = ("environment.yml", "environment.yaml", "conda.yml", "conda-lock.yml", "pixi.toml")
@@ -86,6 +92,10 @@ def read_python(tree: Tree, findings: Findings, version: str | None = None) -> P
     """
     sources = _read(tree, findings)
     _refuse_conda(sources)
+    if sources.pyproject.groups:
+        findings.note(
+            f"not installed: the dependency groups {listed(list(sources.pyproject.groups)[:10])} of {PYPROJECT}"
+        )
     lock = _lock(sources)
     _check_requirements(sources, lock)
     asked = Asked(version, ".cupaas.yml", "`runtime` of .cupaas.yml") if version else None
@@ -216,9 +226,10 @@ def _chosen(sources: _Sources, lock: Locked | None) -> tuple[Packages, tuple[Req
         sources.findings.note("no Pipfile.lock: versions are chosen at each build. Commit one: pipenv lock")
         return _packages(sources, "pipenv", (PIPFILE,), local=sources.pipfile.local), sources.pipfile.dependencies
     project = sources.pyproject
-    if project.is_project and (project.dependencies or project.is_dynamic or not sources.tree.has(SETUP_PY)):
+    is_setup = sources.tree.has(SETUP_PY) or (sources.tree.has(SETUP_CFG) and bool(setup_names(sources.tree)))
+    if project.is_project and (project.dependencies or project.is_dynamic or not is_setup):
         return _from_pyproject(sources)
-    if sources.tree.has(SETUP_PY):
+    if is_setup and (sources.tree.has(SETUP_PY) or project.is_project):
         names = tuple(Requirement(name) for name in setup_names(sources.tree))
         manifests = tuple(filter(sources.tree.has, (SETUP_PY, SETUP_CFG, PYPROJECT)))
         return _packages(sources, "pip", manifests, project=True, local=True), names
@@ -282,6 +293,9 @@ def _from_requirements(sources: _Sources, found: Requirements) -> tuple[Packages
 
 def _from_pyproject(sources: _Sources) -> tuple[Packages, tuple[Requirement, ...]]:
     project = sources.pyproject
+    if project.main_group is not None:
+        found = _packages(sources, "pip", (PYPROJECT,))
+        return found.model_copy(update={"groups": (project.main_group,)}), project.dependencies
     tool: PythonTool = "poetry" if "poetry" in project.tools and not sources.tree.has("uv.toml") else "uv"
     if project.dependencies:
         sources.findings.note(

@@ -97,3 +97,17 @@ def test_a_procfile_that_needs_a_development_package_has_it() -> None:
 def test_libraries_of_servers_are_named(package_name: str, name: str) -> None:
     """The app's own script starts them."""
     assert planned(package(dependencies={package_name: "1"})).framework == name
+
+
+@pytest.mark.parametrize(
+    ("fields", "files", "command"),
+    [
+        ({"scripts": {"build": "tsc"}, "main": "dist/index.js"}, {"src/index.ts": ""}, "node dist/index.js"),
+        ({"scripts": {}, "module": "index.ts"}, {"index.ts": "", "bun.lock": "{}"}, "bun index.ts"),
+        ({"scripts": {}}, {"src/index.ts": "", "bun.lock": "{}"}, "bun src/index.ts"),
+        ({"scripts": {}}, {"start.sh": "exec node x.js"}, "sh start.sh"),
+    ],
+)
+def test_a_file_that_a_build_makes_and_what_bun_runs(fields: dict[str, Any], files: Files, command: str) -> None:
+    """`main` need not be there before the build; Bun runs TypeScript."""
+    assert web(planned(package(**fields) | dict(files))) == command

@@ -54,6 +54,8 @@ def packages(files: Files) -> Packages:
         ),
         ({"setup.py": "setup(install_requires=['a==1'])"}, "pip", None, "setup.py"),
         ({"setup.py": "setup()", "pyproject.toml": BACKEND}, "pip", None, "setup.py"),
+        ({"setup.cfg": "[options]\ninstall_requires =\n  a\n", "pyproject.toml": BACKEND}, "pip", None, "setup.cfg"),
+        ({"requirements.in": "a\n"}, "pip", None, "requirements.in"),
     ],
 )
 def test_the_file_that_counts_and_its_tool(files: Files, tool: str, lock_file: str | None, first: str) -> None:
@@ -250,3 +252,14 @@ def test_a_requirement_of_the_app_itself_needs_its_source(line: str) -> None:
 def test_an_included_file_that_is_not_there_is_named(text: str, says: str) -> None:
     """Before anything is built."""
     assert says in refused(RUN | {"requirements.txt": text})
+
+
+def test_dependency_groups_are_named_or_used() -> None:
+    """Those of development stay out; where a file has nothing but groups, the one of the app counts."""
+    groups = '[dependency-groups]\ndev = ["pytest"]\n'
+    found = planned({**RUN, "pyproject.toml": PROJECT + groups})
+    assert "not installed: the dependency groups dev of pyproject.toml" in found.notes
+    alone = packages({"pyproject.toml": groups + 'prod = ["flask==3.0.0"]\n'})
+    assert (alone.tool, alone.manifests, alone.groups) == ("pip", ("pyproject.toml",), ("prod",))
+    tools = planned({"package.json": {"scripts": {"start": "node ."}}, "pyproject.toml": groups})
+    assert [each.language for each in tools.packages] == ["node"]

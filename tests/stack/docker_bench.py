@@ -74,7 +74,7 @@ class Bench:
             await runtime.start(release)
             await self.observed(runtime, release)
         await runtime.stop(release.app_id, release.saga_id)
-        assert await self.containers() == []
+        assert await self.containers(**{spec.SAGA: release.saga_id}) == []
         return caught.value
 
     async def instance_of(self, _release: Release) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from services.deployer.adapters.kubernetes import objects
-from services.deployer.adapters.kubernetes.verdicts import hopeless, judge, read_pods, state_of
+from services.deployer.adapters.kubernetes.verdicts import hopeless, judge, next_start_ms, read_pods, state_of
 
 MISSED = {
     "exitCode": 137,
@@ -144,3 +144,16 @@ def test_a_pod_that_runs_another_image_has_drifted() -> None:
     assert state(f"docker-pullable://registry/shop@{DIGEST}") == "up"
     assert state(f"docker://{CONFIG}") == "up"
     assert state("docker-pullable://registry/evil@sha256:cccc") == "drifted"
+
+
+@pytest.mark.parametrize(("said", "wait_s"), [("10s", 10), ("1m20s", 80), ("5m0s", 300)])
+def test_the_next_start_of_a_crashed_pod_is_what_the_kubelet_says(said: str, wait_s: int) -> None:
+    """Counted from its last end."""
+    last = {"terminated": {"exitCode": 1, "reason": "Error", "finishedAt": TOLD_AT}}
+    crashed = waiting("CrashLoopBackOff", f"back-off {said} restarting failed container=app pod=web-1") | {
+        "lastState": last
+    }
+    (pod,) = read_pods([pod_of({}, crashed)])
+    assert pod.ended is not None
+    assert next_start_ms(pod) == pod.ended.at_ms + wait_s * 1000
+    assert next_start_ms(read_pods([pod_of({}, {"lastState": last, **waiting("ContainerCreating")})])[0]) is None

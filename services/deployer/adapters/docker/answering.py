@@ -24,6 +24,8 @@ log = structlog.get_logger(__name__)
 
 _FIRST_WAIT_S = 0.02
 _LONGEST_WAIT_S = 0.5
+_SEEN_LATE_MS = 5_000
+"""A start that is older when it is seen first: it may have answered long ago."""
 NO_ADDRESS = "it has no address in the app's network"
 
 Start = tuple[str, int]
@@ -35,11 +37,15 @@ class _Known:
     """What is known of one start of a container."""
 
     checks: Checks
+    seen_ms: int
+    """Age of the start when it was seen first, in milliseconds."""
     passed: set[int] = field(default_factory=set)
     """Positions in `at_start` of the checks that have passed."""
     faults: dict[int, str] = field(default_factory=dict)
     proved: bool = False
     backend: Backend | None = None
+    first_answer_ms: int | None = None
+    """Milliseconds from the start until it had passed."""
     unready: dict[str, str] = field(default_factory=dict)
     """Faults of readiness checks that have failed since."""
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -81,6 +87,11 @@ class Answering:
         """Whether it has passed what it must since its start."""
         known = self._look_up(container)
         return known is not None and known.proved
+
+    def first_answer_ms(self, container: Container) -> int | None:
+        """Milliseconds from its start until it had passed; None: it was not seen."""
+        known = self._look_up(container)
+        return known.first_answer_ms if known else None
 
     def unready(self, container: Container) -> str:
         """Why it gets no requests although it has started; empty: it gets them."""
@@ -148,8 +159,12 @@ class Answering:
         starts, start = self._known[_app(container)], _start(container)
         if start not in starts:
             process, declared = spec.process_of(container.labels[spec.PROCESS]), spec.declared_checks(container.labels)
-            starts[start] = _Known(checks_of(process, declared, patience=self._patience))
+            checks = checks_of(process, declared, patience=self._patience)
+            starts[start] = _Known(checks, self._age_ms(container))
         return starts[start]
+
+    def _age_ms(self, container: Container) -> int:
+        return max(0, self._clock.now_ms() - container.started_ms)
 
     def _begin(self, known: _Known, work: Coroutine[Any, Any, None]) -> None:
         known.tasks.append(asyncio.create_task(work))
@@ -158,6 +173,8 @@ class Answering:
         if known.proved:
             return
         known.proved = True
+        if known.seen_ms < _SEEN_LATE_MS:
+            known.first_answer_ms = self._age_ms(container)
         address, port = _address(container), int(container.labels.get(spec.PORT) or 0)
         if address and port:
             known.backend = Backend(address, port)
@@ -167,7 +184,7 @@ class Answering:
             self._begin(known, self._keep_alive(container, check))
 
     async def _attempt(self, container: Container, check: Check) -> str | None:
-        age_s = (self._clock.now_ms() - container.started_ms) / 1000
+        age_s = self._age_ms(container) / 1000
         if age_s < check.initial_delay_s:
             return f"its first check is due {check.initial_delay_s:g} s after its start"
         if check.uptime_s is not None:

@@ -82,6 +82,7 @@ class Shown:
             note=note,
             digest=container.image.rpartition("@")[2],
             next_start_ms=next_start_ms(container) if container.status == "restarting" else None,
+            first_answer_ms=None if restarts else self._answering.first_answer_ms(container),
             log_tail=tail,
         )
 

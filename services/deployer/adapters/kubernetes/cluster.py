@@ -305,7 +305,15 @@ class Cluster:
             return answer.status, body
 
     async def logs(
-        self, namespace: str, pod: str, *, lines: int | None, follow: bool, times: bool, after: str = ""
+        self,
+        namespace: str,
+        pod: str,
+        *,
+        lines: int | None,
+        follow: bool,
+        times: bool,
+        after: str = "",
+        previous: bool = False,
     ) -> AsyncIterator[bytes]:
         """A pod's lines, each (`times`) with an RFC 3339 time and a space before it; none where it has not begun.
 
@@ -317,12 +325,15 @@ class Cluster:
             follow: Go on until it ends.
             times: Whether lines begin with their time.
             after: Only those of this RFC 3339 time (in full seconds) or later.
+            previous: Those of the container before the one that runs now.
         """
         query = [("follow", str(follow).lower()), ("timestamps", str(times).lower())]
         if lines is not None:
             query.append(("tailLines", str(lines)))
         if after:
             query.append(("sinceTime", after))
+        if previous:
+            query.append(("previous", "true"))
         path = f"{POD.path(namespace, pod)}/log"
         left = lines if lines is not None and not follow else sys.maxsize
         try:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from seedwork.errors import Conflict, KnarrError, Unavailable
@@ -93,17 +93,29 @@ class Observing:
 
     async def tail(self, namespace: str, pod: str, release: Release) -> tuple[str, ...]:
         """A pod's last lines, without values of config vars."""
-        lines = self._cluster.logs(namespace, pod, lines=_TAIL_LINES, follow=False, times=False)
-        return blotted([line async for line in lines], release.env.values())
+        return await self.last_lines(namespace, pod, release.env.values())
+
+    async def last_lines(
+        self, namespace: str, pod: str, secrets: Collection[str], *, previous: bool = False
+    ) -> tuple[str, ...]:
+        """Those of a pod, or of its container `previous` to the one that runs, without the secrets."""
+        lines = self._cluster.logs(namespace, pod, lines=_TAIL_LINES, follow=False, times=False, previous=previous)
+        return blotted([line async for line in lines], secrets)
 
     async def failed_probe(self, namespace: str, pod: str) -> str:
         """What the kubelet said last of a probe of the pod that failed; empty: nothing."""
-        fields = f"involvedObject.name={pod},reason=Unhealthy"
+        return await self._newest_event(namespace, f"involvedObject.name={pod},reason=Unhealthy")
+
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _warning(self, namespace: str, pod: str) -> str:
+        """What the cluster warned of last about a pod."""
+        return await self._newest_event(namespace, f"involvedObject.name={pod},type=Warning")
+
+    async def _newest_event(self, namespace: str, fields: str) -> str:
         events = (await self._cluster.list(EVENT, namespace, {}, fields=fields)).items
         newest = max(events, key=lambda each: each.get("lastTimestamp") or "", default=None)
         return str(newest.get("message", "")).strip() if newest else ""
-
-    # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _unready_by_our_checks(
         self, watched: Watched, standing: verdicts.Standing
@@ -150,7 +162,11 @@ class Observing:
             )
         pod = unready[0] if unready else next((each for each in standing.pods if not each.ready), None)
         if pod is None:
-            return AppDoesNotStart("The release does not become ready", why=f"{standing.note}; {waited}")
+            why = f"{standing.note}; {waited}"
+            return Unavailable("The cluster makes no pods of the release", why=why, todo=_ROOM["node"])
+        if not pod.runs and not pod.ended:
+            why = await self._warning(watched.namespace, pod.name) or pod.waiting or "it does not say why"
+            return NoCapacity(f"The node does not start {pod.label}", why=f"{why}; {waited}", todo=_ROOM["node"])
         what, todo = _in_words(pod, unready[1], unready[2]) if unready else await self._by_probe(watched, pod)
         tail = await self.tail(watched.namespace, pod.name, watched.release)
         return AppDoesNotStart(what, why=f"{waited} for it", todo=f"{todo} {LONGER}", log_tail=tail)

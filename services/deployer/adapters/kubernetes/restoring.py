@@ -29,12 +29,14 @@ from services.deployer.adapters.kubernetes.cluster import (
     Object,
 )
 from services.deployer.adapters.kubernetes.front import Front
+from services.deployer.adapters.kubernetes.shown import Known
 from services.deployer.errors import Fenced
 from services.deployer.ports import AddOns, Drift, Release, Standing
 
 log = structlog.get_logger(__name__)
 
 _AT_ONCE = 8
+_REMEMBERED = 2_000
 _RESYNC_MS = 300_000
 """Every app is looked at so often, whatever the watches say."""
 
@@ -74,8 +76,8 @@ class Restoring:
         """What the database said last, by app."""
         self.forgetting: set[str] = set()
         """Apps that are being removed by this process."""
-        self.formations: dict[str, tuple[int, dict[str, int]]] = {}
-        """Number and formation of releases that were seen, by saga."""
+        self.known: dict[str, Known] = {}
+        """Releases that were seen, by saga; the oldest of very many are forgotten."""
         self._cluster = cluster
         self._front = front
         self._clock = clock
@@ -89,8 +91,12 @@ class Restoring:
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
     def know(self, release: Release) -> None:
-        """Remember how many instances a release wants."""
-        self.formations[release.saga_id] = (release.number, dict(release.formation))
+        """Remember how many instances a release wants, and what its lines may not hold."""
+        self.known[release.saga_id] = Known(
+            number=release.number, formation=dict(release.formation), secrets=frozenset(release.env.values())
+        )
+        for saga_id in list(self.known)[:-_REMEMBERED]:
+            del self.known[saga_id]
 
     async def follow(self) -> None:
         """Begin to watch what somebody may change."""
@@ -109,8 +115,6 @@ class Restoring:
         for gone in self._looked_ms.keys() - self.standing.keys():
             del self._looked_ms[gone]
             self._paces.pop(gone, None)
-        for saga_id in self.formations.keys() - {each.saga_id for each in standing}:
-            del self.formations[saga_id]
 
     def begin(self, standing: Standing, *, thorough: bool) -> None:
         """Look at one app, unless that is under way: then again afterwards."""

@@ -207,7 +207,7 @@ class KubernetesRuntime:
     async def stop(self, app_id: str, saga_id: str) -> Sequence[str]:
         """See `Runtime.stop`: a pod's record stays for some seconds after its containers, until nothing is mounted."""
         self._prepared.pop(saga_id, None)
-        self._restoring.formations.pop(saga_id, None)
+        self._restoring.known.pop(saga_id, None)
         namespace = await self._front.namespace(app_id)
         if namespace is None:
             return []
@@ -251,9 +251,7 @@ class KubernetesRuntime:
 
     async def instances(self, app_id: str) -> Sequence[Instance]:
         """See `Runtime.instances`."""
-        standing = self._restoring.standing.get(app_id)
-        known = self._restoring.formations.get(standing.saga_id or "") if standing else None
-        return await self._shown.instances(app_id, standing, known)
+        return await self._shown.instances(app_id, self._restoring.standing.get(app_id), self._restoring.known)
 
     async def run_once(self, release: Release, argv: Sequence[str], *, label: str) -> RunningCommand:
         """See `Runtime.run_once`."""

@@ -1,7 +1,7 @@
 """Pods of an app in, instances as people see them out: also those that should be there and are not."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from seedwork.clock import Clock
 from services.deployer.adapters.kubernetes import comparing, objects, verdicts
@@ -11,8 +11,15 @@ from services.deployer.adapters.kubernetes.observing import Observing
 from services.deployer.adapters.naming import label as valid
 from services.deployer.ports import Instance, InstanceState, Standing
 
-Known = tuple[int, Mapping[str, int]]
-"""Number and formation of a release."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What is remembered of a release."""
+
+    number: int
+    formation: Mapping[str, int]
+    secrets: frozenset[str] = field(default=frozenset(), repr=False)
+    """Values of its config vars, which no line that is shown may hold."""
 
 
 class Shown:
@@ -31,20 +38,21 @@ class Shown:
         self._observing = observing
         self._clock = clock
 
-    async def instances(self, app_id: str, standing: Standing | None, known: Known | None) -> list[Instance]:
+    async def instances(self, app_id: str, standing: Standing | None, releases: Mapping[str, Known]) -> list[Instance]:
         """Those that there are, and those that there should be.
 
         Args:
             app_id: Whose.
             standing: What the database says of the app; None: it is not known.
-            known: Of the release that serves; None: it is not known.
+            releases: Those that are known, by saga.
         """
+        known = releases.get(standing.saga_id or "") if standing else None
         namespace = await self._front.namespace(app_id)
         if namespace is None:
             return self._down(standing, known, {}, "its namespace was deleted outside of knarr; it is made again")
         listed = await self._cluster.list(POD, namespace, {**self._front.labels(app_id), objects.STEP: "deploy"})
         pods = [each for each in verdicts.read_pods(listed.items) if not each.over]
-        found = [await self._instance(namespace, each) for each in pods]
+        found = [await self._instance(namespace, each, releases.get(each.saga_id)) for each in pods]
         if standing is None or standing.saga_id is None:
             return found
         there = {
@@ -58,11 +66,17 @@ class Shown:
             return found
         return [*found, *await self._missing(namespace, standing, known, there)]
 
-    async def _instance(self, namespace: str, pod: verdicts.Pod) -> Instance:
+    async def _instance(self, namespace: str, pod: verdicts.Pod, known: Known | None) -> Instance:
         shown = verdicts.instance(pod)
-        if pod.restarts and not pod.stopping and (said := await self._observing.failed_probe(namespace, pod.name)):
+        if pod.stopping or not (pod.restarts or shown.state == "crashed"):
+            return shown
+        if known is not None:
+            previous = bool(pod.restarts and pod.runs)
+            tail = await self._observing.last_lines(namespace, pod.name, known.secrets, previous=previous)
+            shown = replace(shown, log_tail=tail)
+        if said := await self._observing.failed_probe(namespace, pod.name):
             note = f"{shown.note}; the kubelet says: {said}" if shown.note else f"restarted; the kubelet said: {said}"
-            return replace(shown, note=note)
+            shown = replace(shown, note=note)
         return shown
 
     async def _missing(
@@ -85,7 +99,7 @@ class Shown:
             else:
                 state, note = "starting", "the cluster makes its pod"
             only = replace(standing, processes=frozenset({process}))
-            formation = (known[0] if known else 0, {process: count})
+            formation = Known(number=known.number if known else 0, formation={process: count})
             found += self._down(only, formation, there, note, state=state)
         return found
 
@@ -105,7 +119,7 @@ class Shown:
                 id=f"{standing.saga_id}.{process}.{number}",
                 app_id=standing.app_id,
                 saga_id=standing.saga_id,
-                release=known[0] if known else 0,
+                release=known.number if known else 0,
                 process=f"{process}.{number}",
                 state=state,
                 since_ms=self._clock.now_ms(),
@@ -117,4 +131,4 @@ class Shown:
 
 
 def _wanted(standing: Standing, known: Known | None) -> Mapping[str, int]:
-    return known[1] if known else dict.fromkeys(standing.processes, 1)
+    return known.formation if known else dict.fromkeys(standing.processes, 1)

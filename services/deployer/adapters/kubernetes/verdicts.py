@@ -4,6 +4,7 @@ A pod says the same thing in many places (phase, conditions, container states); 
 https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ _NODE_ENDED = frozenset(
 """Reasons for which a node ends a pod as a whole: not for what the app did."""
 _NODE_HINTS = ("no space left on device", "cannot allocate memory", "too many open files", "deadline exceeded")
 """In the message of a container that a node could not start."""
+_BACK_OFF = re.compile(r"back-off (?:(\d{1,4})m)?(\d{1,4})s", re.ASCII)
 _KILLED = 137
 _MISSED = "ContainerStatusUnknown"
 
@@ -69,6 +71,8 @@ class Pod:
     unschedulable: str
     """Why no node takes it; empty: one did."""
     image_id: str
+    started_ms: int = 0
+    """Start of its container; 0: it does not run."""
     address: str = ""
     """Of the pod in the cluster's network."""
     failed: bool = False
@@ -175,6 +179,10 @@ def instance(pod: Pod) -> Instance:
         restarts=pod.restarts,
         note=note,
         digest=_digest(pod),
+        next_start_ms=next_start_ms(pod),
+        first_answer_ms=max(0, pod.since_ms - pod.started_ms)
+        if pod.ready and pod.started_ms and not pod.restarts
+        else None,
     )
 
 
@@ -245,6 +253,14 @@ def _waits(pod: Pod) -> Fault | None:
         why = f"{pod.waiting}: {pod.message}" if pod.message else pod.waiting
         return Fault(what=f"{pod.label} is not started", why=why, pod=pod.name, at_once=False)
     return None
+
+
+def next_start_ms(pod: Pod) -> int | None:
+    """Time at which the kubelet starts a crashed container again, as it says itself; None: it does not wait."""
+    said = _BACK_OFF.search(pod.message) if pod.waiting == "CrashLoopBackOff" else None
+    if said is None or pod.ended is None or not pod.ended.at_ms:
+        return None
+    return pod.ended.at_ms + 1000 * (60 * int(said[1] or 0) + int(said[2]))
 
 
 def _stranger(pod: Pod) -> Fault:
@@ -327,6 +343,7 @@ def _pod(item: Object, number: int) -> Pod:
         if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
         else "",
         image_id=container.get("imageID", ""),
+        started_ms=ms((running or {}).get("startedAt") or ""),
         address=status.get("podIP", ""),
         failed=status.get("phase") == "Failed" and "deletionTimestamp" not in metadata,
         digests=_digests(metadata),

@@ -291,7 +291,9 @@ def _add_scopes(routes: APIRouter, requests: Requests, started: Any) -> None:
         response: Response,
     ) -> SagaStarted:
         if not wanted:
-            raise InvalidInput("No config var is named", todo='Send for example {"NEXT_PUBLIC_API": "build"}.')
+            raise InvalidInput(
+                "No config var is named", todo="Name one: `knarr config set APP --scope build NAME=value`"
+            )
         found = await requests.app(app, caller)
         result: SagaStarted = started(await requests.change_scopes(found, wanted, caller), response)
         return result

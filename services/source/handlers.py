@@ -123,7 +123,7 @@ async def _pack_commit(command: FetchSource, draft: Path, packer: Packer) -> Pac
         raise InvalidInput(
             "There is nothing to fetch",
             why=f"the app {command.app} has no clone URL, and no archive was uploaded",
-            todo=f"Upload its folder: knarr deploy DIR --app {command.app}",
+            todo=f"Upload its folder: `knarr deploy DIR --app {command.app}`",
         )
     try:
         return await _packed(command, command.clone_url, draft, packer)

@@ -124,7 +124,7 @@ class Packer:
             raise TooLarge(
                 f"The app has more than {_MOST_SUBMODULES} submodules, or more than {_DEEPEST} one in the other",
                 why=f"{shown_name(shown)} crosses the limit",
-                todo="Deploy a folder of the repository with fewer submodules: knarr apps update APP --root FOLDER",
+                todo="Deploy a folder of the repository with fewer submodules: `knarr apps update APP --root FOLDER`",
                 code="too_many_submodules",
             )
         if not submodule.url:

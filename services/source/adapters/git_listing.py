@@ -42,7 +42,7 @@ def watched_digest(
             raise TooLarge(
                 f"The repository has more than {_MOST_FILES} files",
                 why="the app's `watch` patterns are compared with each of them",
-                todo="Remove the patterns: knarr apps update APP --watch ''",
+                todo="Remove the patterns: `knarr apps update APP --watch ''`",
             )
         meta, _, path = record.partition(b"\t")
         if watch.matches(os.fsdecode(path)):

@@ -183,4 +183,4 @@ async def test_a_dead_letter_that_does_not_exist_cannot_be_sent(market: Market) 
     async with running(market.service.app, token=TOKEN) as client:
         response = await client.post(f"/dead-letters/{new_id()}/resend")
         assert response.status_code == 404
-        assert "GET /dead-letters" in response.json()["detail"]
+        assert "`knarr dead-letters --service SERVICE`" in response.json()["detail"]

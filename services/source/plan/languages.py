@@ -122,7 +122,7 @@ def _nothing(context: Context) -> Result:
     context.findings.refuse(
         "Nothing says what kind of app this is",
         why=here + more,
-        todo=f"Add a {PROCFILE} with a line `web: COMMAND`, or {inside}: knarr apps update APP --root FOLDER",
+        todo=f"Add a {PROCFILE} with a line `web: COMMAND`, or {inside}: `knarr apps update APP --root FOLDER`",
     )
     return Result(kind="procfile", is_unknown=True)
 

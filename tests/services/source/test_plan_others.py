@@ -63,7 +63,7 @@ def test_a_program_is_found_by_its_name_as_on_heroku() -> None:
 def test_a_repository_of_several_apps_names_their_folders() -> None:
     """One of them is set as the app's root."""
     message = refused({"README.md": "", "api/package.json": "{}", "apps/web/requirements.txt": ""})
-    assert "one of the folders api and apps/web: knarr apps update APP --root FOLDER" in message
+    assert "one of the folders api and apps/web: `knarr apps update APP --root FOLDER`" in message
 
 
 @pytest.mark.parametrize(

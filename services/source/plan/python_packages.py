@@ -4,6 +4,7 @@ A lock file is stronger than a list without versions. Two sources that cannot be
 names both files.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
@@ -21,6 +22,7 @@ from services.source.plan.pyproject import (
     read_pyproject,
     setup_names,
 )
+from services.source.plan.python_agreement import check_agreement
 from services.source.plan.python_locks import LOCKS, Locked, disagreement, lock_disagreement, read_lock
 from services.source.plan.requirements import Requirement, Requirements, read_requirements
 from services.source.plan.tree import Tree
@@ -97,7 +99,7 @@ def read_python(tree: Tree, findings: Findings, version: str | None = None) -> P
             f"not installed: the dependency groups {listed(list(sources.pyproject.groups)[:10])} of {PYPROJECT}"
         )
     lock = _lock(sources)
-    _check_requirements(sources, lock)
+    check_agreement(findings, lock, _lists(sources, lock))
     asked = Asked(version, ".cupaas.yml", "`runtime` of .cupaas.yml") if version else None
     asked = asked or python_version(tree, findings, project=sources.pyproject.python, pipfile=sources.pipfile.python)
     packages, dependencies = _chosen(sources, lock)
@@ -126,25 +128,22 @@ def _read(tree: Tree, findings: Findings) -> _Sources:
     if file := tree.first(*REQUIREMENTS):
         with findings.collecting():
             sources.requirements = read_requirements(tree, file)
-        _name_others(sources, file)
     elif wrong := tree.first(*_MISSPELT):
         findings.note(f"{wrong} is not read: the file's name is requirements.txt")
     for name in filter(tree.has, LOCKS):
         with findings.collecting():
             sources.locks.append(read_lock(tree, name))
+    _name_others(sources)
     return sources
 
 
-def _name_others(sources: _Sources, file: str) -> None:
-    """Name the requirements files that do not count."""
-    taken = set(sources.requirements.files) if sources.requirements else {file}
-    others = [
-        name
-        for name in sources.tree.matching("requirements*.txt", "requirements/*.txt", "*requirements.txt")
-        if name not in taken
-    ]
+def _name_others(sources: _Sources) -> None:
+    """Name the files that ask for packages and do not count."""
+    taken = set(sources.requirements.files) if sources.requirements else set()
+    patterns = ("requirements*.txt", "requirements*.in", "requirements/*.txt", "*requirements.txt", "pylock.*.toml")
+    others = [name for name in sources.tree.matching(*patterns) if name not in taken]
     if others:
-        sources.findings.note(f"{listed(others[:10])}: passed over, since {file} says what to install")
+        sources.findings.note(f"{listed(others[:10])}: passed over, not the file that says what to install")
 
 
 def _refuse_conda(sources: _Sources) -> None:
@@ -178,43 +177,18 @@ def _lock(sources: _Sources) -> Locked | None:
     return first
 
 
-def _check_requirements(sources: _Sources, lock: Locked | None) -> None:
-    """A requirements file beside another source agrees with it, or the app is refused."""
-    found = sources.requirements
-    if found is None or found.has_project:
-        return
-    if lock is not None:
-        reason = disagreement(lock, found.file, found.entries)
-        other = lock.file
-    elif sources.pyproject.dependencies and not sources.pyproject.is_dynamic:
-        reason, other = _missing(found, PYPROJECT, sources.pyproject.dependencies), PYPROJECT
-    elif sources.pipfile.dependencies:
-        reason, other = _missing(found, PIPFILE, sources.pipfile.dependencies), PIPFILE
-    else:
-        return
-    if reason:
-        sources.findings.refuse(
-            f"{found.file} and {other} do not agree",
-            why=reason,
-            todo=f"Make them agree, or remove the one that is not used: git rm {found.file}",
-        )
-    else:
-        passed_over, counts = (found.file, other) if lock else (f"the packages of {other}", found.file)
-        sources.findings.note(f"{passed_over}: passed over, {counts} counts, and the two agree")
-
-
-def _missing(found: Requirements, file: str, dependencies: tuple[Requirement, ...]) -> str | None:
-    """The first dependency that a requirements file does not have, or has in a version that is not allowed."""
-    pins: dict[str, frozenset[str]] = {each.name: frozenset(filter(None, [each.pinned])) for each in found.entries}
-    for each in dependencies:
-        if each.name not in pins:
-            if not each.is_conditional:
-                return f"{file} asks for {each.name}{each.specifier}, and {found.file} does not have it"
-        elif pins[each.name]:
-            as_lock = Locked(found.file, {each.name: pins[each.name]}, is_complete=True)
-            if reason := disagreement(as_lock, file, [each]):
-                return reason
-    return None
+def _lists(sources: _Sources, lock: Locked | None) -> dict[str, Sequence[Requirement]]:
+    """The lists of packages, the strongest first; without the manifest of the lock file, which is compared apart."""
+    found: dict[str, Sequence[Requirement]] = {}
+    own = None if lock is None else PIPFILE if lock.file == "Pipfile.lock" else PYPROJECT
+    if sources.requirements is not None:
+        found[sources.requirements.file] = sources.requirements.entries
+    if sources.pipfile.dependencies and own != PIPFILE:
+        found[PIPFILE] = sources.pipfile.dependencies
+    is_installed = sources.requirements is not None and sources.requirements.has_project
+    if sources.pyproject.dependencies and own != PYPROJECT and not sources.pyproject.is_dynamic and not is_installed:
+        found[PYPROJECT] = sources.pyproject.dependencies
+    return found
 
 
 def _chosen(sources: _Sources, lock: Locked | None) -> tuple[Packages, tuple[Requirement, ...]]:

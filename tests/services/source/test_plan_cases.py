@@ -176,7 +176,7 @@ def test_two_sources_of_python_that_differ_are_an_error() -> None:
     lock = '[[package]]\nname = "markupsafe"\nversion = "2.1.3"\n'
     files = PYTHON | {"requirements.txt": "markupsafe==2.0.1\n", "pyproject.toml": PROJECT, "uv.lock": lock}
     message = refused(files)
-    assert "requirements.txt and uv.lock do not agree" in message
+    assert "uv.lock and requirements.txt do not agree" in message
     assert "markupsafe==2.0.1, uv.lock has 2.1.3" in message
 
 

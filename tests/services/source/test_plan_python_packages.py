@@ -77,7 +77,7 @@ def test_every_file_that_decides_is_a_manifest() -> None:
     [
         (
             {"requirements.txt": "markupsafe==2.0.1\n", "pyproject.toml": PROJECT, "uv.lock": lock("2.1.3")},
-            "requirements.txt and uv.lock do not agree: requirements.txt asks for markupsafe==2.0.1, uv.lock has",
+            "uv.lock and requirements.txt do not agree: requirements.txt asks for markupsafe==2.0.1, uv.lock has",
         ),
         (
             {"requirements.txt": "six\n", "pyproject.toml": PROJECT, "uv.lock": lock("2.1.3")},
@@ -95,7 +95,15 @@ def test_every_file_that_decides_is_a_manifest() -> None:
                 "Pipfile": '[packages]\na = "*"\n',
                 "Pipfile.lock": {"default": {"a": {"version": "==1"}}},
             },
-            "requirements.txt and Pipfile.lock do not agree",
+            "Pipfile.lock and requirements.txt do not agree",
+        ),
+        (
+            {"pyproject.toml": PROJECT, "Pipfile": '[packages]\nidna = "*"\n'},
+            "Pipfile and pyproject.toml do not agree.*markupsafe",
+        ),
+        (
+            {"pyproject.toml": PROJECT, "uv.lock": lock("2.1.3"), "Pipfile": '[packages]\nidna = "*"\n'},
+            "uv.lock and Pipfile do not agree.*idna",
         ),
         (
             {"pyproject.toml": PROJECT, "uv.lock": lock("2.1.3"), "poetry.lock": lock("2.0.1")},
@@ -127,7 +135,7 @@ def test_two_sources_that_disagree_are_an_error_that_names_both(files: Files, sa
     [
         (
             {"requirements.txt": "markupsafe==2.1.3\n", "pyproject.toml": PROJECT, "uv.lock": lock("2.1.3")},
-            "requirements.txt: passed over",
+            "the packages of requirements.txt: passed over",
         ),
         (
             {"requirements.txt": "markupsafe==2.0.1\nsix\n", "pyproject.toml": PROJECT},
@@ -141,6 +149,8 @@ def test_two_sources_that_disagree_are_an_error_that_names_both(files: Files, sa
             "pdm.lock: passed over, it agrees with uv.lock",
         ),
         ({"requirements.txt": "a\n", "requirements-dev.txt": "b\n"}, "requirements-dev.txt: passed over"),
+        ({"requirements/dev.txt": "b\n"}, "requirements/dev.txt: passed over"),
+        ({"requirements.txt": "a\n", "pylock.dev.toml": ""}, "pylock.dev.toml: passed over"),
         ({"requirements.txt": "a\n", "environment.yml": "name: x\n"}, "environment.yml: passed over"),
         ({"requirements.txt": "a\n", "setup.py": "setup()"}, "setup.py: passed over"),
     ],
@@ -224,7 +234,7 @@ def test_the_project_itself_is_installed_where_it_is_a_package(files: Files, pro
     """A build backend alone is in many repositories whose code is no package."""
     found = packages(files)
     assert found.project is project
-    assert found.needs_source is project
+    assert found.needs_source is ("setup.py" in files)  # else the project is a layer of its own
 
 
 def test_a_process_that_is_the_project_s_own_command_has_it_installed() -> None:

@@ -127,7 +127,7 @@ def _runtime(
     if settings.runtime == "docker":
         return make_docker_runtime(settings, home, clock)
     if settings.runtime == "kubernetes":
-        return (*make_kubernetes_runtime(settings, clock), None)
+        return make_kubernetes_runtime(settings, clock)
     router = Router(host=settings.app_host, port_base=settings.app_port_base, idle_s=settings.request_idle_s)
     limits = Limits(
         start_timeout_s=settings.start_timeout_s,

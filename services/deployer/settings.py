@@ -106,6 +106,9 @@ class DeployerSettings(ImageStoreSettings):
     kubernetes_run_as_user: int = Field(default=10_001, ge=1)
     """Who an image of root, or of a user without a number, runs as: the cluster lets nobody run as root."""
 
+    kubernetes_volume_owner_image: str | None = None
+    """Image with `chown`, for storage classes that ignore `fsGroup` (host paths): an init container runs it as root."""
+
     kubernetes_egress_except: CommaSeparated = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16")
     """Networks that apps must not reach: the cluster's own, and where clouds answer with credentials."""
 

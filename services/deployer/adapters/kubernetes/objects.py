@@ -15,7 +15,7 @@ import orjson
 from ocistore.store import Image
 from services.deployer.adapters.environment import environment
 from services.deployer.adapters.images import port_of
-from services.deployer.adapters.kubernetes import probes
+from services.deployer.adapters.kubernetes import probes, volumes
 from services.deployer.adapters.kubernetes.cluster import (
     DEPLOYMENT,
     INGRESS,
@@ -85,6 +85,8 @@ class Shape:
     quota_memory_mb: int = 16 * 1024
     quota_pods: int = 100
     run_as_user: int = 10_001
+    volume_owner_image: str | None = None
+    """Image with `chown`, for storage classes that ignore `fsGroup`."""
     grace_s: int = 10
     settle_s: int = 1
     release_command_timeout_s: int = 600
@@ -270,6 +272,7 @@ def release_labels(installation: str, release: Release, *, step: str) -> dict[st
         SAGA: release.saga_id,
         RELEASE: str(release.number),
         STEP: step,
+        **volumes.labels(release),
     }
 
 
@@ -396,7 +399,9 @@ def _pod(release: Release, process: str, command: Sequence[str], facts: Facts, s
     }
     if shape.pull_login:
         pod["imagePullSecrets"] = [{"name": PULL_SECRET}]
-    return pod
+    return volumes.mounted(
+        pod, release, app_label={APP_ID: release.app_id}, group=shape.run_as_user, owner_image=shape.volume_owner_image
+    )
 
 
 def _container(release: Release, process: str, command: Sequence[str], facts: Facts, shape: Shape) -> Object:

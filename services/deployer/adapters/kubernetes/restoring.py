@@ -30,6 +30,7 @@ from services.deployer.adapters.kubernetes.cluster import (
 )
 from services.deployer.adapters.kubernetes.front import Front
 from services.deployer.adapters.kubernetes.shown import Known
+from services.deployer.adapters.kubernetes.volumes import KubernetesVolumes
 from services.deployer.errors import Fenced
 from services.deployer.ports import AddOns, Drift, Release, Standing
 
@@ -70,6 +71,7 @@ class Restoring:
         *,
         stop: Callable[[str, str], object],
         provider: AddOns | None,
+        volumes: KubernetesVolumes,
     ) -> None:
         self.ledger = Ledger()
         self.standing: dict[str, Standing] = {}
@@ -84,6 +86,7 @@ class Restoring:
         self._manifests = manifests
         self._stop = stop
         self._provider = provider
+        self._volumes = volumes
         self._changes = Changes(cluster, clock, {objects.INSTALLATION: manifests.shape.installation})
         self._paces: dict[str, Pace] = {}
         self._looked_ms: dict[str, int] = {}
@@ -205,7 +208,8 @@ class Restoring:
         if await self._front.is_going(standing.app_id):
             raise Unavailable("The app's namespace is being deleted", why="somebody, or its removal, deletes it")
         release = await standing.load()  # nobody's any more, where the app was removed meanwhile
-        data = ", and the data of its add-ons with it" if release.addons else ""
+        lost = [*(["add-ons"] if release.addons else []), *(["volumes"] if release.volumes else [])]
+        data = f", and the data of its {' and '.join(lost)} with it" if lost else ""
         found.append(f"the app's namespace is gone{data}")
         self._tell(standing, found)
         namespace = await self._front.make_namespace(standing.app_id, standing.app)
@@ -258,6 +262,7 @@ class Restoring:
     async def _repair(
         self, namespace: str, standing: Standing, release: Release, differing: Sequence[comparing.Difference]
     ) -> None:
+        await self._volumes.ensure(namespace, release)
         for each in differing:
             log.warning("drift.repair", app=standing.app, release=release.number, what=each.what)
             try:

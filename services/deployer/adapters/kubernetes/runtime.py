@@ -24,6 +24,7 @@ from services.deployer.adapters.kubernetes.front import Front
 from services.deployer.adapters.kubernetes.observing import AGAIN, Observing, Watched
 from services.deployer.adapters.kubernetes.restoring import Manifests, Restoring
 from services.deployer.adapters.kubernetes.shown import Shown
+from services.deployer.adapters.kubernetes.volumes import KubernetesVolumes
 from services.deployer.adapters.merged_log import Source, merged
 from services.deployer.checks import Patience
 from services.deployer.errors import NoCapacity, ReleaseCommandFailed
@@ -73,6 +74,7 @@ class KubernetesRuntime:
         clock: For waiting.
         options: How long, how much.
         provider: Of add-ons, for an app whose namespace was deleted; None: there is none.
+        volumes: Makes claims; None: in the cluster's default storage class.
     """
 
     name = "kubernetes"
@@ -87,7 +89,14 @@ class KubernetesRuntime:
         clock: Clock,
         options: Options,
         provider: AddOns | None = None,
+        volumes: KubernetesVolumes | None = None,
     ) -> None:
+        self._volumes = volumes or KubernetesVolumes(
+            cluster,
+            app_label=objects.APP_ID,
+            installation_label={objects.INSTALLATION: options.shape.installation},
+            storage_class=None,
+        )
         self._cluster = cluster
         self._pullable = pullable
         self._clock = clock
@@ -107,6 +116,7 @@ class KubernetesRuntime:
             Manifests(facts=self._facts, shape=self._shape),
             stop=self.stop,
             provider=provider,
+            volumes=self._volumes,
         )
         self._shown = Shown(cluster, front, self._observing, clock)
         self._ports: dict[str, tuple[int, str]] = {}
@@ -244,6 +254,9 @@ class KubernetesRuntime:
         found = [_called(each) for each in pods]
         if address := await self._front.address(namespace):
             found.append(f"port {address.port}")
+        if await self._volumes.holds(namespace):
+            await self._volumes.clear(namespace)
+            return found
         await self._front.forget(namespace)
         return [*found, f"namespace {namespace}"]
 
@@ -396,12 +409,14 @@ class KubernetesRuntime:
 
     async def _surround(self, release: Release) -> str:
         """The app's namespace with everything that the release's pods need."""
-        return await self._front.surround(
+        namespace = await self._front.surround(
             release.app_id,
             release.app,
             release.team,
             also=lambda namespace: objects.config_secret(namespace, release, self._shape),
         )
+        await self._volumes.ensure(namespace, release)
+        return namespace
 
     async def _have_service(self, namespace: str, app_id: str) -> None:
         """Make the app's Service again where somebody removed it, under the port that the app had."""

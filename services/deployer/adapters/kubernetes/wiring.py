@@ -9,15 +9,19 @@ from services.deployer.adapters.images import Pullable
 from services.deployer.adapters.kubernetes.addons import KubernetesAddOns
 from services.deployer.adapters.kubernetes.cluster import Cluster
 from services.deployer.adapters.kubernetes.front import Front, Ways
-from services.deployer.adapters.kubernetes.objects import Shape
+from services.deployer.adapters.kubernetes.objects import APP_ID, Shape
+from services.deployer.adapters.kubernetes.objects import INSTALLATION as INSTALLATION_LABEL
 from services.deployer.adapters.kubernetes.runtime import KubernetesRuntime, Options
+from services.deployer.adapters.kubernetes.volumes import KubernetesVolumes
 from services.deployer.settings import DeployerSettings
 
 INSTALLATION = "knarr"
 
 
-def make_kubernetes_runtime(settings: DeployerSettings, clock: Clock) -> tuple[KubernetesRuntime, KubernetesAddOns]:
-    """The runtime and what provides its add-ons; the cluster is asked nothing before its first use.
+def make_kubernetes_runtime(
+    settings: DeployerSettings, clock: Clock
+) -> tuple[KubernetesRuntime, KubernetesAddOns, KubernetesVolumes]:
+    """The runtime, what provides its add-ons, and its volumes; the cluster is asked nothing before its first use.
 
     Raises:
         Misconfigured: Images are kept in a folder, from which no cluster pulls; or the client is not installed.
@@ -35,6 +39,7 @@ def make_kubernetes_runtime(settings: DeployerSettings, clock: Clock) -> tuple[K
         quota_memory_mb=settings.kubernetes_quota_memory_mb,
         quota_pods=settings.kubernetes_quota_pods,
         run_as_user=settings.kubernetes_run_as_user,
+        volume_owner_image=settings.kubernetes_volume_owner_image,
         grace_s=ceil(settings.app_grace_s),
         settle_s=ceil(settings.worker_settle_s),
         release_command_timeout_s=ceil(settings.release_command_timeout_s),
@@ -51,6 +56,12 @@ def make_kubernetes_runtime(settings: DeployerSettings, clock: Clock) -> tuple[K
     cluster = Cluster(settings.kubeconfig)
     front = Front(cluster, clock, shape, ways)
     addons = KubernetesAddOns(cluster, front, installation=shape.installation, means=addon_means(settings))
+    volumes = KubernetesVolumes(
+        cluster,
+        app_label=APP_ID,
+        installation_label={INSTALLATION_LABEL: shape.installation},
+        storage_class=settings.addon_storage_class,
+    )
     runtime = KubernetesRuntime(
         cluster=cluster,
         front=front,
@@ -62,5 +73,6 @@ def make_kubernetes_runtime(settings: DeployerSettings, clock: Clock) -> tuple[K
             start_timeout_max_s=settings.start_timeout_max_s,
         ),
         provider=addons,
+        volumes=volumes,
     )
-    return runtime, addons
+    return runtime, addons, volumes

@@ -22,6 +22,7 @@ import h11
 import structlog
 
 from seedwork.errors import Conflict
+from services.deployer.adapters.counts import Counts
 
 log = structlog.get_logger(__name__)
 
@@ -61,12 +62,15 @@ class _BadAnswerError(Exception):
 class Backend:
     """One instance that takes requests."""
 
-    __slots__ = ("_idle", "host", "port", "requests")
+    __slots__ = ("_idle", "counts", "host", "port", "requests")
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, counts: Counts | None = None) -> None:
         self.host = host
         self.port = port
         self.requests = 0
+        """Under way."""
+        self.counts = counts or Counts()
+        """Of its release."""
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -268,6 +272,8 @@ class _ClientConnection:
         self._route = route
         self._client = _Peer(h11.SERVER, reader, writer)
         self._idle_s = idle_s
+        self._counts: Counts | None = None
+        """Of the release that has the request under way; None: it was counted."""
         peer = writer.get_extra_info("peername")
         self._address = str(peer[0]) if peer else ""
         _without_delay(writer)
@@ -294,6 +300,7 @@ class _ClientConnection:
                 upstream = await _connect(backend)
                 if upstream is None:
                     continue
+                self._counts = backend.counts
                 try:
                     tunnel = await self._exchange(request, upstream)
                 finally:
@@ -375,8 +382,10 @@ class _ClientConnection:
                     self._idle_s,
                 )
                 if switching:
+                    self._answered(event.status_code)
                     return True
             elif isinstance(event, h11.Response):
+                self._answered(event.status_code)
                 await self._client.send(
                     h11.Response(status_code=event.status_code, headers=_end_to_end(event), reason=event.reason),
                     self._idle_s,
@@ -388,6 +397,11 @@ class _ClientConnection:
                 return False
             else:
                 raise _BadAnswerError(_NO_ANSWER)
+
+    def _answered(self, status: int) -> None:
+        if self._counts is not None:
+            self._counts.answered(status)
+            self._counts = None
 
     async def _answer_event(self, upstream: _Peer) -> Event:
         try:
@@ -401,6 +415,7 @@ class _ClientConnection:
 
     async def _failed(self, status: int, why: str) -> None:
         """A page, or (the answer had begun) the connection is cut, so that nobody takes a part for the whole."""
+        self._answered(status)
         log.info("an instance failed a request", app=self._route.app, status=status, why=why)
         if self._client.http.our_state in {h11.SEND_RESPONSE, h11.IDLE}:
             todo = f"`knarr logs {self._route.app}` shows what it printed."

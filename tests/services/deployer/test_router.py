@@ -14,7 +14,9 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from seedwork.errors import Conflict
 from seedwork.messages import new_id
+from services.deployer.adapters.counts import CountsBySaga
 from services.deployer.adapters.router import HEADER_BYTES, Backend, Route, Router
+from services.deployer.ports import Traffic
 from tests.services.deployer.conftest import eventually
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -466,3 +468,25 @@ async def test_a_port_that_is_taken_is_passed_over_for_a_new_app_and_said_for_an
     with pytest.raises(Conflict, match=f"Port {stage.route.port} of the app blog"):
         await other.open(new_id(), "blog", stage.route.port)
     await other.close()
+
+
+async def test_answers_are_counted_for_the_release_by_their_status(stage: Stage, client: httpx2.AsyncClient) -> None:
+    """An instance that takes a request and closes counts as an error; a page of our own counts for no release."""
+    counts = CountsBySaga()
+    await client.get(stage.url)
+    for head in (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", b""):
+        backend = await stage.answers(head)
+        backend.counts = counts.of("s")
+        stage.route.serve([backend])
+        await client.get(stage.url)
+    assert counts.traffic("s") == Traffic(requests=3, errors=2)
+    assert counts.traffic("other") is None
+
+
+def test_counts_of_the_oldest_releases_are_forgotten() -> None:
+    """A platform that runs for years keeps those of the last thousand."""
+    counts = CountsBySaga()
+    for number in range(1_100):
+        counts.of(str(number)).answered(200)
+    assert counts.traffic("99") is None
+    assert counts.traffic("1099") == Traffic(requests=1, errors=0)

@@ -14,6 +14,7 @@ import structlog
 
 from seedwork.clock import Clock
 from seedwork.errors import KnarrError
+from services.deployer.adapters.counts import CountsBySaga
 from services.deployer.adapters.docker import spec
 from services.deployer.adapters.docker.engine import Container, Engine
 from services.deployer.adapters.probe import ask
@@ -81,6 +82,7 @@ class Answering:
         self._patience = patience
         self._changed = changed
         self._failed = failed
+        self.counts = CountsBySaga()
         self._known: dict[str, dict[Start, _Known]] = defaultdict(dict)
 
     def proved(self, container: Container) -> bool:
@@ -177,7 +179,7 @@ class Answering:
             known.first_answer_ms = self._age_ms(container)
         address, port = _address(container), int(container.labels.get(spec.PORT) or 0)
         if address and port:
-            known.backend = Backend(address, port)
+            known.backend = Backend(address, port, counts=self.counts.of(container.labels[spec.SAGA]))
         for check in known.checks.readiness:
             self._begin(known, self._keep_ready(container, known, check))
         for check in known.checks.liveness:

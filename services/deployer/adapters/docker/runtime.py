@@ -268,9 +268,9 @@ class DockerRuntime:
         await command.start()
         return command
 
-    async def traffic(self, app_id: str, saga_id: str) -> Traffic | None:  # noqa: ARG002  the port's signature
+    async def traffic(self, app_id: str, saga_id: str) -> Traffic | None:  # noqa: ARG002  a saga has one app
         """See `Runtime.traffic`."""
-        return None
+        return self._answering.counts.traffic(saga_id)
 
     async def trouble(self, app_id: str) -> str:
         """See `Runtime.trouble`."""
@@ -425,9 +425,12 @@ class DockerRuntime:
     async def _drain(self, containers: Sequence[Container]) -> None:
         """Requests under way end where they are."""
         busy = [backend for each in containers if (backend := self._answering.backend(each))]
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(self._options.drain_s):
                 await asyncio.gather(*(backend.idle() for backend in busy))
+        except TimeoutError:
+            for backend in busy:
+                backend.counts.cut += backend.requests
 
     async def _remove(self, container: Container) -> None:
         if container.status in {"running", "restarting", "paused"}:

@@ -20,6 +20,7 @@ import structlog
 from ocistore.store import ImageStore
 from seedwork.clock import Clock
 from seedwork.errors import Conflict, InvalidInput, KnarrError
+from services.deployer.adapters.counts import CountsBySaga
 from services.deployer.adapters.process import leftovers, volumes
 from services.deployer.adapters.process.addons import ProcessAddOns
 from services.deployer.adapters.process.checking import AGAIN
@@ -102,6 +103,7 @@ class ProcessRuntime:
         self.addons: AbstractSet[str] = addons.kinds if addons else frozenset()
         self._home = home
         self._router = router
+        self._counts = CountsBySaga()
         self._clock = clock
         self._limits = limits
         self._folders = Folders(home, images)
@@ -269,9 +271,9 @@ class ProcessRuntime:
         """See `Runtime.run_once`."""
         raise CannotRun(f"One-off processes are not available on the runtime `{self.name}`", why="it has none yet")
 
-    async def traffic(self, app_id: str, saga_id: str) -> Traffic | None:  # noqa: ARG002  the port's signature
+    async def traffic(self, app_id: str, saga_id: str) -> Traffic | None:  # noqa: ARG002  a saga has one app
         """See `Runtime.traffic`."""
-        return None
+        return self._counts.traffic(saga_id)
 
     async def trouble(self, app_id: str) -> str:
         """See `Runtime.trouble`."""
@@ -430,9 +432,12 @@ class ProcessRuntime:
         try:
             if drain:
                 busy = [each.backend for each in unit.instances if each.backend]
-                with contextlib.suppress(TimeoutError):
+                try:
                     async with asyncio.timeout(self._limits.drain_s):
                         await asyncio.gather(*(backend.idle() for backend in busy))
+                except TimeoutError:
+                    for backend in busy:
+                        backend.counts.cut += backend.requests
         finally:
             await asyncio.gather(*(each.stop() for each in unit.instances))
             self._units.pop(unit.release.saga_id, None)
@@ -458,6 +463,8 @@ class ProcessRuntime:
         if not webs:
             return (), "No web process runs: its formation has none. `knarr scale APP web=1` starts one."
         backends = [each.backend for each in webs if each.backend and each.state == "up"]
+        for backend in backends:
+            backend.counts = self._counts.of(unit.release.saga_id)
         crashed = any(each.state == "crashed" for each in webs)
         return backends, "It crashed and is starting again; `knarr logs APP` shows its output." if crashed else STARTING
 

@@ -67,15 +67,17 @@ def upload(session: Session, app: str, folder: Path) -> Any:
 
     A folder that cannot be packed leaves nothing behind.
     """
-    from knarr.pack import pack
+    from knarr.pack import Limits, pack
 
     with tempfile.TemporaryFile() as archive:
-        packed = pack(folder, archive)
+        packed = pack(folder, archive, Limits(**limits_of(session)))
         ensure_app(session, app)
         length = archive.tell()
         archive.seek(0)
         sizes = f"{packed.files} files, {size(packed.size_bytes)}, {size(length)} packed"
         session.terminal.say(f"[name]{app}[/] from {escape(str(folder))}  [quiet]{sizes}[/]")
+        for line in packed.left_out:
+            session.terminal.say(f"[quiet]  left out: {escape(line)}[/]")
         return session.platform.request(
             "POST",
             "webhook",
@@ -84,6 +86,15 @@ def upload(session: Session, app: str, folder: Path) -> Any:
             headers={"Content-Type": "application/gzip", "Content-Length": str(length)},
             timeout=600,
         )
+
+
+def limits_of(session: Session) -> dict[str, int]:
+    """What the platform takes; an older one does not say, and then the defaults count."""
+    try:
+        found: dict[str, int] = session.platform.get("webhook", "/limits")
+    except NotFound:
+        return {}
+    return found
 
 
 def ensure_app(session: Session, app: str) -> None:

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from seedwork.chassis.auth import require
 from seedwork.chassis.body import DEFAULT_LIMIT_BYTES, read_limited, stream_limited
 from seedwork.chassis.paging import Page, PagingQuery, page_of
 from seedwork.errors import InvalidInput
@@ -32,6 +33,17 @@ class DeploymentWanted(BaseModel):
         default=None, description="A branch or a tag, `main`, `v1.2` or `refs/tags/v1.2`: its tip now."
     )
     force: bool = Field(default=False, description="Also when it is older than what is live.")
+
+
+class Limits(BaseModel):
+    """How much of an app's source is taken."""
+
+    upload_max_bytes: int
+    """The largest archive, compressed (`KNARR_UPLOAD_MAX_BYTES`)."""
+    source_max_bytes: int
+    """All files together, uncompressed (`KNARR_SOURCE_MAX_BYTES`)."""
+    source_max_entries: int
+    """Files, folders and links (`KNARR_SOURCE_MAX_ENTRIES`)."""
 
 
 class DeploymentStarted(SagaStarted):
@@ -77,7 +89,7 @@ def router(
     requests: Requests,
     deliveries: Deliveries,
     coordinator_url: str,
-    upload_max_bytes: int,
+    limits: Limits,
 ) -> APIRouter:
     """All routes of the intake.
 
@@ -87,7 +99,7 @@ def router(
         requests: Takes requests of people.
         deliveries: Shows and repeats deliveries.
         coordinator_url: Where sagas are looked at.
-        upload_max_bytes: The largest archive.
+        limits: How much of an app's source is taken.
     """
     routes = APIRouter()
 
@@ -96,7 +108,13 @@ def router(
 
     _add_webhook(routes, intake)
     add_apps(routes, apps, location)
-    _add_deployments(routes, requests, location, upload_max_bytes)
+    _add_deployments(routes, requests, location, limits.upload_max_bytes)
+
+    @routes.get("/limits", tags=["deployments"], dependencies=[Depends(require("read"))])
+    async def get_limits() -> Limits:
+        """How much of an app's source is taken: a client ends before it packs more."""
+        return limits
+
     _add_deliveries(routes, deliveries, location)
     return routes
 

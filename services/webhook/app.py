@@ -76,7 +76,11 @@ def create_app(
             requests=requests,
             deliveries=Deliveries(db, outbox, directory),
             coordinator_url=service.url_of("saga_coordinator"),
-            upload_max_bytes=settings.upload_max_bytes,
+            limits=api.Limits(
+                upload_max_bytes=settings.upload_max_bytes,
+                source_max_bytes=settings.source_max_bytes,
+                source_max_entries=settings.source_max_entries,
+            ),
         )
     )
     return service.app

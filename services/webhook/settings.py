@@ -35,6 +35,12 @@ class WebhookSettings(ServiceSettings):
     upload_max_bytes: int = Field(default=200 * 1000 * 1000, gt=0)
     """The largest archive that may be uploaded; a source tree of more is almost always a build by mistake."""
 
+    source_max_bytes: int = Field(default=1024 * 1024 * 1024, gt=0)
+    """Bytes of an app's source, uncompressed; `source` has the same setting, and this one is told to clients."""
+
+    source_max_entries: int = Field(default=100_000, gt=0)
+    """Files, folders and links of an app's source; `source` has the same setting, and this one is told to clients."""
+
     delivery_body_keep_days: float = Field(default=30.0, ge=0)
     """Days for which a delivery can be sent again; then its raw body goes, and 0 keeps it for ever.
 

@@ -1,5 +1,6 @@
 """`knarr apps …` and `knarr deploy --ref`: what is asked of the platform, and what is read of its answers."""
 
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -22,6 +23,11 @@ SHOP: dict[str, Any] = {
 }
 
 
+def _body(request: httpx2.Request) -> Any:
+    content = request.read()
+    return orjson.loads(content) if content.startswith(b"{") else content or None
+
+
 class Fake:
     """A platform whose answers are written down by method and path; it keeps what it was asked."""
 
@@ -30,7 +36,7 @@ class Fake:
         self.asked: list[tuple[str, str, Any]] = []
 
     def __call__(self, request: httpx2.Request) -> httpx2.Response:
-        body = orjson.loads(request.content) if request.content else None
+        body = _body(request)
         self.asked.append((request.method, request.url.path, body))
         if (request.method, request.url.path) not in self.answers:
             return httpx2.Response(404, json={"detail": "not here"})
@@ -107,3 +113,27 @@ def test_a_tag_is_deployed_by_its_name(fake: Fake) -> None:
     fake.answers["POST", "/apps/shop/deployments"] = {"id": "1", "saga_id": None}
     said("deploy", "--app", "shop", "--ref", "v1.2")
     assert fake.asked[0][2] == {"ref": "v1.2", "force": False}
+
+
+@pytest.mark.parametrize(("what", "code"), [("missing", 3), ("empty", 1), ("large", 1)])
+def test_a_folder_that_cannot_be_deployed_makes_no_app(fake: Fake, tmp_path: Path, what: str, code: int) -> None:
+    """Nothing is sent before it is packed."""
+    folder = tmp_path / what
+    fake.answers["GET", "/limits"] = {"upload_max_bytes": 10, "source_max_bytes": 10, "source_max_entries": 10}
+    if what != "missing":
+        folder.mkdir()
+    if what == "large":
+        (folder / "app.py").write_bytes(b"x" * 20)
+    answer = CliRunner().invoke(app, ["deploy", str(folder)])
+    assert answer.exit_code == code, answer.output
+    assert [asked for asked in fake.asked if asked[0] != "GET"] == []
+    assert ("KNARR_SOURCE_MAX_BYTES" in answer.output) is (what == "large")
+
+
+def test_what_a_folder_leaves_out_is_shown(fake: Fake, tmp_path: Path) -> None:
+    """One line each."""
+    (tmp_path / "app.py").write_text("")
+    (tmp_path / ".env").write_text("")
+    fake.answers["POST", "/apps"] = SHOP
+    fake.answers["POST", "/apps/shop/deployments"] = {"id": "1", "saga_id": None}
+    assert "left out: never deployed: .env" in said("deploy", str(tmp_path), "--app", "shop")

@@ -12,21 +12,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import httpx2
 
 from knarr.client import Platform
 from knarr.home import Home, holder
+from knarr.status import FAULTS, crashes_of, polling_of, state_of, words_of
 from knarr.terminal import size
-from seedwork.chassis.settings import SERVICE_PORTS
-from seedwork.errors import KnarrError
+from seedwork.chassis.service_ports import SERVICE_PORTS
+from seedwork.errors import KnarrError, NotFound
 
 ENOUGH_DISK_BYTES = 2_000_000_000
 """A build with a large dependency tree fits."""
 ENOUGH_FILES = 1024
 """Six services, their databases, and some hundred connections."""
 CLOCK_SLACK_S = 5
+MOST_APPS = 1000
+"""Apps that are looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +59,12 @@ def examine(home: Home, platform: Platform) -> Iterator[Finding]:
     for each in services:
         silent = each.state == "note" and (here or answered)
         yield (replace(each, state="wrong", fix="The platform runs without it: start it there.") if silent else each)
-    if any(each.state == "ok" for each in services):
-        yield _token(platform, home)
+    if any(each.state != "note" for each in services):
+        token = _token(platform, home)
+        yield token
         yield _clock(platform)
+        if token.state == "ok":
+            yield from _apps(platform)
 
 
 def _this_machine(home: Home) -> Iterator[Finding]:
@@ -141,11 +147,12 @@ def _running(home: Home, here: Mapping[str, object] | None, *, answered: bool) -
         return Finding(name="platform", state="ok", detail=f"process {here.get('pid')} since {here.get('started_at')}")
     if answered:
         return Finding(name="platform", state="ok", detail=f"runs elsewhere, not from {home.path}")
-    return Finding(name="platform", state="note", detail="does not run", fix="Run `knarr up`")
+    return Finding(name="platform", state="wrong", detail="does not run", fix="Run `knarr up`")
 
 
 def _service(platform: Platform, service: str) -> Finding:
-    url = platform.url(service, "/readyz")
+    """What its health check says, which includes jobs that all fail."""
+    url = platform.url(service, "/healthcheck")
     try:
         answer = httpx2.get(url, timeout=5, trust_env=False)
     except httpx2.ConnectError:
@@ -157,16 +164,17 @@ def _service(platform: Platform, service: str) -> Finding:
             name=service,
             state="wrong",
             detail=f"{type(error).__name__} at {url}",
-            fix="Look into the log, then start knarr again.",
+            fix="Read the log of the platform, then start knarr again.",
         )
-    if answer.status_code == 200:
-        return Finding(name=service, state="ok", detail=f"ready at {platform.url(service)}")
     try:
-        reasons = "; ".join(answer.json().get("reasons", []))
-    except ValueError:
-        reasons = answer.text[:200]
+        checks = answer.json()["checks"]
+        faults = [f"{name}: {check['detail'] or 'not well'}" for name, check in checks.items() if not check["ok"]]
+    except (ValueError, KeyError, TypeError):
+        faults = [f"answered with status {answer.status_code}, and not as knarr does"]
+    if not faults:
+        return Finding(name=service, state="ok", detail=f"well at {platform.url(service)}")
     return Finding(
-        name=service, state="wrong", detail=reasons or f"answered {answer.status_code}", fix="The log says more."
+        name=service, state="wrong", detail="; ".join(faults), fix="The log of the platform has the details."
     )
 
 
@@ -195,3 +203,44 @@ def _clock(platform: Platform) -> Finding:
             name="clock", state="note", detail=f"{apart:.0f} s apart", fix="Let both machines keep time (NTP)."
         )
     return Finding(name="clock", state="ok", detail="agrees")
+
+
+def _apps(platform: Platform) -> Iterator[Finding]:
+    """Apps that are not as they should be, deployments that need a decision; one line where all is well."""
+    try:
+        apps = platform.pages("webhook", "/apps", limit=MOST_APPS)
+        waiting = platform.pages("saga_coordinator", "/sagas", limit=MOST_APPS, needs="attention")
+        with ThreadPoolExecutor(len(SERVICE_PORTS)) as asking:
+            found = list(asking.map(partial(_app, platform), apps))
+    except KnarrError as error:
+        yield Finding(name="apps", state="wrong", detail=error.message, fix=error.todo)
+        return
+    wrong = [each for faults in found for each in faults]
+    yield from wrong
+    if waiting:
+        yield Finding(
+            name="sagas",
+            state="wrong",
+            detail=f"{len(waiting)} need{'s' if len(waiting) == 1 else ''} a decision",
+            fix="Run `knarr sagas list --needs-attention`",
+        )
+    if not wrong:
+        yield Finding(name="apps", state="ok", detail=f"{len(apps)}, none in trouble")
+
+
+def _app(platform: Platform, known: Mapping[str, Any]) -> list[Finding]:
+    """What is wrong with one app."""
+    name = known["name"]
+    try:
+        running = platform.get("deployer", f"/apps/{name}")
+    except NotFound:  # it was never deployed
+        running = {}
+    found = []
+    if state_of(running) in FAULTS:
+        crashes = crashes_of(running)
+        detail = ": ".join(part for part in (words_of(running), running.get("reason") or "", crashes or "") if part)
+        found.append(Finding(name=name, state="wrong", detail=detail, fix=f"Run `knarr logs {name}`"))
+    if polling := polling_of(known):
+        todo = f"Run `knarr apps show {name}`, and check its clone URL and its access"
+        found.append(Finding(name=name, state="wrong", detail=f"polling {polling}", fix=todo))
+    return found

@@ -42,6 +42,7 @@ from seedwork.messages import (
     rfc3339_ms,
 )
 from seedwork.outbox import Outbox
+from seedwork.streak import Streak
 from seedwork.tables import KernelTables
 from seedwork.unit_of_work import Batched, Database, after_commit, database_now_ms
 
@@ -183,6 +184,8 @@ class Participant:
         self._queued: dict[Key, Job] = {}
         self._strays: dict[Key, int] = {}
         self._endings: Batched[_Ending, bool] = Batched(db, self._commit)
+        self.streak = Streak()
+        """Retryable failures in a row, for the health check."""
         self._wake = asyncio.Event()
         self._stopping = False
 
@@ -437,6 +440,8 @@ class Participant:
                 with span(job.kind, traceparent=command.traceparent):
                     outcome = await self._outcome_of(running, command)
                 crash.point("job.after_effect", command.type)
+                message = str(outcome.data.get("message", ""))
+                self.streak.note(job.kind, retryable=outcome.retryable, message=message)
                 await self._finish(running, command, outcome)
             except asyncio.CancelledError:
                 await asyncio.shield(self._let_go(job))

@@ -198,13 +198,13 @@ def test_wrong_usage_is_two() -> None:
 
 
 def test_doctor_says_what_is_missing_and_how_to_fix_it() -> None:
-    """A platform that does not run is a note, not a fault."""
+    """A platform that does not run is wrong, so that a script notices it."""
     answer = runner.invoke(app, ["doctor", "--json"])
     findings = {each["name"]: each for each in json.loads(answer.stdout)}
     assert findings["python"]["state"] == "ok"
     assert findings["git"]["state"] == "ok"
-    assert findings["platform"]["fix"] == "Run `knarr up`"
-    assert answer.exit_code == 0
+    assert (findings["platform"]["state"], findings["platform"]["fix"]) == ("wrong", "Run `knarr up`")
+    assert answer.exit_code == Exit.FAULT
 
 
 def test_several_services_are_upgraded_and_a_typing_error_upgrades_none(tmp_path: Path) -> None:

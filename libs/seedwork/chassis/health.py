@@ -64,6 +64,7 @@ class Health:
         supervisor: Supervisor,
         clock: Clock,
         started: Callable[[], bool],
+        jobs: Callable[[], str],
     ) -> None:
         self._service = service
         self._version = version
@@ -71,6 +72,7 @@ class Health:
         self._supervisor = supervisor
         self._clock = clock
         self._started = started
+        self._jobs = jobs
         self._since_ms = clock.now_ms()
 
     async def checks(self) -> Mapping[str, Check]:
@@ -92,8 +94,10 @@ class Health:
         return Ready(status="not ready" if reasons else "ready", reasons=reasons)
 
     async def healthcheck(self) -> Healthcheck:
-        """The details."""
+        """The details, and whether jobs fail: other replicas would fail at them too, so that readiness stays."""
         checks = dict(await self.checks())
+        trouble = self._jobs()
+        checks["jobs"] = Check(ok=not trouble, detail=trouble)
         return Healthcheck(
             status="ok" if all(check.ok for check in checks.values()) else "degraded",
             service=self._service,

@@ -177,6 +177,7 @@ class Service:
                     supervisor=self._supervisor,
                     clock=self.clock,
                     started=lambda: self._started,
+                    jobs=lambda: self.participant.streak.trouble,
                 )
             )
         )

@@ -15,7 +15,7 @@ import httpx2
 
 from dockerengine import EngineApi
 from knarr.home import Home
-from seedwork.errors import KnarrError, NotFound, Unavailable
+from seedwork.errors import KnarrError, Misconfigured, NotFound, Unavailable
 from services.registry.adapters.own_registry import COLLECTOR, DATA
 
 LABEL_INSTALLATION = "io.knarr.installation"
@@ -25,6 +25,8 @@ PORT_OFFSET = 90
 """Above the port base: 8790, between the services and the apps."""
 READY_S = 60.0
 """Seconds until it must answer; a container with a small program starts in one."""
+_REACHED_S = 10.0
+_PORT = 5000
 _PORTS_TRIED = 10
 _PASSWORDS = "/knarr/htpasswd"
 
@@ -60,6 +62,7 @@ async def start_registry(engine: EngineApi, home: Home, *, installation: str, im
 
     Raises:
         NotFound: The image is not on the engine and cannot be pulled.
+        Misconfigured: The engine's containers cannot be reached from here.
         Unavailable: The engine does not answer, or the registry does not start.
     """
     name, password = container_name(installation), home.keep_secret(home.registry_password_file)
@@ -84,6 +87,7 @@ async def start_registry(engine: EngineApi, home: Home, *, installation: str, im
             continue
         registry = OwnRegistry(container=name, port=candidate, password=password)
         await _answers(registry)
+        await _containers_are_reached(engine, name)
         return registry
     raise Unavailable(
         "The registry for images cannot be started",
@@ -192,3 +196,28 @@ async def _answers(registry: OwnRegistry) -> None:
         why=fault,
         todo=f"Run `docker logs {registry.container}` to see its log.",
     )
+
+
+async def _containers_are_reached(engine: EngineApi, name: str) -> None:
+    """Connect to the registry by its container's address, as knarr connects to every instance of an app.
+
+    Raises:
+        Misconfigured: It cannot, though the published port answers: the containers are in a network of their own.
+    """
+    known = await engine.call("GET", f"containers/{name}/json")
+    networks = known["NetworkSettings"].get("Networks") or {}
+    address = next((each["IPAddress"] for each in networks.values() if each.get("IPAddress")), "")
+    try:
+        if not address:
+            raise ConnectionError
+        async with asyncio.timeout(_REACHED_S):
+            _, writer = await asyncio.open_connection(address, _PORT)
+    except OSError as error:  # TimeoutError is one
+        raise Misconfigured(
+            f"The containers of the Docker engine at {engine.endpoint.url} cannot be reached from here",
+            why=f"{address or 'no address'}:{_PORT} does not answer; a rootless engine, or one in a virtual machine,"
+            " keeps its containers' network to itself",
+            todo="Use the engine of the system (DOCKER_HOST=unix:///var/run/docker.sock),"
+            " or run `knarr up --runtime process`.",
+        ) from error
+    writer.close()

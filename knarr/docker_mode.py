@@ -10,16 +10,17 @@ import os
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pydantic import SecretStr
 
 from dockerengine import Endpoint, EngineApi, find_endpoint
 from knarr.home import Home
-from knarr.own_registry import PORT_OFFSET, USER, OwnRegistry, start_registry
+from knarr.own_registry import PORT_OFFSET, USER, OwnRegistry, start_registry, watch_registry
 from seedwork.errors import Conflict, KnarrError, Misconfigured
 from seedwork.extras import need_extra
 from services.deployer.adapters.naming import short_hash
@@ -43,6 +44,8 @@ class Mode:
     """For all services, where the user set nothing else."""
     says: str = ""
     """One line for the terminal."""
+    watch: Callable[[], Coroutine[Any, Any, None]] | None = None
+    """Runs as long as the platform does: it keeps what was started for it."""
     hint: str = ""
     """The other way to run, where it is possible."""
 
@@ -86,9 +89,9 @@ def _docker(home: Home, given: DeployerSettings, port_base: int) -> Mode:
     _need_buildx()
     os.environ["DOCKER_HOST"] = endpoint.url  # for every client of this process: they look in different places
     settings: dict[str, Any] = {"runtime": "docker", "builder": "buildx"}
-    where = given.image_store
+    where, watch = given.image_store, None
     if where is None:
-        registry = asyncio.run(_start(home, given, endpoint, port_base))
+        registry, watch = asyncio.run(_start(home, given, endpoint, port_base))
         settings |= {
             "image_store": registry.url,
             "registry_user": USER,
@@ -97,10 +100,13 @@ def _docker(home: Home, given: DeployerSettings, port_base: int) -> Mode:
         }
         where = f"{registry.url} (container {registry.container})"
     says = f"Apps run as containers of the Docker engine at {endpoint.url} ({endpoint.source}); images are in {where}."
-    return Mode(runtime="docker", settings=settings, says=says)
+    return Mode(runtime="docker", settings=settings, says=says, watch=watch)
 
 
-async def _start(home: Home, given: DeployerSettings, endpoint: Endpoint, port_base: int) -> OwnRegistry:
+async def _start(
+    home: Home, given: DeployerSettings, endpoint: Endpoint, port_base: int
+) -> tuple[OwnRegistry, Callable[[], Coroutine[Any, Any, None]]]:
+    """Start the registry; return it with what keeps it running."""
     if not endpoint.is_local:
         raise Misconfigured(
             f"The Docker engine at {endpoint.url} is on another machine",
@@ -111,13 +117,9 @@ async def _start(home: Home, given: DeployerSettings, endpoint: Endpoint, port_b
     (home.path / "deployer").mkdir(mode=0o700, exist_ok=True)
     installation = given.installation or f"knarr-{short_hash(home_id_of(home.path / 'deployer'))}"
     async with EngineApi(endpoint) as engine:
-        return await start_registry(
-            engine,
-            home,
-            installation=installation,
-            image=wanted.registry_image,
-            port=wanted.registry_port or port_base + PORT_OFFSET,
-        )
+        image, port = wanted.registry_image, wanted.registry_port or port_base + PORT_OFFSET
+        registry = await start_registry(engine, home, installation=installation, image=image, port=port)
+    return registry, partial(watch_registry, endpoint, home, registry, installation=installation, image=image)
 
 
 # ── what must be there ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx2
+import structlog
 
-from dockerengine import EngineApi
+from dockerengine import Endpoint, EngineApi
 from knarr.home import Home
+from ocistore.upkeep import upkeep_of
 from seedwork.errors import KnarrError, Misconfigured, NotFound, Unavailable
 from services.registry.adapters.own_registry import COLLECTOR, DATA
 
@@ -26,9 +28,13 @@ PORT_OFFSET = 90
 READY_S = 60.0
 """Seconds until it must answer; a container with a small program starts in one."""
 _REACHED_S = 10.0
+_LOOK_S = 10.0
+"""Seconds between two looks at the registry: a push that failed is tried again for longer than that."""
 _PORT = 5000
 _PORTS_TRIED = 10
 _PASSWORDS = "/knarr/htpasswd"
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +56,9 @@ def container_name(installation: str) -> str:
     return f"{installation}-images"
 
 
-async def start_registry(engine: EngineApi, home: Home, *, installation: str, image: str, port: int) -> OwnRegistry:
+async def start_registry(
+    engine: EngineApi, home: Home, *, installation: str, image: str, port: int, ports: int = _PORTS_TRIED
+) -> OwnRegistry:
     """Start the registry, or find it running.
 
     Args:
@@ -59,6 +67,7 @@ async def start_registry(engine: EngineApi, home: Home, *, installation: str, im
         installation: Names the container and its volume.
         image: The image of a Docker distribution registry 2.x.
         port: The wished port on 127.0.0.1; a container that is there keeps its own.
+        ports: How many ports from there on are tried.
 
     Raises:
         NotFound: The image is not on the engine and cannot be pulled.
@@ -73,7 +82,7 @@ async def start_registry(engine: EngineApi, home: Home, *, installation: str, im
         known = None
     if known is not None and (bound := _port(known)):
         port = bound
-    for candidate in range(port, port + _PORTS_TRIED):
+    for candidate in range(port, port + ports):
         if known is None:
             await _create(engine, name, installation=installation, image=image, port=candidate)
         await engine.put_file(name, _PASSWORDS, _htpasswd(password))  # the password of this home, whoever made it
@@ -91,9 +100,32 @@ async def start_registry(engine: EngineApi, home: Home, *, installation: str, im
         return registry
     raise Unavailable(
         "The registry for images cannot be started",
-        why=f"the ports {port} to {port + _PORTS_TRIED - 1} of 127.0.0.1 are taken",
+        why=f"the ports {port} to {port + ports - 1} of 127.0.0.1 are taken",
         todo="Choose others with --port-base.",
     )
+
+
+async def watch_registry(
+    endpoint: Endpoint, home: Home, registry: OwnRegistry, *, installation: str, image: str
+) -> None:
+    """Start the registry again whenever it does not answer, at its port; runs until it is cancelled.
+
+    The engine starts it after its own restart, but not after `docker stop`, and not where its port was still in use.
+    """
+    upkeep = upkeep_of(registry.url)
+    async with EngineApi(endpoint) as engine:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            async with upkeep.writing():  # a collection of its garbage stops it on purpose
+                if await _fault(registry) is None:
+                    continue
+                log.warning("registry.away", container=registry.container)
+                try:
+                    await start_registry(
+                        engine, home, installation=installation, image=image, port=registry.port, ports=1
+                    )
+                except KnarrError as error:
+                    log.warning("registry.not_started", why=error.message)
 
 
 async def _create(engine: EngineApi, name: str, *, installation: str, image: str, port: int) -> None:
@@ -180,22 +212,25 @@ async def _answers(registry: OwnRegistry) -> None:
     Raises:
         Unavailable: It does not, within `READY_S`.
     """
-    deadline, fault = time.monotonic() + READY_S, ""
-    async with httpx2.AsyncClient(trust_env=False, timeout=5, auth=(USER, registry.password)) as client:
-        while time.monotonic() < deadline:
-            try:
-                answer = await client.get(f"{registry.url}/v2/")
-                if answer.is_success:
-                    return
-                fault = f"it answers {answer.status_code}"
-            except httpx2.HTTPError as error:
-                fault = str(error) or type(error).__name__
-            await asyncio.sleep(0.1)
-    raise Unavailable(
-        f"The registry at {registry.url} does not answer",
-        why=fault,
-        todo=f"Run `docker logs {registry.container}` to see its log.",
-    )
+    deadline = time.monotonic() + READY_S
+    while (fault := await _fault(registry)) is not None:
+        if time.monotonic() > deadline:
+            raise Unavailable(
+                f"The registry at {registry.url} does not answer",
+                why=fault,
+                todo=f"Run `docker logs {registry.container}` to see its log.",
+            )
+        await asyncio.sleep(0.1)
+
+
+async def _fault(registry: OwnRegistry) -> str | None:
+    """Return what is wrong with it now; None: it accepts the password."""
+    async with httpx2.AsyncClient(trust_env=False, timeout=_REACHED_S, auth=(USER, registry.password)) as client:
+        try:
+            answer = await client.get(f"{registry.url}/v2/")
+        except httpx2.HTTPError as error:
+            return str(error) or type(error).__name__
+        return None if answer.is_success else f"it answers {answer.status_code}"
 
 
 async def _containers_are_reached(engine: EngineApi, name: str) -> None:

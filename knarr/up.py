@@ -15,7 +15,7 @@ import shlex
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +80,7 @@ def serve(options: Options, terminal: Terminal, *, ready: Callable[[Address], No
                 terminal.say(f"[quiet]{escape(line)}[/]")
             bus = InProcessBus()
             apps = create_apps(options, bus, mode.settings)  # before the loop: Ctrl-C ends a slow import at once
-            asyncio.run(_serve(apps, bus, options, terminal, sockets, ready))
+            asyncio.run(_serve(apps, bus, options, terminal, sockets, ready, mode.watch))
     finally:
         options.home.platform_file.unlink(missing_ok=True)
         lock.release()
@@ -93,10 +93,12 @@ async def _serve(  # noqa: PLR0917  private, and called once
     terminal: Terminal,
     sockets: Mapping[str, socket.socket],
     ready: Callable[[Address], None],
+    watch: Callable[[], Coroutine[Any, Any, None]] | None,
 ) -> None:
     stop = _stop_on_signals(terminal)
     servers = {name: _Server(app) for name, app in apps.items()}
     tasks = {name: asyncio.create_task(server.run_on(sockets[name]), name=name) for name, server in servers.items()}
+    watching = asyncio.create_task(watch()) if watch else None
     try:
         if await _all_started(servers, tasks, stop):
             if options.activity:
@@ -105,6 +107,8 @@ async def _serve(  # noqa: PLR0917  private, and called once
             ready(_written_down(options))
             await _until_stopped(tasks, stop)
     finally:
+        if watching:
+            watching.cancel()
         for server in servers.values():
             server.should_exit = True
         await bus.close()

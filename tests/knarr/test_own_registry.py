@@ -1,6 +1,8 @@
 """The registry beside `knarr up`, with an engine of canned answers."""
 
+import asyncio
 import io
+import json
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,12 @@ import bcrypt
 import httpx2
 import pytest
 
+from dockerengine import Endpoint
 from dockerengine.testing import CannedEngine, said
 from knarr import own_registry
 from knarr.home import Home
 from knarr.own_registry import OwnRegistry, start_registry
+from ocistore.upkeep import upkeep_of
 from seedwork.errors import Misconfigured, NotFound, Unavailable
 
 NAME = "knarr-1-images"
@@ -129,3 +133,37 @@ async def test_an_engine_whose_containers_are_elsewhere_is_refused() -> None:
     async with engine.api() as api:
         with pytest.raises(Misconfigured, match=r"cannot be reached from here.*rootless"):
             await own_registry._containers_are_reached(api, NAME)
+
+
+async def test_one_that_went_is_started_again_at_its_port(
+    engine: CannedEngine, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not while its garbage is collected, for which it is stopped; a start that failed is tried again."""
+    registry = OwnRegistry(container=NAME, port=8795, password="secret")
+    monkeypatch.setattr(own_registry, "_LOOK_S", 0)
+    monkeypatch.setattr(own_registry, "EngineApi", lambda _: engine.api())
+    away = asyncio.Event()
+    answers = iter(["connection refused", "connection refused", None, None])
+
+    async def fault(_: OwnRegistry) -> str | None:
+        found = next(answers)
+        if found is None:
+            away.set()
+        return found
+
+    monkeypatch.setattr(own_registry, "_fault", fault)
+    starts = [said(TAKEN, 500), httpx2.Response(204)]
+    engine.answers[START] = lambda _: starts.pop(0)
+    endpoint = Endpoint(url="unix:///x.sock", source="a test")
+    async with upkeep_of(registry.url).alone(wait_s=30):
+        work = own_registry.watch_registry(endpoint, home, registry, installation="knarr-1", image="registry:2")
+        watching = asyncio.create_task(work)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert engine.asked == []
+    await away.wait()
+    watching.cancel()
+    assert starts == []
+    made = [json.loads(request.content) for request in engine.requests if request.url.path.endswith("/create")]
+    bindings = [each["HostConfig"]["PortBindings"]["5000/tcp"][0]["HostPort"] for each in made if "HostConfig" in each]
+    assert bindings == ["8795", "8795"]

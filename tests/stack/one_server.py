@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx2
 
@@ -23,6 +23,8 @@ def docker(*argv: str) -> str:
 @dataclass
 class OneServer(Laptop):
     """One process, apps as containers, images in a registry that it starts."""
+
+    patience_s: ClassVar[float] = 600
 
     runtime: str | None = "docker"
     """None: what the home remembers."""

@@ -88,6 +88,16 @@ def test_a_registry_that_was_removed_is_made_again_with_its_images(server: OneSe
     eventually("the app answers", lambda: server.ask("kept") == "one")
 
 
+def test_a_registry_that_was_stopped_is_started_again(server: OneServer) -> None:
+    """While knarr runs: the engine does so after its own restart, but not after `docker stop`."""
+    registry = f"{server.installation}-images"
+    repository = server.repository("late", dockerfile_app("one"))
+    server.create_app("late", repository)
+    docker("stop", registry)
+    assert server.deploy(repository)["state"] == "SUCCEEDED"
+    assert describe(registry)["State"]["Running"]
+
+
 def test_what_a_removed_app_leaves_is_shown_and_goes(server: OneServer) -> None:
     """In the registry and on the engine; and what was collected can be pushed again."""
     files = {**dockerfile_app("one"), "noise": secrets.token_hex(BIG // 2)}

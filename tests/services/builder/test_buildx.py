@@ -120,6 +120,22 @@ def test_the_projects_own_tool_runs_in_the_image_build_too() -> None:
     assert "PATH=/layers/project/bin:/layers/python/bin:$PATH" in made.dockerfile
 
 
+def test_packages_that_cannot_be_installed_are_explained_as_on_this_machine() -> None:
+    """The file, the tool and the reason; not the text of the step."""
+    made = recipe(PYTHON, {"requirements.txt": "greet==9\n"})
+    name = "[python-packages 3/4] RUN --mount=type=cache,id=x"
+    lines = "error: No solution found when resolving dependencies\n  cause: there is no version of greet==9\n"
+    failed = vertex(name, started=STARTED, completed=STARTED, error='process "/bin/sh" did not complete: exit code: 1')
+    progress, _, _ = shown(vertex(name, started=STARTED), output_of(name, lines), failed)
+    error = ToolFailed(("docker",), 1, ())
+
+    found = explained(error, progress, registry="r", memory_bytes=1, explain=made.explain)
+
+    assert found.what == "The packages of requirements.txt could not be installed"
+    assert found.why == "uv: No solution found when resolving dependencies: there is no version of greet==9"
+    assert explained(error, progress, registry="r", memory_bytes=1).what.startswith("The step [python-packages")
+
+
 def test_words_of_the_app_are_no_commands_of_the_shell() -> None:
     """A group or a file with a quote in its name is one word."""
     packages = Packages(language="python", tool="pip", manifests=("a'; evil #.txt",))

@@ -31,7 +31,7 @@ from seedwork.threads import in_thread
 from services.builder.adapters.buildx.engine import Engine
 from services.builder.adapters.buildx.faults import explained
 from services.builder.adapters.buildx.image import built_layers, stored_config, stored_layers
-from services.builder.adapters.buildx.kitchen import Kitchen, ignored_by_app
+from services.builder.adapters.buildx.kitchen import Explain, Kitchen, Recipe, ignored_by_app
 from services.builder.adapters.buildx.progress import Progress
 from services.builder.adapters.buildx.recipes import recipe_for
 from services.builder.adapters.layers.sandbox import Sandbox, ToolFailed
@@ -98,18 +98,18 @@ class BuildxBuilder:
         hold: Callable[[str], Awaitable[None]],
     ) -> Built:
         note("unpacking the source")
-        context, dockerfile, processes = await self._prepared(order)
+        context, dockerfile, recipe = await self._prepared(order)
         scratch = order.folder / "scratch"
         await asyncio.to_thread(scratch.mkdir, mode=0o700)
         progress = Progress(output, note)
         digest: str | None = None
         forgetting: asyncio.Task[None] | None = None
         try:
-            digest = await self._run_engine(order, context, dockerfile, scratch, progress)
+            digest = await self._run_engine(order, context, dockerfile, scratch, progress, explain=recipe.explain)
             forgetting = asyncio.create_task(self._clear_engine(order.saga_id, scratch))  # while we store
             pushed = await self._pushed(digest)
             note("storing the image")
-            config, layers = stored_config(pushed, order, processes), stored_layers(pushed)
+            config, layers = stored_config(pushed, order, recipe.processes), stored_layers(pushed)
             await hold(manifest.draft(config, layers).manifest_digest)
             image = await self._images.put(order.repository, config=config, layers=layers)
         finally:
@@ -132,23 +132,34 @@ class BuildxBuilder:
 
     # --- the steps of a build -----------------------------------------------------------------------------------------
 
-    async def _prepared(self, order: BuildOrder) -> tuple[Path, Path, Mapping[str, tuple[str, ...]]]:
-        """The build context, the Dockerfile, and processes that the recipe brings."""
+    async def _prepared(self, order: BuildOrder) -> tuple[Path, Path, Recipe]:
+        """The build context, the Dockerfile, and the recipe that it was made from."""
         context = order.folder / "context"
         app = context / "root" / "app"
         await in_thread(lambda stop: _unpack(order, app, stop))
         if order.description.runtime.kind == "dockerfile":
-            return app, await asyncio.to_thread(_own_dockerfile, app, order.description.dockerfile), {}
+            return (
+                app,
+                await asyncio.to_thread(_own_dockerfile, app, order.description.dockerfile),
+                Recipe(dockerfile=""),
+            )
         recipe = await asyncio.to_thread(recipe_for, order, lambda name: read_file(app, name), self._kitchen)
         dockerfile = context / "knarr" / "Dockerfile"
         own = await asyncio.to_thread(ignored_by_app, lambda name: read_file(app, name), "root/app")
         ignored = "\n".join([*own, *recipe.ignore]) + "\n"
         files = {"knarr/Dockerfile": recipe.dockerfile.encode(), ".dockerignore": ignored.encode(), **recipe.files}
         await in_thread(lambda stop: _lay_out(context, files, order.source_digest, stop))
-        return context, dockerfile, recipe.processes
+        return context, dockerfile, recipe
 
     async def _run_engine(
-        self, order: BuildOrder, context: Path, dockerfile: Path, scratch: Path, progress: Progress
+        self,
+        order: BuildOrder,
+        context: Path,
+        dockerfile: Path,
+        scratch: Path,
+        progress: Progress,
+        *,
+        explain: Explain | None,
     ) -> str:
         """The digest of what the engine pushed."""
         try:
@@ -163,7 +174,11 @@ class BuildxBuilder:
             )
         except ToolFailed as error:
             raise explained(
-                error, progress, registry=self._registry, memory_bytes=self._kitchen.memory_bytes
+                error,
+                progress,
+                registry=self._registry,
+                memory_bytes=self._kitchen.memory_bytes,
+                explain=explain,
             ) from error
         except StorageFull as error:
             raise StorageFull(

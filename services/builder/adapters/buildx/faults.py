@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 
 from seedwork.errors import KnarrError, Misconfigured, NotAllowed, StorageFull, Unavailable
+from services.builder.adapters.buildx.kitchen import Explain
 from services.builder.adapters.buildx.progress import Progress, Step
 from services.builder.adapters.layers.sandbox import ToolFailed
 from services.builder.errors import BuildFailed, CannotBuild, OutOfMemory, RegistryUnavailable
@@ -34,6 +35,7 @@ _STEP_NETWORK = re.compile(
     rb"|HTTP error (429|5\d\d)|50[0234] (Bad Gateway|Service Unavailable|Gateway Time-?out)|Failed to fetch .*50\d "
 )
 _EXIT = re.compile(r"exit code: (\d+)")
+_PACKAGES = re.compile(r"\[\w+-packages ")
 _KILLED = 137
 _BASE = re.compile(r"^(?:\[internal\] load metadata for|resolve image config for) (\S+)")
 _DENIED = re.compile(r"denied|unauthorized|no basic auth|authorization failed|40[13] ", re.IGNORECASE)
@@ -87,7 +89,9 @@ _AFTER_STEPS: tuple[Rule, ...] = (
 )
 
 
-def explained(error: ToolFailed, progress: Progress, *, registry: str, memory_bytes: int) -> KnarrError:
+def explained(
+    error: ToolFailed, progress: Progress, *, registry: str, memory_bytes: int, explain: Explain | None = None
+) -> KnarrError:
     """The error that this failure means.
 
     Args:
@@ -95,6 +99,7 @@ def explained(error: ToolFailed, progress: Progress, *, registry: str, memory_by
         progress: What it printed.
         registry: Where the image was to go; for people.
         memory_bytes: What a step may take.
+        explain: Explains a failed step of a stage that installs packages.
     """
     step = progress.failed
     text = "\n".join([*progress.said, step.error if step else ""])
@@ -102,6 +107,8 @@ def explained(error: ToolFailed, progress: Progress, *, registry: str, memory_by
     if error.exit_code < 0:
         return Unavailable("The docker command was ended before the build", why=error.ending, todo="It is tried again.")
     found = _by_rule(_BEFORE_STEPS, text, why) or (_of_step(step, why, registry, memory_bytes) if step else None)
+    if step and explain and type(found) is BuildFailed and _PACKAGES.match(step.name):
+        return explain(tuple(step.lines), found.why)
     return (
         found
         or _by_rule(_AFTER_STEPS, text, why)

@@ -2,11 +2,12 @@
 
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import orjson
 
+from seedwork.errors import KnarrError
 from services.builder.install.requirements import ReadFile
 
 USER = "10001:10001"
@@ -39,6 +40,10 @@ class BaseImages:
         return f"{image}@{digest}" if digest else image
 
 
+Explain = Callable[[Sequence[bytes], str], KnarrError]
+"""The last lines of a step and how it ended, in; why packages could not be installed, out."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """How to build an app that has no Dockerfile of its own."""
@@ -49,6 +54,8 @@ class Recipe:
     ignore: tuple[str, ...] = ()
     processes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Where the description names none of that type."""
+    explain: Explain | None = None
+    """The error for a failed step of a stage whose name ends with `-packages`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,12 +23,15 @@ from services.builder.install.python import (
     plan_installation,
 )
 from services.builder.install.python_environment import INDEX_NAMES, PIP_NAMES, PROJECT_ENVIRONMENT, tool_environment
+from services.builder.install.python_faults import explained
 from services.builder.install.python_versions import understood
 from services.builder.install.requirements import ReadFile
 from services.builder.ports import BuildOrder
 
 _SETTLE = Path(settle_python.__file__)
 _CACHES = "/knarr/caches"
+_BASE_PYTHON = "\0python"
+"""The interpreter of the base image among the arguments of a command."""
 _UV = "/knarr/uv/bin/uv"
 _ENV = "PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONNOUSERSITE=1 HOME=/app PYTHONPATH=/app"
 
@@ -57,8 +60,10 @@ def python_recipe(order: BuildOrder, read: ReadFile, kitchen: Kitchen) -> Recipe
             path = f"/layers/{name}/bin:{path}"
     files = {f"knarr/dependencies/{name}": content for name, content in plan.files.items()}
     final = [f"FROM {image}", f"ENV {_ENV} PATH={path}$PATH", *copies, *app_lines()]
+    last = (plan.commands or plan.project)[-1]
     return Recipe(
         dockerfile=text([*stages, *final]),
+        explain=lambda lines, ending: explained(plan, last, lines, ending),
         files={**files, f"knarr/tools/{_SETTLE.name}": _SETTLE.read_bytes()},
     )
 
@@ -112,7 +117,8 @@ def _stage(name: str, commands: Sequence[Command], plan: Installation, kitchen: 
     steps = [
         *_exports({**env, **(PROJECT_ENVIRONMENT if project else {})}),
         *(_index_from_pip(name, pip) for name, pip in PIP_NAMES),
-        f'{_UV} venv --quiet --no-project --python "$(command -v python3)" {venv}',
+        'export KNARR_PYTHON="$(command -v python3)"',
+        f'{_UV} venv --quiet --no-project --python "$KNARR_PYTHON" {venv}',
         *(_line(command, plan, venv) for command in commands),
         f"export PYTHONHASHSEED=0; python3 -s -S /knarr/tools/{_SETTLE.name} {venv} {venv} {shlex.quote(script)} /work",
         *([f"rm {venv}/pyvenv.cfg {venv}/bin/python*"] if project else [_link_project(plan)]),
@@ -129,9 +135,9 @@ def _stage(name: str, commands: Sequence[Command], plan: Installation, kitchen: 
 
 def _line(command: Command, plan: Installation, venv: str) -> str:
     """A command of the plan for a shell; every foreign word is quoted."""
-    python = "/usr/local/bin/python3"
-    before = command.tool.arguments(python) if command.tool else ()
-    line = shlex.join([_UV, *before, *command.arguments_for(f"{venv}/bin/python")])
+    before = command.tool.arguments(_BASE_PYTHON) if command.tool else ()
+    words = [_UV, *before, *command.arguments_for(f"{venv}/bin/python")]
+    line = " ".join('"$KNARR_PYTHON"' if word == _BASE_PYTHON else shlex.quote(word) for word in words)
     if command.compares and plan.tool == "uv":  # the lock file may not know the platform's index
         return f"(unset {' '.join(INDEX_NAMES)}; {line}) || {line}"
     return line

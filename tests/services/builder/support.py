@@ -139,13 +139,22 @@ class Bench:
 
 
 def make_bench(
-    folder: Path, *, environ: Mapping[str, str] | None = None, limits: Limits | None = None, cache: str = "home"
+    folder: Path,
+    *,
+    environ: Mapping[str, str] | None = None,
+    limits: Limits | None = None,
+    cache: str = "home",
+    interpreters: Interpreters | None = None,
 ) -> Bench:
     """A builder whose home is `folder/<cache>`."""
     sandbox = Sandbox(folder / cache, limits or make_limits(), environ=environ)
     images = OciLayout(folder / "images")
     builder = LayersBuilder(
-        folder / cache, images=images, sandbox=sandbox, cache_bytes=1024 * MIB, interpreters=Interpreters("")
+        folder / cache,
+        images=images,
+        sandbox=sandbox,
+        cache_bytes=1024 * MIB,
+        interpreters=interpreters or Interpreters(""),
     )
     return Bench(folder=folder, builder=builder, images=images, sandbox=sandbox)
 

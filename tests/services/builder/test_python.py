@@ -1,16 +1,22 @@
 """Python apps, really built: packages by uv, a layer of their own, and an app that runs from the image."""
 
+import platform
 import sys
+import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import orjson
 import pytest
 
 from services.builder.adapters.layers.image import HOST_PATH
+from services.builder.adapters.layers.interpreters import Interpreters
 from services.builder.errors import BuildFailed, CannotBuild
-from services.source.contract import Runtime
+from services.source.contract import Packages, Runtime
 from tests.services.builder.support import (
     NO_PACKAGES,
+    PIP,
+    PROCFILE,
     PYPROJECT,
     PYTHON,
     Bench,
@@ -19,9 +25,11 @@ from tests.services.builder.support import (
     run_process,
     unpacked,
     wheel,
+    write_files,
 )
 
 APP = "import greet, sys\nprint(greet.__file__, greet.VERSION, sys.path)\n"
+SYSCONFIG = "# system configuration generated and used by the sysconfig module\nbuild_time_vars = {}\n"
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 WHEEL = "greet-1.0-py3-none-any.whl"
 
@@ -164,3 +172,184 @@ async def test_an_interpreter_that_is_not_here_is_named_with_those_that_are(benc
         await bench.build(description, app())
 
     assert failure.value.reason_code == "no_interpreter"
+
+
+# ── the project itself ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def backend(tmp_path: Path) -> bytes:
+    """A build backend: it packs the folder `src`, so that a test needs no other one from an index."""
+    code = Path(__file__).with_name("small_backend.py").read_text()
+    return wheel("small_backend", files={"small_backend.py": code})
+
+
+SHOP: Files = {
+    "pyproject.toml": """[project]
+name = "shop"
+version = "1.0"
+dependencies = ["greet==1.0"]
+
+[build-system]
+requires = ["small-backend"]
+build-backend = "small_backend"
+""",
+    "src/shop/__init__.py": "",
+    "src/shop/main.py": "import greet, sys\ndef main():\n    print('shop', greet.VERSION, __file__, sys.prefix)\n",
+}
+IN_PROJECT = "layers/project/lib/python{version}/site-packages/shop/main.py"
+
+
+@pytest.mark.parametrize(
+    ("packages", "more"),
+    [
+        (PIP.model_copy(update={"manifests": ("pyproject.toml",), "project": True}), {}),
+        (PIP, {"requirements.txt": "-e .\n"}),
+        (PIP, {"requirements.txt": ".\n"}),
+    ],
+)
+async def test_the_project_is_installed_in_a_layer_of_its_own(
+    bench: Bench, tmp_path: Path, wheels: Path, packages: Packages, more: Files
+) -> None:
+    """With its scripts; a changed line of it leaves the packages as they are."""
+    (wheels / "small_backend-1.0-py3-none-any.whl").write_bytes(backend(tmp_path))
+    description = PYTHON.model_copy(update={"packages": (packages,), "processes": {"web": ("shop",)}})
+    files = {**SHOP, **more}
+
+    built = await bench.build(description, files)
+    root = await unpacked(bench, built, tmp_path / "root")
+    place = root / IN_PROJECT.format(version=VERSION)
+    assert await run_process(bench, built, root) == f"shop 1.0 {place} {root}/layers/python\n"
+
+    changed = {**files, "src/shop/main.py": "def main():\n    print('changed')\n"}
+    second = await bench.build(description, changed)
+    assert [layer.cached for layer in second.layers] == [True, False, False]
+    assert await run_process(bench, second, await unpacked(bench, second, tmp_path / "second")) == "changed\n"
+
+
+async def test_nothing_of_an_installation_is_left_in_the_app(bench: Bench, tmp_path: Path, wheels: Path) -> None:
+    """Tools run in a copy of the source, where they may write."""
+    (wheels / "small_backend-1.0-py3-none-any.whl").write_bytes(backend(tmp_path))
+    packages = PIP.model_copy(update={"manifests": ("pyproject.toml",), "project": True})
+    description = PYTHON.model_copy(update={"packages": (packages,)})
+
+    root = await unpacked(bench, await bench.build(description, SHOP), tmp_path / "root")
+
+    assert {str(path.relative_to(root / "app")) for path in (root / "app").rglob("*") if path.is_file()} == set(SHOP)
+
+
+# ── isolation ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_data_files_of_packages_are_in_the_environment(bench: Bench, tmp_path: Path, wheels: Path) -> None:
+    """Jupyter and Voila look below sys.prefix."""
+    files = {"greet.py": "VERSION = '1'\n", "greet-1.0.data/data/share/greet/hello.txt": "hello\n"}
+    (wheels / WHEEL).write_bytes(wheel("greet", files=files))
+    code = "import sys; print(open(sys.prefix + '/share/greet/hello.txt').read())"
+
+    built = await bench.build(PYTHON, app(**{"app.py": code}))
+
+    assert await run_process(bench, built, await unpacked(bench, built, tmp_path / "root")) == "hello\n\n"
+
+
+@pytest.mark.parametrize("program", ["python", "python3", f"python{VERSION}"])
+async def test_python_of_an_app_with_a_procfile_only_has_no_packages(
+    bench: Bench, tmp_path: Path, program: str
+) -> None:
+    """Whatever the machine's own Python has installed."""
+    code = "import sys; print([each for each in sys.path if 'packages' in each])"
+    description = PROCFILE.model_copy(update={"processes": {"web": (program, "-c", code)}})
+
+    built = await bench.build(description, {"serve": "x"})
+
+    root = await unpacked(bench, built, tmp_path / "root")
+    assert await run_process(bench, built, root) == f"['{root}/layers/python/lib/python{VERSION}/site-packages']\n"
+
+
+async def test_the_environment_works_without_bash(bench: Bench, tmp_path: Path) -> None:
+    """The starter passes its own path on with the interpreter's help then."""
+    built = await bench.build(PYTHON, app())
+    root = await unpacked(bench, built, tmp_path / "root")
+    starter = root / "layers/python/bin/python"
+    starter.write_text("\n".join(line for line in starter.read_text().split("\n") if "/bin/bash" not in line))
+
+    assert (await run_process(bench, built, root)).startswith(f"{root}/layers/python/lib/python{VERSION}/")
+
+
+# ── interpreters that are not here ───────────────────────────────────────────────────────────────────────────────────
+
+
+def publish_python(folder: Path) -> Path:
+    """An archive as uv fetches it, with the interpreter of this test in it, and the list that names it."""
+    major, minor, patch = sys.version_info[:3]
+    files = {
+        f"bin/python{VERSION}": f'#!/bin/sh\nexec {sys.executable} "$@"\n',
+        f"lib/python{VERSION}/_sysconfigdata__linux_{platform.machine()}-linux-gnu.py": SYSCONFIG,
+    }
+    python = write_files(folder / "python", files)
+    archive = folder / "cpython.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(python, "python")
+    machine = platform.machine()
+    record = {
+        "name": "cpython",
+        "arch": {"family": machine, "variant": None},
+        "os": "linux",
+        "libc": "gnu",
+        "major": major,
+        "minor": minor,
+        "patch": patch,
+        "prerelease": "",
+        "variant": None,
+        "build": "20260101",
+        "url": archive.as_uri(),
+        "sha256": None,
+    }
+    listed = folder / "downloads.json"
+    listed.write_bytes(orjson.dumps({f"cpython-{major}.{minor}.{patch}-linux-{machine}-gnu": record}))
+    return listed
+
+
+def machine_without_python(tmp_path: Path, *, fetched: Path | None) -> Interpreters:
+    return Interpreters("", own=tmp_path / "none", fetched=fetched)
+
+
+async def test_an_interpreter_that_is_not_here_is_fetched(tmp_path: Path, offline: Mapping[str, str]) -> None:
+    """Once: the next build finds it in the cache."""
+    environ = {
+        **offline,
+        "UV_PYTHON_DOWNLOADS_JSON_URL": publish_python(tmp_path).as_uri(),
+    }
+    here = machine_without_python(tmp_path, fetched=tmp_path / "fetched")
+    bench = make_bench(tmp_path, environ=environ, interpreters=here)
+    description = PYTHON.model_copy(update={"packages": (PIP.model_copy(update={"version": f">={VERSION}"}),)})
+
+    built = await bench.build(description, app())
+
+    assert " 1.0 " in await run_process(bench, built, await unpacked(bench, built, tmp_path / "root"))
+    assert f"uv python install '>={VERSION}'" in bench.output
+    again = await machine_without_python(tmp_path, fetched=tmp_path / "fetched").for_version(VERSION)
+    assert again.version == platform.python_version()
+
+
+async def test_without_fetching_the_error_says_how_to_get_one(tmp_path: Path, offline: Mapping[str, str]) -> None:
+    """The command works as written; the file that asks is named."""
+    bench = make_bench(tmp_path, environ=offline, interpreters=machine_without_python(tmp_path, fetched=None))
+    wanted = PIP.model_copy(update={"version": ">=3.12,<3.13", "version_file": "pyproject.toml"})
+
+    with pytest.raises(CannotBuild, match=r"no Python >=3\.12,<3\.13.*pyproject\.toml asks for it") as failure:
+        await bench.build(PYTHON.model_copy(update={"packages": (wanted,)}), app())
+
+    assert "`uv python install '>=3.12,<3.13'`" in failure.value.todo
+    assert failure.value.reason_code == "no_interpreter"
+
+
+async def test_a_fetch_that_fails_says_why(tmp_path: Path, offline: Mapping[str, str]) -> None:
+    """Without a network, for example."""
+    environ = {**offline, "UV_PYTHON_DOWNLOADS_JSON_URL": (tmp_path / "none.json").as_uri()}
+    here = machine_without_python(tmp_path, fetched=tmp_path / "fetched")
+    wanted = PIP.model_copy(update={"version": "3.12"})
+
+    with pytest.raises(CannotBuild, match=r"no Python 3\.12.*could not be fetched: .*uv python install 3\.12"):
+        await make_bench(tmp_path, environ=environ, interpreters=here).build(
+            PYTHON.model_copy(update={"packages": (wanted,)}), app()
+        )

@@ -23,6 +23,7 @@ Reproducible: two fresh installs give the same bytes (see `services.builder.inst
 
 import asyncio
 import importlib.metadata
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -128,7 +129,7 @@ async def _interpreter(
                 [uv.find_uv_bin(), "python", "install", "--no-bin", request],
                 env=env,
                 cwd=shop.scratch,
-                shown=f"uv python install {request}",
+                shown=f"uv python install {shlex.quote(request)}",
             )
         except ToolFailed as error:
             raise CannotBuild(

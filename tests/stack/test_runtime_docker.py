@@ -181,6 +181,9 @@ async def test_no_request_is_lost_while_a_release_replaces_another(bench: Bench,
     assert set(answers[:3]) == {"one"}
     assert set(answers[-3:]) == {"two"}
     assert {each.labels[spec.SAGA] for each in await bench.containers()} == {two.saga_id}
+    counted = await runtime.traffic(two.app_id, two.saga_id)
+    assert counted is not None
+    assert (counted.requests > 20, counted.errors) == (True, 0)
 
 
 async def test_what_crashes_is_started_again_by_the_engine(bench: Bench, runtime: DockerRuntime, sound: Image) -> None:

@@ -21,8 +21,10 @@ _WATCH_S = 240
 """Then everything is listed anew."""
 _AGAIN_S = 2.0
 
-_Versions = dict[tuple[str, str], tuple[str, str]]
-"""By namespace and name: the app and the version."""
+Whose = tuple[str, str]
+"""An app's id and the saga of a release; empty: it belongs to the app itself."""
+_Versions = dict[tuple[str, str], tuple[Whose, str]]
+"""By namespace and name: whose it is, and its version."""
 
 
 class Changes:
@@ -38,7 +40,7 @@ class Changes:
         self._cluster = cluster
         self._clock = clock
         self._labels = labels
-        self._apps: set[str] = set()
+        self._changed: set[Whose] = set()
         self._tasks: list[asyncio.Task[None]] = []
 
     def follow(self, kinds: Sequence[Kind]) -> None:
@@ -46,14 +48,14 @@ class Changes:
         if not self._tasks:
             self._tasks = [asyncio.create_task(self._keep(kind), name=f"changes-{kind.plural}") for kind in kinds]
 
-    def take(self) -> set[str]:
-        """The apps with a change since the last call."""
-        taken, self._apps = self._apps, set()
+    def take(self) -> set[Whose]:
+        """The apps and releases with a change since the last call."""
+        taken, self._changed = self._changed, set()
         return taken
 
     def add(self, app_id: str) -> None:
         """Count an app as changed: it is to be looked at again."""
-        self._apps.add(app_id)
+        self._changed.add((app_id, ""))
 
     async def close(self) -> None:
         """Watch no more."""
@@ -83,20 +85,21 @@ class Changes:
                     key, entry = _entry(item)
                     if change == "DELETED":
                         known.pop(key, None)
-                        self._apps.add(entry[0])
+                        self._changed.add(entry[0])
                     elif known.get(key) != entry:
                         known[key] = entry
-                        self._apps.add(entry[0])
+                        self._changed.add(entry[0])
 
     def _compare(self, known: _Versions, fresh: _Versions) -> None:
         for key in known.keys() | fresh.keys():
             if known.get(key) != fresh.get(key):
-                self._apps.update(entry[0] for entry in (known.get(key), fresh.get(key)) if entry)
+                self._changed.update(entry[0] for entry in (known.get(key), fresh.get(key)) if entry)
 
 
-def _entry(item: Object) -> tuple[tuple[str, str], tuple[str, str]]:
+def _entry(item: Object) -> tuple[tuple[str, str], tuple[Whose, str]]:
     metadata = item["metadata"]
     version = str(metadata.get("generation") or metadata["resourceVersion"])
     going = "-" if "deletionTimestamp" in metadata else ""
-    app_id = (metadata.get("labels") or {}).get(objects.APP_ID, "")
-    return (metadata.get("namespace", ""), metadata["name"]), (app_id, f"{going}{version}")
+    labels = metadata.get("labels") or {}
+    whose = labels.get(objects.APP_ID, ""), labels.get(objects.SAGA, "")
+    return (metadata.get("namespace", ""), metadata["name"]), (whose, f"{going}{version}")

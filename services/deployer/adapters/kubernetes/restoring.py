@@ -113,8 +113,9 @@ class Restoring:
         changed = self._changes.take()
         for each in standing:
             looked_ms = self._looked_ms.setdefault(each.app_id, now)
-            if (each.app_id in changed or now - looked_ms > _RESYNC_MS) and each.app_id not in self.forgetting:
-                self.begin(each, thorough=each.app_id in changed)
+            thorough = not changed.isdisjoint({(each.app_id, ""), (each.app_id, each.saga_id or "")})
+            if (thorough or now - looked_ms > _RESYNC_MS) and each.app_id not in self.forgetting:
+                self.begin(each, thorough=thorough)
         for gone in self._looked_ms.keys() - self.standing.keys():
             del self._looked_ms[gone]
             self._paces.pop(gone, None)
@@ -155,7 +156,10 @@ class Restoring:
                     log.warning("an app was not compared with the cluster", app=standing.app, why=error.message)
                 pace.made(self._clock.now_ms())
                 await self._wait(pace)
-                standing, thorough = self.standing.get(standing.app_id, standing), True
+                current = self.standing.get(standing.app_id)
+                if current is None:
+                    return  # the app was removed
+                standing, thorough = current, True
         finally:
             self.tasks.pop(standing.app_id, None)
 

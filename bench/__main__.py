@@ -24,7 +24,7 @@ import orjson
 from bench.figures import Figure, folder, fsync_ms, percentile, table
 from seedwork.unit_of_work import Database
 
-BENCHES = ("floor", "steps", "webhook", "deploys", "recovery", "pages", "idle")
+BENCHES = ("startup", "floor", "steps", "webhook", "deploys", "recovery", "pages", "idle")
 """Modules of this package, in the order of the table."""
 LIMIT_S = 900
 """What takes longer than this has got stuck."""

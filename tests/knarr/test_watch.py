@@ -13,6 +13,7 @@ from knarr.client import Platform
 from knarr.home import Address
 from knarr.terminal import Terminal, theme
 from knarr.watch import StillRunning, watch
+from knarr.wording import gist
 
 EVENTS = {"Content-Type": "text/event-stream"}
 STEPS = ("source", "build", "publish", "deploy")
@@ -124,6 +125,51 @@ def test_a_failure_shows_its_reason_and_each_undo() -> None:
     _, text = watched(Coordinator(failed))
     assert "✗ deploy   It exited with code 1." in text
     assert text.count("↶") == 3
+
+
+def test_the_tail_of_a_failed_build_is_shown_once() -> None:
+    """Its log was shown line by line; only what was not in it follows the reason."""
+    building = saga("RUNNING", "DONE", "SENT", "PENDING", "PENDING")
+    failed = saga("COMPENSATED", "UNDONE", "FAILED", "PENDING", "PENDING")
+    tail = ["installing one thing", "done", "and the tool ended with status 1"]
+    failed["steps"][1]["error"] = {"message": "It cannot be built.", "code": "failed", "log_tail": tail}
+    _, text = watched(Coordinator(building, building, failed))
+    for line in tail:
+        assert text.count(f"│ {line}") == 1, text
+
+
+def test_an_app_cannot_write_to_the_terminal_through_the_tail_of_its_failure() -> None:
+    """Escapes are shown as text."""
+    failed = saga("COMPENSATED", "UNDONE", "UNDONE", "UNDONE", "FAILED")
+    tail = ["\x1b]0;title\x07gone\x1b[2J"]
+    failed["steps"][3]["error"] = {"message": "It \x1b[2Jended.", "code": "failed", "log_tail": tail}
+    _, text = watched(Coordinator(failed))
+    assert "\x1b" not in text
+    assert "^[]0;title^Ggone^[[2J" in text
+
+
+@pytest.mark.parametrize(
+    ("step", "answer", "expected"),
+    [
+        (
+            "deploy",
+            {"number": 3, "formation": {"web": 2}, "url": "http://a/", "first_answer_ms": 120},
+            "release 3, 2 web, http://a/, first answer after 120 ms",
+        ),
+        ("deploy", {"number": 3, "formation": {"web": 0}, "url": "http://a/"}, "release 3, no instance"),
+        ("deploy", {"number": 3, "unchanged": True}, "nothing changed: release 3 runs already"),
+        ("observe", {"number": 3, "observed_s": 10.0}, "observed for 10 s"),
+        (
+            "observe",
+            {"number": 3, "observed_s": 2.5, "ended_early": "a newer push waits"},
+            "observed for 2.5 s, ended early: a newer push waits",
+        ),
+        ("observe", {"number": 3, "observed_s": 0}, "not observed"),
+    ],
+)
+def test_a_step_says_the_one_fact_that_counts(step: str, answer: dict[str, Any], expected: str) -> None:
+    """The address and the time to the first answer when the traffic moves, not at the end of the window."""
+    assert gist(step, answer) == expected
 
 
 def test_what_was_undone_before_anybody_looked_was_done_first() -> None:

@@ -648,3 +648,58 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+# ── one-off commands ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_one_off_command_has_the_environment_of_the_release_and_its_bytes_and_status_are_kept(
+    bench: Bench,
+) -> None:
+    """Nothing of it is in the app's log; a signal that ended it is 128 and its number."""
+    release = bench.shelf.release(await bench.shelf.image(), env={"COLOUR": "blue"})
+    code = "import os, sys; sys.stdout.buffer.write(os.environ['COLOUR'].encode() + b'\\r\\xff'); sys.exit(42)"
+    command = await bench.runtime.run_once(release, (PYTHON, "-c", code), label="run.1")
+    assert b"".join([piece async for piece in command]) == b"blue\r\xff"
+    assert command.exit_code == 42
+    await command.close()
+    killed = await bench.runtime.run_once(release, (PYTHON, "-c", "import os; os.kill(os.getpid(), 9)"), label="run.2")
+    assert [piece async for piece in killed] == []
+    assert killed.exit_code == 137
+    await killed.close()
+    assert b"blue" not in b"".join(
+        [piece async for piece in bench.runtime.logs(release.app_id, lines=100, follow=False)]
+    )
+    assert bench.ours() == []
+
+
+async def test_a_program_that_is_not_there_ends_with_127(bench: Bench) -> None:
+    """As a shell has it."""
+    release = bench.shelf.release(await bench.shelf.image())
+    command = await bench.runtime.run_once(release, ("no-such-program",), label="run.1")
+    assert b"no-such-program" in b"".join([piece async for piece in command])
+    assert command.exit_code == 127
+    await command.close()
+
+
+async def test_closing_a_one_off_command_ends_everything_that_it_started(bench: Bench) -> None:
+    """Also what has left its process group; the app goes on."""
+    release = bench.shelf.release(await bench.shelf.image())
+    await bench.up(release)
+    before = {each.pid for each in bench.ours()}
+    code = FORGETFUL_DAEMON + "print('ready', flush=True)\ntime.sleep(600)"
+    command = await bench.runtime.run_once(release, (PYTHON, "-c", code), label="run.1")
+    async with asyncio.timeout(30):
+        async for piece in command:
+            if b"ready" in piece:
+                break
+    await command.close()
+    assert {each.pid for each in bench.ours()} == before
+
+
+async def test_a_one_off_command_ends_with_the_platform(bench: Bench) -> None:
+    """Nobody would read it any more."""
+    release = bench.shelf.release(await bench.shelf.image())
+    await bench.runtime.run_once(release, (PYTHON, "-c", "import time; time.sleep(600)"), label="run.1")
+    await bench.runtime.close()
+    assert bench.ours() == []

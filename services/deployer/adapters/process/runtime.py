@@ -26,6 +26,7 @@ from services.deployer.adapters.process.addons import ProcessAddOns
 from services.deployer.adapters.process.checking import AGAIN
 from services.deployer.adapters.process.folders import Folders, Root
 from services.deployer.adapters.process.instance import Supervised, Times
+from services.deployer.adapters.process.oneoff import OneOff
 from services.deployer.adapters.process.output import AppLog
 from services.deployer.adapters.process.process import Command, Process
 from services.deployer.adapters.router import Backend, Router
@@ -115,6 +116,7 @@ class ProcessRuntime:
         self._troubles: dict[str, str] = {}
         self._logs: dict[str, AppLog] = {}
         self._background: dict[str, asyncio.Task[None]] = {}
+        self._one_off: set[OneOff] = set()
         self._home_id = ""
         self._patience = Patience(
             start_s=limits.start_timeout_s, start_max_s=limits.start_timeout_max_s, settle_s=limits.settle_s
@@ -267,9 +269,16 @@ class ProcessRuntime:
             for each in unit.instances
         ]
 
-    async def run_once(self, release: Release, argv: Sequence[str], *, label: str) -> RunningCommand:  # noqa: ARG002  the port's signature
+    async def run_once(self, release: Release, argv: Sequence[str], *, label: str) -> RunningCommand:
         """See `Runtime.run_once`."""
-        raise CannotRun(f"One-off processes are not available on the runtime `{self.name}`", why="it has none yet")
+        root = await self._placed(release)
+        command = self._command(release, root, label, argv)
+        try:
+            started = await OneOff.start(command, records=self._records, ended=self._one_off.discard)
+        except (OSError, ValueError) as error:
+            raise CannotRun(f"The command {argv[0]!r} cannot be started", why=str(error)) from error
+        self._one_off.add(started)
+        return started
 
     async def traffic(self, app_id: str, saga_id: str) -> Traffic | None:  # noqa: ARG002  a saga has one app
         """See `Runtime.traffic`."""
@@ -319,6 +328,7 @@ class ProcessRuntime:
         for name in list(self._background):
             await self._end_background(name)
         await self._router.close()
+        await asyncio.gather(*(each.close() for each in list(self._one_off)))
         await asyncio.gather(*(self._stop_unit(unit, drain=False) for unit in list(self._units.values())))
         if self._addons is not None:
             await self._addons.close()

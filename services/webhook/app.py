@@ -19,7 +19,7 @@ from services.webhook.adapters.source_http import HttpSourceArchive
 from services.webhook.apps import Apps
 from services.webhook.contract import AppChanged, AppCreated, AppRemovalRequested, DeploymentRequested
 from services.webhook.directory import Directory
-from services.webhook.handlers import end_of_saga, keep_app
+from services.webhook.handlers import end_of_saga, end_of_undone_saga
 from services.webhook.holds import hold_after_rollback
 from services.webhook.intake import Intake
 from services.webhook.polling import Poller, Schedule
@@ -62,7 +62,7 @@ def create_app(
     poller = Poller(db, outbox, clock, refs=refs, schedule=schedule, at_once=settings.poll_at_once)
 
     service.participant.on(DeploymentSucceeded, partial(end_of_saga, directory=directory, clock=clock))
-    service.participant.on(DeploymentFailed, keep_app)
+    service.participant.on(DeploymentFailed, partial(end_of_undone_saga, clock=clock))
     service.participant.on(ReleaseRequested, partial(hold_after_rollback, clock=clock))
     service.on_start(requests.clean)
     service.background("poll", poller.run)

@@ -8,7 +8,7 @@ from seedwork.messages import Envelope
 from seedwork.unit_of_work import after_commit
 from services.saga_coordinator.contract import DeploymentFailed, DeploymentSucceeded
 from services.webhook.directory import Directory
-from services.webhook.holds import hold_after_compensation
+from services.webhook.holds import hold_after_compensation, release_after_failed_rollback
 from services.webhook.models import apps
 
 
@@ -32,6 +32,14 @@ async def end_of_saga(
     """Free the name of an app that was removed; hold an app that was rolled back."""
     await forget_removed_app(event, envelope, conn, directory=directory)
     await hold_after_compensation(event, envelope, conn, clock=clock)
+
+
+async def end_of_undone_saga(
+    event: DeploymentFailed, envelope: Envelope, conn: AsyncConnection, *, clock: Clock
+) -> None:
+    """Keep an app whose removal was undone; release an app whose rollback was."""
+    await keep_app(event, envelope, conn)
+    await release_after_failed_rollback(event, envelope, conn, clock=clock)
 
 
 async def keep_app(event: DeploymentFailed, envelope: Envelope, conn: AsyncConnection) -> None:

@@ -7,13 +7,13 @@ and releases an app with `knarr apps hold` and `knarr apps release`. A deploymen
 
 from typing import Any
 
-from sqlalchemy import Row, bindparam, update
+from sqlalchemy import Row, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from seedwork.clock import Clock
 from seedwork.messages import Envelope
 from services.deployer.contract import ReleaseRequested
-from services.saga_coordinator.contract import DeploymentSucceeded
+from services.saga_coordinator.contract import DeploymentFailed, DeploymentSucceeded
 from services.webhook.models import apps
 
 _RELEASED: dict[str, None] = dict.fromkeys(("held_ms", "held_by", "held_why", "held_commit"))
@@ -66,6 +66,18 @@ async def hold_after_rollback(
     why = "rollback" if event.rollback_to is None else f"rollback to release {event.rollback_to}"
     saga_id = envelope.correlationid
     await hold(conn, envelope.appid, now_ms=clock.now_ms(), by=event.requested_by, why=why, saga_id=saga_id)
+
+
+async def release_after_failed_rollback(
+    event: DeploymentFailed, envelope: Envelope, conn: AsyncConnection, *, clock: Clock
+) -> None:
+    """End the hold of a rollback that was undone: the release that should go is live, and a push may mend it."""
+    if event.saga != "release":
+        return
+    held = (apps.c.held_saga_id == envelope.correlationid, apps.c.held_why.startswith("rollback"))
+    app_id = await conn.scalar(select(apps.c.app_id).where(apps.c.app_id == envelope.appid, *held))
+    if app_id is not None:
+        await release(conn, app_id, now_ms=clock.now_ms())
 
 
 async def hold_after_compensation(

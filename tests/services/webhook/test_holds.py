@@ -111,6 +111,20 @@ async def test_the_end_of_the_same_rollback_does_not_hold_an_app_again(knarr: Kn
     assert (await auto_deploy(knarr, on=True))["on"] is True
 
 
+async def test_a_rollback_that_was_undone_ends_its_hold(knarr: Knarr) -> None:
+    """The release that should go is still live; the hold of an operator stands."""
+    app = await knarr.make_app()
+    saga_id = await rolled_back(knarr, app["id"])
+    await auto_deploy(knarr, on=False)
+    await knarr.end_saga(app["id"], saga_id, saga="release", reason="failed")
+    await auto_deploy(knarr, on=True)
+    await knarr.client.post("/apps/shop/hold", json={"why": "freeze"})
+    await knarr.end_saga(app["id"], saga_id, saga="release", reason="failed")
+    await rolled_back(knarr, (await knarr.make_app("other", repository="acme/other"))["id"])
+    await auto_deploy(knarr, "other", on=False)
+    assert (await auto_deploy(knarr, on=False))["why"] == "freeze"
+
+
 async def test_a_compensated_release_holds_its_app(knarr: Knarr) -> None:
     """The coordinator starts that rollback itself, so that its end is the first news."""
     app = await knarr.make_app()

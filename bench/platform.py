@@ -161,7 +161,7 @@ def knarr_up(folder: Path, **settings: str) -> Iterator[Knarr]:
         KNARR_APP_PORT_BASE=str(base + 10),
         KNARR_SOURCE_ALLOW=f"{(folder / 'repositories').as_uri()}/",
         KNARR_POLL_S="0",
-        **settings,
+        **({"KNARR_OBSERVE_S": "0"} | settings),
     )
     command = [sys.executable, "-m", "knarr", "up", "--home", str(home), "--port-base", str(base)]
     with (folder / "up.log").open("wb") as log:

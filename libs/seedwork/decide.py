@@ -394,6 +394,8 @@ class _Turn:
         if self.definition.remember is not None:
             entry = {"number": self.saga.origin.number, **self.definition.remember(self.view)}
             self.lane = self.lane.with_live({**entry, "saga_id": self.saga.id})
+        if self.definition.success_reason is not None:
+            self.set(reason=self.definition.success_reason(self.view))
         self.end("SUCCEEDED")
 
     def done(self, current: StepState, data: Mapping[str, Any]) -> None:

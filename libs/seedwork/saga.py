@@ -35,7 +35,8 @@ M = TypeVar("M", bound=Message)
 State = Literal["QUEUED", "RUNNING", "COMPENSATING", "PAUSED", "STUCK", "SUCCEEDED", "COMPENSATED"]
 StepStatus = Literal["PENDING", "SENT", "DONE", "FAILED", "UNKNOWN", "UNDOING", "UNDONE", "STUCK", "SKIPPED"]
 Way = Literal["forward", "undo"]
-Reason = Literal["failed", "timed_out", "cancelled", "superseded"]
+Reason = Literal["failed", "timed_out", "cancelled", "superseded", "unchanged"]
+"""Why a saga ended as it did; `unchanged` is the reason of a success."""
 VerbName = Literal["pause", "resume", "retry", "cancel", "skip", "compensate"]
 Meaning = Literal["ok", "failed", "undone", "undo_failed", "reported"]
 WaitKind = Literal["answer", "retry", "hold"]
@@ -134,6 +135,8 @@ class Saga:
     """Until this step is sent, a saga that goes first cancels it."""
     remember: "Callable[[View], Mapping[str, Any]] | None" = None
     """What the lane keeps of a saga that succeeded."""
+    success_reason: "Callable[[View], Reason | None] | None" = None
+    """What a success is marked with; None: nothing."""
     again: "Callable[[View], Mapping[str, Any]] | None" = None
     """What a `retry` of an undone saga starts with; None: the same data."""
     compensation: "Callable[[View], Link] | None" = None

@@ -16,10 +16,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from seedwork.errors import FinalError, KnarrError, NotFound, RetryableError
 from seedwork.unit_of_work import Database, database_now_ms
+from services.deployer.apps import App
 from services.deployer.errors import CannotRun
 from services.deployer.models import addons
 from services.deployer.ports import AddOn, AddOns
-from services.deployer.releases import App
 from services.deployer.vault import Vault, new_secret
 from services.source.contract import AddOn as WantedAddOn
 

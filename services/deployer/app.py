@@ -11,7 +11,7 @@ from seedwork.bus import Bus
 from seedwork.chassis.service import Service
 from seedwork.clock import Clock
 from seedwork.messages import Catalog
-from services.deployer import api, handlers, models, runs, storage_api
+from services.deployer import api, deploying, handlers, models, observing, rolling_back, runs, storage_api
 from services.deployer.adapters.docker.wiring import make_docker_runtime
 from services.deployer.adapters.kubernetes.wiring import make_kubernetes_runtime
 from services.deployer.adapters.memory import MemoryRuntime
@@ -22,15 +22,23 @@ from services.deployer.adapters.router import Router
 from services.deployer.contract import (
     AppRetired,
     DeployRelease,
+    DriftDetected,
+    DriftRepaired,
+    ObservationStopped,
+    ObserveRelease,
     ReleaseDeployed,
     ReleaseDeployFailed,
+    ReleaseObserved,
+    ReleaseObserveFailed,
     ReleaseRequested,
     ReleaseRetired,
     ReleaseRolledBack,
     RetireApp,
     RetireAppFailed,
     RollBackRelease,
+    StopObserving,
 )
+from services.deployer.deployer import Deployer, Observation
 from services.deployer.disk import make_disk
 from services.deployer.ports import AddOns, Runtime, Volumes
 from services.deployer.requests import Requests
@@ -39,10 +47,12 @@ from services.deployer.standing import Standby
 from services.deployer.vault import Vault
 from services.deployer.volumes import VolumeRemoval
 from services.saga_coordinator.contract import DeploymentFailed
-from services.webhook.contract import AppChanged, AppCreated
+from services.webhook.contract import AppChanged, AppCreated, DeploymentRequested
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-TELLS = Catalog([ReleaseRequested, ReleaseRetired])
+TELLS = Catalog([ReleaseRequested, ReleaseRetired, DriftDetected, DriftRepaired])
+OBSERVATIONS = 256
+"""Releases that are observed at once: the step only waits."""
 
 
 def create_app(
@@ -61,7 +71,7 @@ def create_app(
     if runtime is None:
         runtime, provider, volumes = _runtime(settings, service.home, images, service.clock)
     vault = Vault.open(settings.config_key, service.home / "config.key")
-    deployer = handlers.Deployer(
+    deployer = Deployer(
         db=service.db,
         images=images,
         runtime=runtime,
@@ -69,6 +79,9 @@ def create_app(
         outbox=service.outbox,
         keep=settings.registry_keep,
         provider=provider,
+        observation=Observation(
+            default_s=settings.observe_s, errors=settings.observe_errors, start_s=settings.start_timeout_max_s
+        ),
     )
     removal = VolumeRemoval(service.db, runtime, volumes)
     standby = Standby(
@@ -78,19 +91,31 @@ def create_app(
 
     service.participant.step(
         DeployRelease,
-        partial(handlers.deploy_release, deployer=deployer),
+        partial(deploying.deploy_release, deployer=deployer),
         ok=ReleaseDeployed,
         failed=ReleaseDeployFailed,
         undo=RollBackRelease,
-        undo_handler=partial(handlers.roll_back_release, deployer=deployer),
+        undo_handler=partial(rolling_back.roll_back_release, deployer=deployer),
         undone=ReleaseRolledBack,
         limit_s=settings.deploy_limit_s,
+    )
+    service.participant.step(
+        ObserveRelease,
+        partial(observing.observe_release, deployer=deployer),
+        ok=ReleaseObserved,
+        failed=ReleaseObserveFailed,
+        undo=StopObserving,
+        undo_handler=observing.stop_observing,
+        undone=ObservationStopped,
+        slots=OBSERVATIONS,
+        limit_s=observing.LONGEST_S + settings.deploy_limit_s,
     )
     service.participant.step(
         RetireApp, partial(handlers.retire_app, deployer=deployer), ok=AppRetired, failed=RetireAppFailed
     )
     service.participant.on(AppCreated, handlers.on_app)
     service.participant.on(AppChanged, handlers.on_app)
+    service.participant.on(DeploymentRequested, handlers.on_requested)
     service.participant.on(DeploymentFailed, handlers.on_failed)
     one_off = runs.Runs(service.db, images, vault, runtime, stopping=service.stopping, provider=provider)
     service.on_start(standby.recover)

@@ -6,9 +6,10 @@ from ocistore.store import ImageStore
 from seedwork.errors import Conflict
 from seedwork.unit_of_work import Database
 from services.deployer import addons, configs, volumes
+from services.deployer.apps import App
 from services.deployer.image import ImageFacts, facts_of
 from services.deployer.ports import AddOns, Release
-from services.deployer.releases import App, KnownRelease
+from services.deployer.releases import KnownRelease
 from services.deployer.scopes import opened
 from services.deployer.vault import Vault
 
@@ -67,10 +68,18 @@ def variables(facts: ImageFacts, config: Mapping[str, str]) -> dict[str, str]:
 
 
 def formation_for(
-    facts: ImageFacts, wanted: Mapping[str, int] | None, live: Mapping[str, int] | None
+    facts: ImageFacts,
+    wanted: Mapping[str, int] | None,
+    live: Mapping[str, int] | None,
+    scaled: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
-    """Instances by process type: as wanted, else as live, else as the image says; only types that the image has."""
-    return {
-        name: max(0, (wanted or {}).get(name, (live or {}).get(name, declared)))
-        for name, declared in facts.formation.items()
-    }
+    """Return instances by process type; only types that the image has.
+
+    Args:
+        facts: Of the image.
+        wanted: Asked for with this release; counts first.
+        live: Of the current release; counts next.
+        scaled: Numbers that persons set earlier: they count for a type that has come back.
+    """
+    known = {**facts.formation, **(scaled or {}), **(live or {}), **(wanted or {})}
+    return {name: max(0, known[name]) for name in facts.formation}

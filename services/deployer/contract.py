@@ -83,12 +83,22 @@ class ReleaseObserved(Event):
     """Length of the window in seconds; 0: off."""
     ended_early: str = ""
     """Why the window was shorter than configured; empty: it was not."""
+    cut_requests: int = 0
+    """Requests to the release before that were still open when its drain time was over."""
 
     EXAMPLE: ClassVar[Mapping[str, Any]] = {"number": 1, "observed_s": 10.0}
 
 
 class ReleaseObserveFailed(FailureEvent):
     """An instance exited, a liveness check failed, or 5xx answers exceeded the threshold during the window."""
+
+
+class StopObserving(Command):
+    """Undo of the observation: end it, so that it stops nothing any more."""
+
+
+class ObservationStopped(UndoneEvent):
+    """The observation has ended; instances are as they were."""
 
 
 class RollBackRelease(Command):
@@ -129,6 +139,28 @@ class ReleaseRequested(Event):
     """The token's name."""
 
     EXAMPLE: ClassVar[Mapping[str, Any]] = {"app": "shop", "kind": "restart", "digest": "sha256:" + "cd" * 32}
+
+
+class DriftDetected(Event):
+    """What runs differs from what the release wants."""
+
+    app: str
+    number: int | None = None
+    """Of the release."""
+    what: str
+    """One sentence for people."""
+
+    EXAMPLE: ClassVar[Mapping[str, Any]] = {"app": "shop", "number": 1, "what": "the container of web.1 is gone"}
+
+
+class DriftRepaired(Event):
+    """A difference that was detected before is repaired."""
+
+    app: str
+    number: int | None = None
+    what: str
+
+    EXAMPLE: ClassVar[Mapping[str, Any]] = {"app": "shop", "number": 1, "what": "the container of web.1 is gone"}
 
 
 class ReleaseRetired(Event):

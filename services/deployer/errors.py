@@ -2,6 +2,7 @@
 
 FinalError
 ├── AppDoesNotStart         an instance exits, never answers, or listens elsewhere
+├── FailsInUse              a release that has the traffic ends, or answers with errors, while it is observed
 ├── ReleaseCommandFailed    the `release:` command ended with an error
 ├── AddOnDoesNotStart       a database that the app asked for does not come up
 ├── CannotRun               the image needs something that this runtime does not have
@@ -20,6 +21,13 @@ class AppDoesNotStart(FinalError):
 
     code = "start_failed"
     title = "The app does not start"
+
+
+class FailsInUse(FinalError):
+    """The new release has the traffic and does not stay up, or answers with errors."""
+
+    code = "observe_failed"
+    title = "The release does not stay up"
 
 
 class ReleaseCommandFailed(FinalError):

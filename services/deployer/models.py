@@ -4,7 +4,7 @@ What runs is asked of the runtime, not kept.
 The row in `routes` says which release serves; everything else follows from it, also after a crash.
 """
 
-from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Column, Float, Index, Integer, MetaData, String, Table, Text
 
 from seedwork.tables import Id, Json, Ms, kernel_tables
 
@@ -21,6 +21,12 @@ apps = Table(
     Column("name", String(100), nullable=False),
     Column("team", String(100), nullable=False),
     Column("created_ms", Ms, nullable=False),
+    # length of the step `observe` in seconds; null: the platform's default
+    Column("observe_s", Float),
+    # the newest saga that was requested for the app: a release before it is not observed any longer
+    Column("newest_saga", Id),
+    # numbers that a person set, by process type: they count again when a type comes back
+    Column("scale", Json),
     Index("ix_apps_name", "name"),
 )
 
@@ -44,6 +50,10 @@ releases = Table(
     # pending, live, superseded, undone, retired
     Column("state", String(16), nullable=False),
     Column("created_ms", Ms, nullable=False),
+    # over the files that `watch` names; null: no pattern is set
+    Column("watched_digest", Digest),
+    # end of its observation, set when it begins; null: it has not begun
+    Column("observe_until_ms", Ms),
     Index("ux_releases_number", "app_id", "number", unique=True),
     Index("ix_releases_state", "app_id", "state", "number"),
 )
@@ -75,6 +85,19 @@ routes = Table(
     # the saga whose release serves; null: none does
     Column("saga_id", Id),
     Column("moved_ms", Ms, nullable=False),
+)
+
+drifts = Table(
+    "drifts",
+    metadata,
+    Column("app_id", Id, primary_key=True),
+    # of the sentence: one row per difference, however often it is seen
+    Column("key", String(64), primary_key=True),
+    Column("saga_id", Id, nullable=False),
+    Column("what", String(500), nullable=False),
+    Column("at_ms", Ms, nullable=False),
+    # null: it is still there
+    Column("repaired_ms", Ms),
 )
 
 addons = Table(

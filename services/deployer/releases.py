@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from seedwork.unit_of_work import database_now_ms, insert_ignore
 from services.deployer import configs
 from services.deployer.errors import Fenced, Undone
-from services.deployer.models import addons, apps, config_versions, releases, routes
+from services.deployer.models import addons, apps, config_versions, drifts, releases, routes
 from services.deployer.ports import Address
 
 KEPT_STATES = ("pending", "live", "superseded")
@@ -27,15 +27,6 @@ _LOOKED_BACK = 1000
 """Releases that are read to find the last formation with instances: more than an app gets while it is stopped."""
 
 _JSON_COLUMNS = ("formation", "processes", "layers")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class App:
-    """An app as this service knows it."""
-
-    app_id: str
-    name: str
-    team: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +48,8 @@ class KnownRelease:
     manifest_hash: str
     state: str
     created_ms: int
+    watched_digest: str | None = None
+    """Over the files that `watch` names; None: no pattern is set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,31 +61,6 @@ class KnownRoute:
     url: str
     fence: int
     saga_id: str | None
-
-
-# ── apps ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-async def know_app(conn: AsyncConnection, app: App) -> None:
-    """Insert the app, or take over its name and team."""
-    row = {"app_id": app.app_id, "name": app.name, "team": app.team}
-    if not await insert_ignore(conn, apps, [{**row, "created_ms": await database_now_ms(conn)}]):
-        await conn.execute(update(apps).where(apps.c.app_id == app.app_id).values(name=app.name, team=app.team))
-
-
-async def find_app(conn: AsyncConnection, name_or_id: str, *, team: str | None) -> App | None:
-    """By id or name; among several of one name (one is being removed) the newest. `team` None: of any."""
-    query = select(apps).where((apps.c.app_id == name_or_id) | (apps.c.name == name_or_id))
-    if team is not None:
-        query = query.where(apps.c.team == team)
-    row = (await conn.execute(query.order_by(apps.c.app_id.desc()).limit(1))).one_or_none()
-    return App(app_id=row.app_id, name=row.name, team=row.team) if row else None
-
-
-async def all_apps(conn: AsyncConnection) -> Mapping[str, App]:
-    """By id."""
-    rows = await conn.execute(select(apps))
-    return {row.app_id: App(app_id=row.app_id, name=row.name, team=row.team) for row in rows}
 
 
 # ── releases ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -188,6 +156,21 @@ async def is_undone(conn: AsyncConnection, saga_id: str) -> bool:
     return (await conn.execute(query)).first() is not None
 
 
+async def observed_until(conn: AsyncConnection, saga_id: str, first_ms: int) -> int:
+    """Return when the observation of this saga's release ends; `first_ms` is stored where none is yet."""
+    this = releases.c.saga_id == saga_id
+    await conn.execute(
+        update(releases).where(this, releases.c.observe_until_ms.is_(None)).values(observe_until_ms=first_ms)
+    )
+    return int((await conn.execute(select(releases.c.observe_until_ms).where(this))).scalar_one())
+
+
+async def observing_until(conn: AsyncConnection, saga_id: str) -> int | None:
+    """Return when the observation of this saga's release ends; None: it has not begun."""
+    query = select(releases.c.observe_until_ms).where(releases.c.saga_id == saga_id)
+    return (await conn.execute(query)).scalar_one_or_none()
+
+
 async def undo(conn: AsyncConnection, release: KnownRelease) -> None:
     """A release that does not serve is given up, with the config version that was made for it."""
     await conn.execute(update(releases).where(releases.c.saga_id == release.saga_id).values(state="undone"))
@@ -206,7 +189,7 @@ async def retire_beyond(conn: AsyncConnection, app_id: str, keep: int) -> list[K
 
 async def drop_app(conn: AsyncConnection, app_id: str) -> None:
     """Remove everything of the app."""
-    for table in (routes, releases, config_versions, addons, apps):
+    for table in (routes, releases, config_versions, addons, drifts, apps):
         await conn.execute(delete(table).where(table.c.app_id == app_id))
 
 

@@ -15,10 +15,11 @@ from seedwork.errors import Conflict, InvalidInput, NotFound
 from seedwork.messages import envelope, new_id
 from seedwork.outbox import Outbox
 from seedwork.unit_of_work import Database
-from services.deployer import addons, configs, releases
+from services.deployer import addons, apps, configs, releases
+from services.deployer.apps import App
 from services.deployer.contract import ReleaseKind, ReleaseRequested
 from services.deployer.ports import AddOns
-from services.deployer.releases import App, KnownRelease
+from services.deployer.releases import KnownRelease
 from services.deployer.scopes import Config, opened
 from services.deployer.vault import Vault
 
@@ -61,7 +62,7 @@ class Requests:
             NotFound: There is none of this name or id in the caller's team.
         """
         team = None if "service" in caller.scopes else caller.team
-        found = await self._db.read(lambda conn: releases.find_app(conn, name_or_id, team=team))
+        found = await self._db.read(lambda conn: apps.find_app(conn, name_or_id, team=team))
         if found is None:
             raise NotFound(f"There is no app {name_or_id[:100]!r}", todo="Run `knarr apps list` to list the apps.")
         return found
@@ -131,7 +132,11 @@ class Requests:
         async def work(conn: AsyncConnection) -> Asked:
             live = await self._live(conn, app)
             self._check_formation(live, wanted)
-            formation = {**live.formation, **wanted}
+            await apps.note_scale(conn, app.app_id, wanted)
+            here = {process: count for process, count in wanted.items() if process in live.processes}
+            if not here:
+                return Asked(saga_id=None, config_version=live.config_version, changed=False)
+            formation = {**live.formation, **here}
             saga_id = new_id()
             await self._ask(conn, app, live, saga_id, caller, kind="scale", formation=formation)
             return Asked(saga_id=saga_id, config_version=live.config_version)
@@ -243,7 +248,7 @@ class Requests:
         if not wanted:
             raise InvalidInput("No process is named", todo="Name one: `knarr scale APP web=2`")
         for process, count in wanted.items():
-            if process not in live.processes:
+            if process not in live.processes and count:
                 raise InvalidInput(
                     f"The app has no process {process[:100]!r}", why=f"its image has {', '.join(live.processes)}"
                 )
@@ -268,6 +273,7 @@ class Requests:
         event = ReleaseRequested(
             app=app.name, kind=kind, digest=release.digest, commit=release.commit, requested_by=caller.name, **what
         )
+        await apps.note_newest(conn, app.app_id, saga_id)
         await self._outbox.add(
             conn,
             [envelope(event, source="deployer", saga_id=saga_id, app_id=app.app_id, team=app.team, app=app.name)],

@@ -23,9 +23,9 @@ from seedwork.chassis.streams import until
 from seedwork.errors import Conflict, InvalidInput
 from seedwork.unit_of_work import Database
 from services.deployer import releases
+from services.deployer.apps import App
 from services.deployer.assembly import assemble
 from services.deployer.ports import AddOns, Release, RunningCommand, Runtime
-from services.deployer.releases import App
 from services.deployer.requests import Requests
 from services.deployer.vault import Vault
 

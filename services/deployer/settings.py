@@ -118,6 +118,19 @@ class DeployerSettings(ImageStoreSettings):
     start_timeout_max_s: float = Field(default=600.0, gt=0)
     """Longest start time in seconds that an app may ask for with its health checks."""
 
+    observe_s: float = Field(default=10.0, ge=0, le=3600)
+    """Seconds for which a release is observed after the traffic has moved, while the one before keeps running; 0: off.
+    Most faults that a start does not show come within seconds: a missing table, a worker that ends.
+    """
+
+    observe_errors: int = Field(default=5, ge=1)
+    """Answers with a status of 500 or above that fail a release in that time, if they are a tenth of its answers and
+    the release before had none.
+    """
+
+    reconcile_s: float = Field(default=5.0, gt=0)
+    """Interval in seconds at which what runs is compared with what should."""
+
     wrong_port_s: float = Field(default=20.0, ge=0)
     """Seconds after which a new instance that listens, but not on PORT, is given up: no need to wait for the rest of
     `start_timeout_s`. Some open a port for metrics first; 20 s is long for what comes between.

@@ -10,11 +10,12 @@ from ocistore.store import ImageStore
 from seedwork.clock import Clock
 from seedwork.errors import Conflict
 from seedwork.unit_of_work import Database
-from services.deployer import releases
+from services.deployer import apps, releases
 from services.deployer.addons import Removal
+from services.deployer.apps import App
 from services.deployer.assembly import assemble
 from services.deployer.ports import AddOns, Needed, Release, Runtime, Standing
-from services.deployer.releases import App, KnownRoute
+from services.deployer.releases import KnownRoute
 from services.deployer.vault import Vault
 from services.deployer.volumes import VolumeRemoval
 
@@ -65,14 +66,14 @@ class Standby:
     async def recover(self) -> None:
         """Have exactly what is live started; returns before it is."""
         routes = await self._db.read(releases.all_routes)
-        apps = await self._db.read(releases.all_apps)
+        known = await self._db.read(apps.all_apps)
         live = await self._db.read(lambda conn: releases.in_states(conn, ["live"]))
         processes = {each.saga_id: frozenset(each.formation) for each in live}
         await self._runtime.recover(
             [
-                self._standing(route, apps[route.app_id], processes.get(route.saga_id or "", frozenset()))
+                self._standing(route, known[route.app_id], processes.get(route.saga_id or "", frozenset()))
                 for route in routes
-                if route.app_id in apps
+                if route.app_id in known
             ]
         )
 

@@ -16,10 +16,10 @@ from seedwork.chassis.paging import Page
 from seedwork.errors import Conflict, InvalidInput, NotFound
 from seedwork.messages import rfc3339_ms
 from seedwork.unit_of_work import Database
-from services.deployer import releases, volumes
+from services.deployer import apps, releases, volumes
+from services.deployer.apps import App
 from services.deployer.errors import CannotRun
 from services.deployer.ports import Runtime, Volumes
-from services.deployer.releases import App
 from services.deployer.requests import Requests
 from services.deployer.volumes import KnownVolume, VolumeRemoval
 
@@ -81,8 +81,8 @@ def _add_lists(routes: APIRouter, db: Database, requests: Requests, provider: Vo
     @routes.get("/storage", summary="All volumes, also those of apps that were removed")
     async def all_volumes(caller: Reader) -> Page[ShownVolume]:
         known = await db.read(lambda conn: volumes.of_team(conn, _team(caller)))
-        apps = await db.read(releases.all_apps)
-        return Page(items=[await _shown(each, provider, orphan=each.app_id not in apps) for each in known])
+        there = await db.read(apps.all_apps)
+        return Page(items=[await _shown(each, provider, orphan=each.app_id not in there) for each in known])
 
     @routes.get("/apps/{app}/storage", summary="The app's volumes")
     async def of_app(app: str, caller: Reader) -> Page[ShownVolume]:
@@ -115,7 +115,7 @@ def _add_changes(
             )
         _provided(provider)
         known = await removal.mark(app_id, name, team=_team(caller))
-        app = await db.read(lambda conn: releases.find_app(conn, app_id, team=None))
+        app = await db.read(lambda conn: apps.find_app(conn, app_id, team=None))
         saga_id = await _restarted(db, requests, app, caller) if app else None
         if saga_id is None:
             await removal.finish()

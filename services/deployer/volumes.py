@@ -18,9 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from seedwork.errors import Conflict, InvalidInput, KnarrError, NotFound, RetryableError
 from seedwork.unit_of_work import Database, database_now_ms
 from services.deployer import releases
+from services.deployer.apps import App
 from services.deployer.models import volumes
 from services.deployer.ports import Runtime, Volume, Volumes
-from services.deployer.releases import App
 from services.source.contract import Storage
 
 log = structlog.get_logger(__name__)

@@ -15,6 +15,8 @@ class DeploymentSucceeded(Event):
     commit: str | None = None
     kind: str | None = None
     """Of a `release` saga: `rollback`, `config`, `scale` or `restart`."""
+    unchanged: bool = False
+    """True: the current release has this image, config and formation already, so no instance was touched."""
 
     EXAMPLE: ClassVar[Mapping[str, Any]] = {"app": "shop", "saga": "deploy"}
 

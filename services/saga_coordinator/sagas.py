@@ -9,18 +9,23 @@ from dataclasses import replace
 from typing import Any
 
 from seedwork.lanes import Place
-from seedwork.saga import Definitions, Link, Retry, Saga, Step, VerbRefused, View
+from seedwork.saga import Definitions, Link, Reason, Retry, Saga, Step, VerbRefused, View
 from services.builder.contract import BuildDiscarded, BuildImage, DiscardBuild, ImageBuildFailed, ImageBuilt
 from services.deployer.contract import (
     AppRetired,
     DeployRelease,
+    ObservationStopped,
+    ObserveRelease,
     ReleaseDeployed,
     ReleaseDeployFailed,
+    ReleaseObserved,
+    ReleaseObserveFailed,
     ReleaseRequested,
     ReleaseRolledBack,
     RetireApp,
     RetireAppFailed,
     RollBackRelease,
+    StopObserving,
 )
 from services.registry.contract import (
     DropImages,
@@ -83,14 +88,16 @@ def publish_built(view: View) -> PublishImage:
 
 
 def deploy_built(view: View) -> DeployRelease:
-    """The published image, to running instances."""
+    """The published image, to running instances; those of the release before keep running."""
+    source = view.result("source", SourceFetched)
+    return deploy_built_unobserved(view).model_copy(update={"observed": True, "watched_digest": source.watched_digest})
+
+
+def deploy_built_unobserved(view: View) -> DeployRelease:
+    """The published image, to running instances, in versions without the step `observe`."""
     image = view.result("publish", ImagePublished)
     return DeployRelease(
-        app=view.saga.origin.app,
-        repository=image.repository,
-        digest=image.digest,
-        commit=view.saga.commit,
-        watched_digest=view.result("source", SourceFetched).watched_digest,
+        app=view.saga.origin.app, repository=image.repository, digest=image.digest, commit=view.saga.commit
     )
 
 
@@ -119,6 +126,11 @@ def publish_known(view: View) -> PublishImage:
 
 
 def deploy_known(view: View) -> DeployRelease:
+    """The image with what was asked for; the instances of the release before keep running."""
+    return deploy_known_unobserved(view).model_copy(update={"observed": True})
+
+
+def deploy_known_unobserved(view: View) -> DeployRelease:
     """The image with what was asked for: older, other config, other formation, or just anew."""
     asked = view.started(ReleaseRequested)
     image = view.result("publish", ImagePublished)
@@ -150,6 +162,16 @@ def kind_of(data: Mapping[str, Any]) -> str:
 # ------------------------------------------------------------------------------------------------ both
 
 
+def observe_release(view: View) -> ObserveRelease:
+    """The release that has the traffic now."""
+    return ObserveRelease(app=view.saga.origin.app)
+
+
+def unchanged(view: View) -> Reason | None:
+    """Mark a success that touched nothing."""
+    return "unchanged" if view.result("deploy", ReleaseDeployed).unchanged else None
+
+
 def release_to_remember(view: View) -> Mapping[str, Any]:
     """What a later rollback, retry or push has to know of this release."""
     release = view.result("deploy", ReleaseDeployed)
@@ -157,12 +179,13 @@ def release_to_remember(view: View) -> Mapping[str, Any]:
     if number is None:  # the same image as some deployment's: as old as that
         same = (each["number"] for each in view.lane.kept if each.get("digest") == release.digest)
         number = next(same, None)
+    live = view.lane.live
     return {
         "number": number,
         "commit": view.saga.commit,
         "release": release.number,
         "digest": release.digest,
-        "replaced": release.replaced,
+        "replaced": live.get("replaced") if release.unchanged and live else release.replaced,
     }
 
 
@@ -177,12 +200,13 @@ def put_back(view: View) -> Link:
             why="only the live release can be taken back",
             todo=f"Compensate saga {live['saga_id']}, which is live." if live else "",
         )
-    before = next((each for each in view.lane.kept if each.get("release") == release.replaced), None)
-    if release.replaced is None or before is None:
+    replaced = live.get("replaced")
+    before = next((each for each in view.lane.kept if each.get("release") == replaced), None)
+    if replaced is None or before is None:
         raise VerbRefused(
             view.saga,
             f"Release {release.number} has nothing to go back to",
-            why="no release before it is known" if release.replaced is None else "the one before it is not kept",
+            why="no release before it is known" if replaced is None else "the one before it is not kept",
             todo="Remove the app, or deploy another commit.",
         )
     asked = ReleaseRequested(
@@ -203,7 +227,14 @@ def left_in(where: str) -> Any:
 def succeeded(view: View) -> DeploymentSucceeded:
     """The news that it is done."""
     origin = view.saga.origin
-    return DeploymentSucceeded(app=origin.app, saga=origin.saga, commit=view.saga.commit, kind=origin.data.get("kind"))
+    deploy = next((step for step in view.saga.steps if step.name == "deploy"), None)
+    return DeploymentSucceeded(
+        app=origin.app,
+        saga=origin.saga,
+        commit=view.saga.commit,
+        kind=origin.data.get("kind"),
+        unchanged=bool(deploy and deploy.result and deploy.result.get("unchanged")),
+    )
 
 
 def failed(view: View) -> DeploymentFailed:
@@ -237,7 +268,7 @@ def drop_images(view: View) -> DropImages:
 # fmt: off
 DEPLOY = Saga(
     name="deploy",
-    version=3,
+    version=4,
     starts_on=DeploymentRequested,
     steps=(
         Step("source", send=fetch_source, ok=SourceFetched, failed=SourceFetchFailed, timeout_s=120,
@@ -248,6 +279,8 @@ DEPLOY = Saga(
              undo=lambda _: UnpublishImage(), undone=ImageUnpublished, leaves=left_in("registry")),
         Step("deploy", send=deploy_built, ok=ReleaseDeployed, failed=ReleaseDeployFailed, timeout_s=120,
              undo=lambda _: RollBackRelease(), undone=ReleaseRolledBack, leaves=left_in("deployer")),
+        Step("observe", send=observe_release, ok=ReleaseObserved, failed=ReleaseObserveFailed, timeout_s=120,
+             undo=lambda _: StopObserving(), undone=ObservationStopped, leaves=left_in("deployer")),
     ),
     succeeded=succeeded,
     compensated=failed,
@@ -256,25 +289,29 @@ DEPLOY = Saga(
     gives_way_before="deploy",
     commit_of="source",
     remember=release_to_remember,
+    success_reason=unchanged,
     again=deploy_again,
     compensation=put_back,
 )
 
 RELEASE = Saga(
     name="release",
-    version=3,
+    version=4,
     starts_on=ReleaseRequested,
     steps=(
         Step("publish", send=publish_known, ok=ImagePublished, failed=ImagePublishFailed, timeout_s=120,
              undo=lambda _: UnpublishImage(), undone=ImageUnpublished, leaves=left_in("registry")),
         Step("deploy", send=deploy_known, ok=ReleaseDeployed, failed=ReleaseDeployFailed, timeout_s=120,
              undo=lambda _: RollBackRelease(), undone=ReleaseRolledBack, leaves=left_in("deployer")),
+        Step("observe", send=observe_release, ok=ReleaseObserved, failed=ReleaseObserveFailed, timeout_s=120,
+             undo=lambda _: StopObserving(), undone=ObservationStopped, leaves=left_in("deployer")),
     ),
     succeeded=succeeded,
     compensated=failed,
     place=by_kind,
     trigger=kind_of,
     remember=release_to_remember,
+    success_reason=unchanged,
     compensation=put_back,
 )
 
@@ -294,10 +331,22 @@ REMOVE = Saga(
 # fmt: on
 
 
+def version_3(saga: Saga) -> Saga:
+    """As sagas began before releases were observed: the step `deploy` is the last one."""
+    unobserved = {"deploy_built": deploy_built_unobserved, "deploy_known": deploy_known_unobserved}
+    steps = tuple(
+        replace(step, send=unobserved.get(step.send.__name__, step.send))
+        for step in saga.steps
+        if step.name != "observe"
+    )
+    return replace(saga, version=3, steps=steps, success_reason=None, commit_of=None)
+
+
 def version_2(saga: Saga) -> Saga:
     """As sagas began before steps had more patience."""
-    steps = tuple(replace(step, retry=FORWARD_2) for step in saga.steps)
-    return replace(saga, version=2, steps=steps, commit_of=None)
+    before = version_3(saga)
+    steps = tuple(replace(step, retry=FORWARD_2) for step in before.steps)
+    return replace(before, version=2, steps=steps)
 
 
 def version_1(saga: Saga) -> Saga:
@@ -307,5 +356,10 @@ def version_1(saga: Saga) -> Saga:
 
 
 DEFINITIONS = Definitions(
-    (version_1(DEPLOY), version_1(RELEASE), version_2(DEPLOY), version_2(RELEASE), DEPLOY, RELEASE, REMOVE)
+    (
+        *(version(saga) for version in (version_1, version_2, version_3) for saga in (DEPLOY, RELEASE)),
+        DEPLOY,
+        RELEASE,
+        REMOVE,
+    )
 )

@@ -327,6 +327,7 @@ class Replicated(Knarr):
             "KNARR_CONFIG_KEY": config_key,
             "KNARR_SOURCE_ALLOW": f"{self.repositories.as_uri()}/",
             "KNARR_POLL_S": "0",  # every push has its webhook: no other saga can be right
+            "KNARR_OBSERVE_S": "0",  # what is broken here is the platform, not an app in use
             "KNARR_IMAGE_STORE": self.registry.url,
             "KNARR_BUILDER": "buildx",
             "KNARR_BUILDX_REGISTRY": f"localhost:{self.registry.host.partition(':')[2]}",

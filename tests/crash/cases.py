@@ -57,11 +57,11 @@ def _to_success(scene: str, saga: Saga) -> Iterator[Case]:
     yield from _around(scene, saga.starts_on.__name__, [_forward(step) for step in saga.steps], "DeploymentSucceeded")
 
 
-def _undoing(scene: str, saga: Saga) -> Iterator[Case]:
-    """The last step's failure, and all undos."""
-    last = saga.steps[-1]
-    failing = _Exchange(_forward(last).command, last.failed.__name__)
-    yield from _around(scene, None, [failing, *(_undo(step) for step in reversed(saga.steps))], "DeploymentFailed")
+def _undoing(scene: str, saga: Saga, *, at: str) -> Iterator[Case]:
+    """The failure of the step `at`, and all undos."""
+    steps = saga.steps[: saga.positions[at] + 1]
+    failing = _Exchange(_forward(steps[-1]).command, steps[-1].failed.__name__)
+    yield from _around(scene, None, [failing, *(_undo(step) for step in reversed(steps))], "DeploymentFailed")
 
 
 def _around(scene: str, start: str | None, exchanges: list[_Exchange], end: str) -> Iterator[Case]:
@@ -98,9 +98,10 @@ def _asked(scene: str, trigger: str) -> Iterator[Case]:
 CASES: tuple[Case, ...] = (
     *_both("push", "push", "webhook"),
     *_to_success("push", sagas.DEPLOY),
-    *_undoing("failing-push", sagas.DEPLOY),
+    *_undoing("failing-push", sagas.DEPLOY, at="deploy"),
+    *_undoing("push-that-ends", sagas.DEPLOY, at="observe"),
     *_to_success("restart", sagas.RELEASE),
-    *_undoing("failing-change", sagas.RELEASE),
+    *_undoing("failing-change", sagas.RELEASE, at="deploy"),
     *_to_success("removal", sagas.REMOVE),
     *_asked("request", "api"),
     *_asked("upload", "upload"),

@@ -18,6 +18,7 @@ QUICK = {
     "KNARR_DRAIN_S": "10",
     "KNARR_START_TIMEOUT_S": "60",
     "KNARR_REGISTRY_KEEP": "1000",
+    "KNARR_OBSERVE_S": "0",
 }
 """However busy the machine is, no request is cut off and no start given up; and nothing is collected meanwhile, so that
 what is there can be compared with what was there."""

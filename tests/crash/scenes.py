@@ -13,6 +13,9 @@ from tests.crash.cases import Case
 from tests.crash.crashing import CrashingKnarr, Witness, World, sagas_of
 from tests.e2e.harness import CRASHES, ENDED, NEVER_LISTENS, Repository, eventually, step_of, web_app
 
+OBSERVE_S = 600.0
+ENDS_SOON = "import os, threading\nthreading.Timer(2, lambda: os._exit(3)).start()\n" + web_app("ends soon")["app.py"]
+
 
 @dataclass
 class Subject:
@@ -145,6 +148,7 @@ class FailingPushScene(Scene):
 
     ends = "COMPENSATED"
     program = CRASHES
+    steps = ("UNDONE", "UNDONE", "UNDONE", "UNDONE", "PENDING")
 
     def prepare(self) -> AbstractContextManager[object]:
         """The commit."""
@@ -159,12 +163,31 @@ class FailingPushScene(Scene):
     def verify(self, saga: dict[str, Any]) -> None:
         """Everything is undone, in the right order, and nothing is left."""
         super().verify(saga)
-        assert [step["state"] for step in saga["steps"]] == ["UNDONE"] * 4
+        assert tuple(step["state"] for step in saga["steps"]) == self.steps
         undone = ("ReleaseRolledBack", "ImageUnpublished", "BuildDiscarded", "SourceDiscarded")
         answers = [each["type"] for each in self.knarr.log(saga["id"]) if each["direction"] == "in"]
         assert tuple(each for each in answers if each in undone) == undone
         assert self.knarr.send(self.push) == [saga["id"]]
         self.nothing_more(saga)
+
+
+class PushThatEndsScene(FailingPushScene):
+    """A push of a version that answers and ends soon after: the traffic moves back to the version before."""
+
+    program = ENDS_SOON
+    steps = ("UNDONE",) * 5
+
+    def prepare(self) -> AbstractContextManager[object]:
+        """The commit, of an app that is observed for long; while it serves, another version than before answers."""
+        super().prepare()
+        self.knarr.api.patch("webhook", f"/apps/{self.app.name}", {"observe_s": OBSERVE_S})
+        self.knarr.has_nothing_left_to_do()
+        return contextlib.nullcontext()
+
+    def verify(self, saga: dict[str, Any]) -> None:
+        """As any failing push; later scenes are not observed."""
+        super().verify(saga)
+        self.knarr.api.patch("webhook", f"/apps/{self.app.name}", {"observe_s": 0.0})
 
 
 class CancelledPushScene(FailingPushScene):
@@ -227,7 +250,7 @@ class FailingChangeScene(Scene):
     def verify(self, saga: dict[str, Any]) -> None:
         """Both steps are undone, the last one first."""
         super().verify(saga)
-        assert [step["state"] for step in saga["steps"]] == ["UNDONE"] * 2
+        assert [step["state"] for step in saga["steps"]] == ["UNDONE", "UNDONE", "PENDING"]
         answers = [each["type"] for each in self.knarr.log(saga["id"]) if each["direction"] == "in"]
         assert answers[-2:] == ["ReleaseRolledBack", "ImageUnpublished"]
         self.nothing_more(saga)
@@ -386,6 +409,7 @@ class PushTriedAgainScene(PushScene):
 SCENES: dict[str, Callable[[CrashingKnarr, Subject], Scene]] = {
     "push": PushScene,
     "failing-push": FailingPushScene,
+    "push-that-ends": PushThatEndsScene,
     "cancelled-push": CancelledPushScene,
     "push-tried-again": PushTriedAgainScene,
     "restart": RestartScene,

@@ -349,6 +349,7 @@ class Laptop(Knarr):
             "KNARR_SOURCE_ALLOW": f"{self.repositories.as_uri()}/",
             "KNARR_POLL_S": "0",
             "KNARR_DRAIN_S": "1",
+            "KNARR_OBSERVE_S": "0",
             "KNARR_CRASH_AT": f"@{self.armed}",
             "KNARR_CRASH_MARK": str(self.mark),
             "KNARR_TRACEBACK": "1",

@@ -23,8 +23,8 @@ SHELF = "/srv/repositories"
 """Where the repositories are, for the platform."""
 STORE = "/var/lib/registry/docker/registry/v2/repositories"
 HOMES = "/var/lib/knarr"
-QUIET = {"KNARR_POLL_S": "0", "KNARR_DRAIN_S": "1"}
-"""As on the laptop: no push is found by asking, no old instance is waited for."""
+QUIET = {"KNARR_POLL_S": "0", "KNARR_DRAIN_S": "1", "KNARR_OBSERVE_S": "0"}
+"""As on the laptop: no push is found by asking, no old instance is waited for, and no release is observed."""
 
 
 def services() -> list[str]:

@@ -23,7 +23,7 @@ def test_a_signed_push_becomes_a_running_app(knarr: Knarr) -> None:
     knarr.create_app("main-push", repository)
     saga = knarr.deploy(repository)
     assert saga["state"] == "SUCCEEDED", saga
-    assert [step["state"] for step in saga["steps"]] == ["DONE"] * 4
+    assert [step["state"] for step in saga["steps"]] == ["DONE"] * 5
     assert saga["commit"] == repository.git("rev-parse", "HEAD")
     assert knarr.ask("main-push") == "one"
 

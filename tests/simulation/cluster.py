@@ -38,19 +38,26 @@ from seedwork.unit_of_work import Database
 from services.builder import models as builder_models
 from services.builder.contract import BuildDiscarded, BuildImage, DiscardBuild, ImageBuildFailed, ImageBuilt
 from services.builder.staging import Staging
-from services.deployer import handlers as deploying
+from services.deployer import deploying, observing, rolling_back
+from services.deployer import handlers as of_apps
 from services.deployer import models as deployer_models
 from services.deployer.contract import (
     AppRetired,
     DeployRelease,
+    ObservationStopped,
+    ObserveRelease,
     ReleaseDeployed,
     ReleaseDeployFailed,
+    ReleaseObserved,
+    ReleaseObserveFailed,
     ReleaseRetired,
     ReleaseRolledBack,
     RetireApp,
     RetireAppFailed,
     RollBackRelease,
+    StopObserving,
 )
+from services.deployer.deployer import Deployer
 from services.deployer.requests import Requests
 from services.deployer.vault import Vault
 from services.registry import handlers as publishing
@@ -77,6 +84,7 @@ from services.source import models as source_models
 from services.source.archives import Archives
 from services.source.contract import DiscardSource, FetchSource, SourceDiscarded, SourceFetched, SourceFetchFailed
 from services.source.sweeper import Sweeper
+from services.webhook.contract import DeploymentRequested
 from tests.simulation.watch import CoordinatorWatch, Watch, watched
 from tests.simulation.world import PlannedFault, SimulatedLocks, World, build_image, fetch_source
 
@@ -396,7 +404,7 @@ class Cluster:
 
     async def _deployer(self, running: Running, parts: _Parts) -> None:
         world, participant = self.world, parts.participant
-        deployer = deploying.Deployer(
+        deployer = Deployer(
             db=parts.db, images=world.images, runtime=world.runtime, vault=_VAULT, outbox=parts.outbox, keep=KEEP
         )
         participant.step(
@@ -405,17 +413,28 @@ class Cluster:
             ok=ReleaseDeployed,
             failed=ReleaseDeployFailed,
             undo=RollBackRelease,
-            undo_handler=world.with_fates(partial(deploying.roll_back_release, deployer=deployer), undo=True),
+            undo_handler=world.with_fates(partial(rolling_back.roll_back_release, deployer=deployer), undo=True),
             undone=ReleaseRolledBack,
             limit_s=600.0,
         )
         participant.step(
+            ObserveRelease,
+            world.with_fates(partial(observing.observe_release, deployer=deployer)),
+            ok=ReleaseObserved,
+            failed=ReleaseObserveFailed,
+            undo=StopObserving,
+            undo_handler=world.with_fates(observing.stop_observing, undo=True),
+            undone=ObservationStopped,
+            limit_s=600.0,
+        )
+        participant.step(
             RetireApp,
-            world.with_fates(partial(deploying.retire_app, deployer=deployer)),
+            world.with_fates(partial(of_apps.retire_app, deployer=deployer)),
             ok=AppRetired,
             failed=RetireAppFailed,
         )
-        participant.on(DeploymentFailed, deploying.on_failed)
+        participant.on(DeploymentRequested, of_apps.on_requested)
+        participant.on(DeploymentFailed, of_apps.on_failed)
         running.requests = Requests(parts.db, parts.outbox, _VAULT, max_instances=3)
 
     # ------------------------------------------------------------------------------------------ asking from outside
@@ -435,7 +454,15 @@ class Cluster:
                 "source": (FetchSource, DiscardSource, DeploymentSucceeded),
                 "builder": (BuildImage, DiscardBuild, DeploymentSucceeded),
                 "registry": (PublishImage, UnpublishImage, DropImages, ReleaseDeployed, ReleaseRetired),
-                "deployer": (DeployRelease, RollBackRelease, RetireApp, DeploymentFailed),
+                "deployer": (
+                    DeployRelease,
+                    RollBackRelease,
+                    ObserveRelease,
+                    StopObserving,
+                    RetireApp,
+                    DeploymentRequested,
+                    DeploymentFailed,
+                ),
             }
             for name, types in subscriptions.items():
                 self.broker.declare(name, types)

@@ -634,7 +634,7 @@ class History:
 
 EXPECTED = {
     "planned", "unavailable", "fault", "superseded", "undone", "fenced", "timed_out", "worker_lost", "silent",
-    "not_found", "conflict",
+    "not_found", "conflict", "observe_failed",
 }  # fmt: skip
 """Codes of failures that a history may bring about."""
 

@@ -134,7 +134,7 @@ class Plan:
     """Of the scheduler and of chance."""
 
 
-STEPS: tuple[Step, ...] = ("source", "build", "publish", "deploy")
+STEPS: tuple[Step, ...] = ("source", "build", "publish", "deploy", "observe")
 GAPS_S = (0.0, 0.05, 0.3, 1.0, 4.0, 15.0)
 
 

@@ -17,10 +17,12 @@ FLOWS: Mapping[str, Flow] = {
         ("build", "BuildImage", "ImageBuilt", "ImageBuildFailed", "DiscardBuild", "BuildDiscarded"),
         ("publish", "PublishImage", "ImagePublished", "ImagePublishFailed", "UnpublishImage", "ImageUnpublished"),
         ("deploy", "DeployRelease", "ReleaseDeployed", "ReleaseDeployFailed", "RollBackRelease", "ReleaseRolledBack"),
+        ("observe", "ObserveRelease", "ReleaseObserved", "ReleaseObserveFailed", "StopObserving", "ObservationStopped"),
     ),
     "release": (
         ("publish", "PublishImage", "ImagePublished", "ImagePublishFailed", "UnpublishImage", "ImageUnpublished"),
         ("deploy", "DeployRelease", "ReleaseDeployed", "ReleaseDeployFailed", "RollBackRelease", "ReleaseRolledBack"),
+        ("observe", "ObserveRelease", "ReleaseObserved", "ReleaseObserveFailed", "StopObserving", "ObservationStopped"),
     ),
     "remove": (
         ("retire", "RetireApp", "AppRetired", "RetireAppFailed", "", ""),

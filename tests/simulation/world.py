@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -35,7 +35,7 @@ from services.source.ports import Brought, PackedTree, Submodule
 T = TypeVar("T")
 SLOW_S = 20.0
 """What a slow call takes at most."""
-Step = Literal["source", "build", "publish", "deploy"]
+Step = Literal["source", "build", "publish", "deploy", "observe"]
 What = Literal["refuse", "flaky", "fault", "slow"]
 
 
@@ -381,7 +381,10 @@ class SimulatedRuntime(MemoryRuntime):
     async def instances(self, app_id: str) -> Sequence[Instance]:
         """See `Runtime.instances`."""
         await self._world.call()
-        return await super().instances(app_id)
+        return [
+            replace(each, restarts=1) if self._world.refuses(each.saga_id, "observe") else each
+            for each in await super().instances(app_id)
+        ]
 
     def running(self) -> Mapping[str, str]:
         """App by saga, of everything that carries a saga's label; asked from outside."""

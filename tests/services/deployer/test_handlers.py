@@ -16,7 +16,7 @@ from seedwork.messages import Envelope, envelope, new_id
 from seedwork.outbox import Outbox
 from seedwork.participant import Work
 from seedwork.unit_of_work import Database
-from services.deployer import configs, handlers, models, releases
+from services.deployer import configs, deploying, handlers, models, releases, rolling_back
 from services.deployer.adapters.memory import MemoryRuntime
 from services.deployer.addons import Removal
 from services.deployer.contract import (
@@ -27,6 +27,7 @@ from services.deployer.contract import (
     RetireApp,
     RollBackRelease,
 )
+from services.deployer.deployer import Deployer
 from services.deployer.errors import (
     AppDoesNotStart,
     CannotRun,
@@ -62,11 +63,9 @@ class World:
         return self.shelf.app_id
 
     @property
-    def deployer(self) -> handlers.Deployer:
+    def deployer(self) -> Deployer:
         outbox = Outbox(models.kernel, SystemClock())
-        return handlers.Deployer(
-            db=self.db, images=self.images, runtime=self.runtime, vault=self.vault, outbox=outbox, keep=2
-        )
+        return Deployer(db=self.db, images=self.images, runtime=self.runtime, vault=self.vault, outbox=outbox, keep=2)
 
     def work(self, saga_id: str, fence: int | None = None) -> Work:
         return Work(
@@ -88,12 +87,12 @@ class World:
         asked = DeployRelease(
             app="shop", repository=image.repository, digest=image.digest, **{"commit": COMMIT, **command}
         )
-        answer = await handlers.deploy_release(asked, work=work, deployer=self.deployer)
+        answer = await deploying.deploy_release(asked, work=work, deployer=self.deployer)
         await self.commit(work)
         return answer
 
     async def undo(self, saga_id: str) -> ReleaseRolledBack:
-        return await handlers.roll_back_release(RollBackRelease(), work=self.work(saga_id), deployer=self.deployer)
+        return await rolling_back.roll_back_release(RollBackRelease(), work=self.work(saga_id), deployer=self.deployer)
 
     async def retire(self) -> AppRetired:
         work = self.work(new_id())
@@ -348,7 +347,7 @@ async def test_declared_variables_have_their_defaults_and_secrets_are_made_once(
     made = world.env(first)
     assert len(made["SECRET_KEY"]) == 64
     assert (made["COLOUR"], made["SIZE"]) == ("red", "large")
-    await world.deploy(image, second)
+    await world.deploy(image, second, kind="restart")
     assert world.env(second) == made
 
 

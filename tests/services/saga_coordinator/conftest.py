@@ -62,7 +62,7 @@ class Participants:
         step = self._steps[command.sagastep or ""]
         if command.type in self.answers:
             message = self.answers[command.type](command)
-        elif step.undone is not None and command.type.startswith(("Discard", "Unpublish", "RollBack")):
+        elif step.undone is not None and command.type.startswith(("Discard", "Unpublish", "RollBack", "Stop")):
             message = step.undone.example()
         else:
             message = step.ok.example()
@@ -159,7 +159,7 @@ def stage_at(tmp_path: Path) -> Staging:
     @asynccontextmanager
     async def start(
         definitions: Definitions = DEFINITIONS,
-        keys: Sequence[str] = ("deploy@3", "release@3", "remove@1"),
+        keys: Sequence[str] = ("deploy@4", "release@4", "remove@1"),
         commands: Sequence[type[Command]] | None = None,
         **settings: Any,
     ) -> AsyncIterator[Stage]:
@@ -187,7 +187,7 @@ async def stage(stage_at: Staging) -> AsyncIterator[Stage]:
 
 def _commands() -> list[type[Command]]:
     from services.builder.contract import BuildImage, DiscardBuild
-    from services.deployer.contract import DeployRelease, RetireApp, RollBackRelease
+    from services.deployer.contract import DeployRelease, ObserveRelease, RetireApp, RollBackRelease, StopObserving
     from services.registry.contract import DropImages, PublishImage, UnpublishImage
     from services.source.contract import DiscardSource, FetchSource
 
@@ -198,6 +198,8 @@ def _commands() -> list[type[Command]]:
         DiscardBuild,
         PublishImage,
         UnpublishImage,
+        ObserveRelease,
+        StopObserving,
         DeployRelease,
         RollBackRelease,
         RetireApp,

@@ -31,7 +31,7 @@ async def test_a_saga_has_the_shape_of_the_design(stage: Stage) -> None:
     assert set(saga) >= SHAPE
     assert (saga["saga"], saga["definition"], saga["state"], saga["direction"]) == (
         "deploy",
-        "deploy@3",
+        "deploy@4",
         "RUNNING",
         "forward",
     )
@@ -69,7 +69,7 @@ async def test_the_log_has_no_gaps_and_says_what_caused_what(stage: Stage) -> No
     await stage.until(saga_id, "SUCCEEDED")
     entries = (await stage.get(f"/sagas/{saga_id}/log"))["items"]
     assert all(set(each) >= ENTRY for each in entries)
-    assert [each["seq"] for each in entries] == list(range(1, 11))
+    assert [each["seq"] for each in entries] == list(range(1, 13))
     assert [(each["direction"], each["type"]) for each in entries][:4] == [
         ("in", "DeploymentRequested"),
         ("out", "FetchSource"),
@@ -94,11 +94,14 @@ async def test_the_log_comes_in_pages(stage: Stage) -> None:
         cursor = page["next_cursor"]
         if cursor is None:
             break
-    assert seqs == list(range(1, 11))
+    assert seqs == list(range(1, 13))
 
 
 async def test_sagas_are_listed_newest_first_in_pages_and_by_filters(stage: Stage) -> None:
     """State, app by name and id, commit, step, attention, time."""
+    stage.participants.answers["FetchSource"] = lambda command: DEPLOY.steps[0].ok.model_validate(
+        {**DEPLOY.steps[0].ok.EXAMPLE, "commit": command.data["commit"]}
+    )
     stage.participants.answers["BuildImage"] = lambda command: (
         ImageBuildFailed.example() if command.appid.endswith("1") else DEPLOY.steps[1].ok.example()
     )

@@ -68,7 +68,7 @@ async def test_a_message_that_comes_twice_is_decided_once(stage: Stage) -> None:
     await stage.bus.publish([made, made])
     await stage.bus.publish([made])
     await stage.until(made.correlationid, "SUCCEEDED")
-    assert len(stage.participants.commands) == 4
+    assert len(stage.participants.commands) == 5
     log = (await stage.get(f"/sagas/{made.correlationid}/log"))["items"]
     assert [each["type"] for each in log].count("DeploymentRequested") == 1
 
@@ -355,7 +355,7 @@ async def test_two_coordinators_on_one_database_decide_each_input_once(stage_at:
         for each in made:
             await one.until(each.correlationid, "SUCCEEDED")
         sent = one.participants.commands + two.participants.commands
-        assert len({each.id for each in sent}) == 80  # the same message may come twice, but none is made twice
+        assert len({each.id for each in sent}) == 100  # the same message may come twice, but none is made twice
         log = (await one.get(f"/sagas/{made[0].correlationid}/log"))["items"]
         assert [each["seq"] for each in log] == list(range(1, len(log) + 1))
 
@@ -365,7 +365,7 @@ async def test_start_up_is_refused_when_a_running_saga_needs_a_definition_that_i
     async with stage_at() as stage:
         stage.participants.answers["FetchSource"] = lambda _: None
         await stage.until(await stage.start(DEPLOY), "RUNNING")
-    with pytest.raises(Misconfigured, match="deploy@3"):
+    with pytest.raises(Misconfigured, match="deploy@4"):
         async with stage_at(Definitions([TRIP]), keys=["trip@1"], commands=[Pack]):
             pass
 

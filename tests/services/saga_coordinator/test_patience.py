@@ -17,7 +17,7 @@ def outlives(retry: Retry, seconds: float) -> float:
     return sum(each > seconds * 1000 for each in waits) / DRAWN
 
 
-@pytest.mark.parametrize("key", ["deploy@3", "release@3"])
+@pytest.mark.parametrize("key", ["deploy@3", "release@3", "deploy@4", "release@4"])
 def test_an_outage_of_half_a_minute_needs_nobody_and_one_of_a_minute_seldom(key: str) -> None:
     """Forward and in the undo, in every step (ADR 20 and 21)."""
     for step in DEFINITIONS[key].steps:
@@ -26,7 +26,7 @@ def test_an_outage_of_half_a_minute_needs_nobody_and_one_of_a_minute_seldom(key:
             assert outlives(retry, 60) > 0.8
 
 
-@pytest.mark.parametrize(("version", "attempts"), [(1, (5, 8)), (2, (5, 12)), (3, (9, 12))])
+@pytest.mark.parametrize(("version", "attempts"), [(1, (5, 8)), (2, (5, 12)), (3, (9, 12)), (4, (9, 12))])
 @pytest.mark.parametrize("name", ["deploy", "release"])
 def test_a_saga_keeps_the_patience_that_it_began_with(name: str, version: int, attempts: tuple[int, int]) -> None:
     """With another number its log would not lead to its row."""

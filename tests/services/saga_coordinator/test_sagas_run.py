@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from seedwork.messages import Envelope
 from services.builder.contract import ImageBuildFailed
-from services.deployer.contract import ReleaseDeployed
+from services.deployer.contract import ReleaseDeployed, ReleaseObserveFailed
 from services.saga_coordinator.sagas import DEPLOY, RELEASE, REMOVE
 from services.source.contract import SourceFetched, SourceFetchFailed
 from tests.services.saga_coordinator.conftest import APP_ID, Stage, eventually
@@ -14,22 +15,72 @@ def failed(kind: Any, **data: Any) -> Any:
 
 
 async def test_a_push_becomes_a_release(stage: Stage) -> None:
-    """Four commands in order, each made from the answers before it, under the lane's fence."""
+    """Five commands in order, each made from the answers before it, under the lane's fence."""
     saga_id = await stage.start(DEPLOY)
     saga = await stage.until(saga_id, "SUCCEEDED")
     commands = stage.participants.commands
-    assert [each.type for each in commands] == ["FetchSource", "BuildImage", "PublishImage", "DeployRelease"]
+    assert [each.type for each in commands] == [
+        "FetchSource",
+        "BuildImage",
+        "PublishImage",
+        "DeployRelease",
+        "ObserveRelease",
+    ]
     assert {(each.fence, each.sagaattempt, each.correlationid, each.appid) for each in commands} == {
         (1, 1, saga_id, APP_ID)
     }
     assert commands[1].data["source_digest"] == "sha256:" + "ab" * 32
     assert commands[2].data["staged"] == "staging/0192f0c1-2345-7abc-8def-0123456789ab"
     assert commands[3].data["digest"] == "sha256:" + "cd" * 32
-    assert [step["state"] for step in saga["steps"]] == ["DONE"] * 4
+    assert commands[3].data["observed"]
+    assert [step["state"] for step in saga["steps"]] == ["DONE"] * 5
     assert (saga["waiting_for"], saga["app"], saga["trigger"], saga["number"]) == (None, "shop", "push", 1)
     assert saga["commit"] == "9c1d3a4b5e6f708192a3b4c5d6e7f8091a2b3c4d"
     (event,) = await eventually(stage.heard)
     assert (event.type, event.data["saga"], event.correlationid) == ("DeploymentSucceeded", "deploy", saga_id)
+
+
+async def test_a_release_that_fails_in_use_is_undone_step_by_step(stage: Stage) -> None:
+    """The observation ends first, then the traffic moves back."""
+    stage.participants.answers["ObserveRelease"] = lambda _: ReleaseObserveFailed.example()
+    saga = await stage.until(await stage.start(DEPLOY), "COMPENSATED")
+
+    assert [each.type for each in stage.participants.commands][5:] == [
+        "StopObserving",
+        "RollBackRelease",
+        "UnpublishImage",
+        "DiscardBuild",
+        "DiscardSource",
+    ]
+    assert [step["state"] for step in saga["steps"]] == ["UNDONE"] * 5
+
+
+async def test_a_deployment_that_changes_nothing_succeeds_as_unchanged(stage: Stage) -> None:
+    """What could be taken back before can be taken back still: the release that the current one replaced."""
+    stage.participants.answers["DeployRelease"] = deployed
+    first = await stage.start(DEPLOY, number=1)
+    await stage.until(first, "SUCCEEDED")
+    second = await stage.start(DEPLOY, number=2)
+    await stage.until(second, "SUCCEEDED")
+    stage.participants.answers["DeployRelease"] = lambda command: deployed(
+        command, number=2, replaced=None, unchanged=True
+    )
+    third = await stage.start(DEPLOY, number=3)
+    saga = await stage.until(third, "SUCCEEDED")
+
+    assert saga["reason"] == "unchanged"
+    ended = [each for each in await stage.heard() if each.type == "DeploymentSucceeded"]
+    assert [each.data["unchanged"] for each in ended] == [False, False, True]
+    response = await stage.client.post(f"/sagas/{third}/compensate", json={})
+    linked = await stage.until(response.json()["linked_id"], "SUCCEEDED")
+    assert linked["trigger"] == "rollback"
+
+
+def deployed(command: Envelope, **changes: object) -> ReleaseDeployed:
+    """The answer of the deployer: release N replaces N - 1."""
+    number = command.fence or 1
+    said = {**ReleaseDeployed.EXAMPLE, "number": number, "replaced": number - 1 or None, **changes}
+    return ReleaseDeployed.model_validate(said)
 
 
 async def test_the_settings_of_an_app_reach_the_steps(stage: Stage) -> None:
@@ -133,7 +184,7 @@ async def test_a_config_change_publishes_a_reference_and_deploys(stage: Stage) -
     """No source, no build."""
     saga_id = await stage.start(RELEASE, kind="config", config_version=7)
     saga = await stage.until(saga_id, "SUCCEEDED")
-    assert [each.type for each in stage.participants.commands] == ["PublishImage", "DeployRelease"]
+    assert [each.type for each in stage.participants.commands] == ["PublishImage", "DeployRelease", "ObserveRelease"]
     assert stage.participants.commands[0].data["staged"] is None
     assert stage.participants.commands[1].data["config_version"] == 7
     assert (saga["trigger"], saga["saga"]) == ("config", "release")
@@ -191,7 +242,7 @@ async def test_compensate_of_the_live_deployment_rolls_back_to_what_it_replaced(
     response = await stage.client.post(f"/sagas/{second}/compensate", json={"reason": "slow"})
     linked = await stage.until(response.json()["linked_id"], "SUCCEEDED")
     assert (linked["saga"], linked["trigger"], linked["parent_id"]) == ("release", "rollback", second)
-    last = stage.participants.commands[-1]
+    last = stage.participants.commands[-2]
     assert (last.data["kind"], last.data["rollback_to"], last.data["digest"]) == ("rollback", 1, "sha256:" + "1" * 64)
     again = await stage.client.post(f"/sagas/{second}/compensate", json={})
     assert (again.status_code, again.json()["state"]) == (409, "SUCCEEDED")

@@ -261,7 +261,7 @@ async def test_an_older_deployment_cannot_overwrite_a_newer_one(world: World) ->
 async def test_addons_are_refused_with_the_runtimes_that_have_them(world: World) -> None:
     """Before anything is started or reserved."""
     image = await world.shelf.image(labels={LABEL_ADDONS: '[{"kind": "mongodb", "version": "6.0.2"}]'})
-    with pytest.raises(CannotRun, match=r"mongodb.*docker, kubernetes"):
+    with pytest.raises(CannotRun, match=r"mongodb.*process, docker and kubernetes"):
         await world.deploy(image)
     assert await world.states() == []
 

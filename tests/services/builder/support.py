@@ -145,6 +145,7 @@ def make_bench(
     limits: Limits | None = None,
     cache: str = "home",
     interpreters: Interpreters | None = None,
+    fetch_toolchains: bool = False,
 ) -> Bench:
     """A builder whose home is `folder/<cache>`."""
     sandbox = Sandbox(folder / cache, limits or make_limits(), environ=environ)
@@ -155,6 +156,7 @@ def make_bench(
         sandbox=sandbox,
         cache_bytes=1024 * MIB,
         interpreters=interpreters or Interpreters(""),
+        fetch_toolchains=fetch_toolchains,
     )
     return Bench(folder=folder, builder=builder, images=images, sandbox=sandbox)
 

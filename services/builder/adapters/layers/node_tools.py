@@ -94,7 +94,9 @@ class NodeTools:
         if found := await self._on_machine(shop, tool):
             return Programs(node=node, tool=tool, program=found[0], tool_version=found[1])
         folder = await self._fetched(
-            shop, node, _Wanted(spec=f"{tool.npm_package}@{tool.version}", shown=str(tool), hash=tool.hash)
+            shop,
+            await self._of_machine(shop),
+            _Wanted(spec=f"{tool.npm_package}@{tool.version}", shown=str(tool), hash=tool.hash),
         )
         program = folder / "node_modules" / ".bin" / tool.name
         if tool.name == "bun":

@@ -95,8 +95,14 @@ class BuilderSettings(ImageStoreSettings):
     buildx_node_versions: CommaSeparated = ("20", "22", "24")
     """Major versions to choose from: the first one that the app's `engines.node` allows."""
 
+    buildx_go_image: str = "golang:{version}"
+    """The image in which Go apps are built, by minor version. The app itself stands on `buildx_base_image`."""
+
+    buildx_go_version: str = "1.24"
+    """For apps whose go.mod does not say which Go they want."""
+
     buildx_base_image: str = "debian:bookworm-slim"
-    """The base image of apps that only have a Procfile."""
+    """The base image of Go apps, and of apps that only have a Procfile."""
 
     buildx_pins: CommaSeparated = ()
     """Base images by digest, `python:3.11-slim@sha256:…`: so a build does not change because a tag moved."""

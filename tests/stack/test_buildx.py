@@ -8,9 +8,10 @@ import shutil
 import stat
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import orjson
 import psutil
 import pytest
 
@@ -23,7 +24,7 @@ from services.builder.adapters.buildx.wiring import make_buildx_builder
 from services.builder.errors import BuildFailed, CannotBuild, OutOfMemory, RegistryUnavailable
 from services.builder.ports import BuildOrder, Built, ImageBuilder
 from services.builder.settings import BuilderSettings
-from services.source.contract import AppDescription, Runtime
+from services.source.contract import AppDescription, BuildStep, Packages, Runtime
 from tests.services.builder.support import (
     NODE,
     PYTHON,
@@ -242,11 +243,66 @@ async def test_a_node_app_runs_with_what_its_build_script_made(yard: Yard) -> No
         "server.js": 'console.log(require("is-odd")(3), require("fs").readFileSync("made.txt", "utf8"))\n',
     }
 
-    built = await yard.build(NODE, files)
+    step = BuildStep(name="build", command=("npm", "run", "build"), language="node")
+    built = await yard.build(NODE.model_copy(update={"build": (step,)}), files)
 
     assert await yard.started(built) == "true made"
     look = "ls node_modules | grep -c is-even; id -u"
     assert (await yard.started(built, "sh", "-c", look)).splitlines() == ["0", "10001"]
+
+
+async def test_a_build_step_gets_the_apps_variables_and_leaves_what_it_wrote(yard: Yard) -> None:
+    """Generated code among the packages is in the image; another value runs the step again; no value is in a layer."""
+    packages = Packages(language="node", tool="npm", manifests=("package.json",))
+    step = BuildStep(name="build", command=("npm", "run", "build"), language="node", caches=(".next/cache",))
+    described = NODE.model_copy(update={"packages": (packages,), "build": (step,)})
+    make = (
+        "const fs = require('fs'); fs.mkdirSync('node_modules/.prisma', {recursive: true})\n"
+        "fs.writeFileSync('node_modules/.prisma/index.js', `exports.length = ${process.env.API_KEY.length}`)\n"
+        "fs.writeFileSync('.next/cache/kept', fs.existsSync('.next/cache/kept') ? 'warm' : 'cold')\n"
+        "console.log(fs.readFileSync('.next/cache/kept', 'utf8'))\n"
+    )
+    files = {
+        "package.json": '{"name": "shop", "dependencies": {"is-odd": "3.0.1"}, "scripts": {"build": "node make.js"}}',
+        "make.js": make,
+        "server.js": "console.log(require('.prisma').length, require('is-odd')(3))\n",
+    }
+    for value in ("hidden-word", "other-hidden-word"):
+        order = replace(yard.bench.order(described, files), variables={"API_KEY": value, "PATH": "/nowhere"})
+        built = await yard.run(order, yard.builder())
+        assert await yard.started(built) == f"{len(value)} true"
+        assert value not in orjson.dumps((await yard.image(built)).config).decode()
+    assert "warm" in yard.output
+
+
+async def test_a_dockerfile_gets_its_variables_as_secrets_and_as_the_arguments_that_are_named(yard: Yard) -> None:
+    """Build arguments only for names of the app's settings; every variable can be mounted; one stage can be built."""
+    dockerfile = (
+        f"{SMALL[:-1]} AS first\nARG SHOWN=none\nARG SECRET=none\n"
+        'RUN --mount=type=secret,id=SECRET echo "$SHOWN $SECRET $(sha256sum < /run/secrets/SECRET)" > /said\n'
+        'CMD ["cat", "/said"]\nFROM first\nCMD ["echo", "last"]\n'
+    )
+    described = DOCKERFILE.model_copy(update={"docker_args": ("SHOWN", "NOT_SET"), "docker_target": "first"})
+    order = replace(
+        yard.bench.order(described, {"Dockerfile": dockerfile}), variables={"SHOWN": "yes", "SECRET": "hidden-word"}
+    )
+
+    built = await yard.run(order, yard.builder())
+
+    digest = hashlib.sha256(b"hidden-word").hexdigest()
+    assert await yard.started(built) == f"yes none {digest}  -"
+
+
+async def test_a_built_site_has_its_output_only(yard: Yard) -> None:
+    """No sources and no packages of Node."""
+    packages = Packages(language="node", tool="npm", manifests=("package.json",))
+    script = "mkdir dist && echo built > dist/index.html"
+    step = BuildStep(name="build", command=("sh", "-c", script), language="node")
+    described = STATIC.model_copy(update={"packages": (packages,), "build": (step,), "output": "dist"})
+
+    built = await yard.build(described, {"package.json": '{"name": "site"}', "index.html": "source"})
+
+    assert await yard.started(built, "sh", "-c", "ls -A /app; cat /app/index.html") == "index.html\nbuilt"
 
 
 async def test_a_static_site_is_served(yard: Yard) -> None:

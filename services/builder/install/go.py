@@ -28,3 +28,9 @@ def older(have: str, wanted: str) -> bool:
 def _numbers(version: str) -> tuple[int, ...]:
     found = re.findall(r"\d+", version)[:3]
     return tuple(int(each[:9]) for each in found) + (0,) * (3 - len(found))
+
+
+def minor(version: str) -> str:
+    """Return the minor version (`1.22`) of a version as go.mod writes it."""
+    first, second, _ = _numbers(version)
+    return f"{first}.{second}"

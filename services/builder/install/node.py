@@ -236,6 +236,17 @@ BERRY_RUNTIME = {"YARN_NODE_LINKER": "node-modules"}
 """For every process of the app: `yarn start` must look where the packages are."""
 
 
+LEFTOVERS = (
+    ".yarn/install-state.gz",
+    ".yarn/build-state.yml",
+    ".yarn/unplugged",
+    ".yarn/cache",
+    ".pnp.cjs",
+    ".pnp.loader.mjs",
+)
+"""What Yarn leaves in an app's folder besides the packages; it differs from one installation to the next."""
+
+
 # --- package.json -----------------------------------------------------------------------------------------------------
 
 
@@ -263,6 +274,11 @@ def deciding(manifest: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(scripts, dict):
         kept["scripts"] = {name: scripts[name] for name in INSTALL_SCRIPTS if name in scripts}
     return kept
+
+
+def has_own_scripts(manifests: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether an installation runs scripts of the app itself, which may write anything into its folder."""
+    return any(deciding(manifest).get("scripts") for manifest in manifests)
 
 
 def has_packages(manifests: Iterable[Mapping[str, Any]]) -> bool:

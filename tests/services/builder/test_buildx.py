@@ -2,7 +2,9 @@
 
 import base64
 import shlex
+import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from ocistore.store import LABEL_BASE, LABEL_PROCESSES, Descriptor, Image
 from seedwork.errors import KnarrError, Misconfigured, NotAllowed, StorageFull, Unavailable
+from services.builder.adapters.buildx.builder import _lay_out
 from services.builder.adapters.buildx.faults import explained
 from services.builder.adapters.buildx.image import built_layers, stored_config, stored_layers
 from services.builder.adapters.buildx.kitchen import BaseImages, Kitchen, Recipe, ignored_by_app
@@ -19,8 +22,8 @@ from services.builder.adapters.buildx.recipes import recipe_for
 from services.builder.adapters.layers.sandbox import ToolFailed
 from services.builder.errors import BuildFailed, CannotBuild, OutOfMemory, RegistryUnavailable
 from services.builder.ports import BuildOrder
-from services.source.contract import AppDescription, Packages, Runtime
-from tests.services.builder.support import COMMIT, NO_PACKAGES, NODE, PROCFILE, PYPROJECT, PYTHON, STATIC, Output
+from services.source.contract import AppDescription, BuildStep, Packages, Runtime
+from tests.services.builder.support import COMMIT, NO_PACKAGES, NODE, NPM, PROCFILE, PYPROJECT, PYTHON, STATIC, Output
 
 KITCHEN = Kitchen(images=BaseImages(), secrets=("NPM_TOKEN",), memory_bytes=1024**3)
 STARTED = "2026-11-20T23:59:36.944429268Z"
@@ -93,7 +96,8 @@ def test_only_the_files_that_name_packages_come_before_the_app() -> None:
 def test_packages_that_are_folders_of_the_app_are_installed_with_all_of_it() -> None:
     """What pip looks at is there."""
     assert "COPY root/app/ /work/" in recipe(PYTHON, {"requirements.txt": "./lib\n"}).dockerfile
-    assert "COPY root/app/ /out/app/" in recipe(NODE, {"package.json": '{"dependencies": {"a": "file:a"}}'}).dockerfile
+    local = NODE.model_copy(update={"packages": (NPM.model_copy(update={"needs_source": True}),)})
+    assert "COPY root/app/ /out/app/" in recipe(local, {"package.json": '{"dependencies": {"a": "file:a"}}'}).dockerfile
 
 
 def test_a_pyproject_lists_its_packages() -> None:
@@ -187,15 +191,17 @@ def test_an_app_gets_the_newest_patch_of_its_python(wanted: str | None, image: s
 )
 def test_an_app_gets_the_first_node_of_its_range(engines: str, image: str) -> None:
     """A major version's image is its newest release."""
-    files = {"package.json": f'{{"engines": {{"node": "{engines}"}}}}'}
+    description = NODE.model_copy(update={"packages": (NPM.model_copy(update={"version": engines}),)})
 
-    assert recipe(NODE, files).dockerfile.startswith(f"FROM {image} AS dependencies\n")
+    assert recipe(description, {"package.json": "{}"}).dockerfile.startswith(f"FROM {image} AS node-tools\n")
 
 
 def test_a_node_that_no_base_image_has_is_refused() -> None:
     """The text names those that are there."""
+    description = NODE.model_copy(update={"packages": (NPM.model_copy(update={"version": "<18"}),)})
+
     with pytest.raises(CannotBuild, match="20, 22, 24"):
-        recipe(NODE, {"package.json": '{"engines": {"node": "<18"}}'})
+        recipe(description, {"package.json": "{}"})
 
 
 def test_a_pinned_base_image_is_used_by_its_digest() -> None:
@@ -432,3 +438,127 @@ def test_layers_made_before_the_build_came_from_the_cache() -> None:
     assert {each.descriptor.media_type for each in stored_layers(image)} == {
         "application/vnd.oci.image.layer.v1.tar+gzip"
     }
+
+
+# --- build steps and variables ----------------------------------------------------------------------------------------
+
+PNPM = Packages(
+    language="node", tool="pnpm", tool_version="9.1.2", lock="pnpm-lock.yaml",
+    manifests=("package.json", "lib/package.json", "pnpm-lock.yaml"),
+)  # fmt: skip
+BUILD = BuildStep(
+    name="scripts.build of package.json", command=("pnpm", "run", "build"), language="node", caches=(".next/cache",)
+)
+NODE_FILES = {"package.json": '{"dependencies": {"ms": "2"}}', "lib/package.json": "{}", "pnpm-lock.yaml": "x"}
+
+
+def script_of(line: str) -> str:
+    """What the shell of a RUN line runs."""
+    return str(orjson.loads(line[line.index("[") :])[2])
+
+
+def test_the_projects_package_manager_installs_in_the_engine_too() -> None:
+    """In its version, frozen, from nothing but the files that decide; the final image has no development packages."""
+    description = NODE.model_copy(update={"packages": (PNPM,), "build": (BUILD,)})
+    made = recipe(description, NODE_FILES)
+
+    lines = made.dockerfile.splitlines()
+    scripts = [script_of(line) for line in lines if line.startswith("RUN")]
+    assert any("npm install --global" in each and "pnpm@9.1.2" in each for each in scripts)
+    assert sum("pnpm install --frozen-lockfile" in each for each in scripts) == 2
+    assert sum("--prod" in each for each in scripts) == 1
+    assert set(made.files) >= {f"knarr/dependencies/{name}" for name in NODE_FILES}
+    assert "COPY --from=build-0 --chown=10001:10001 /app/ /app/" in lines
+    assert lines.index("COPY --from=production-packages /out/ /") < lines.index(
+        "COPY --from=build-0 --chown=10001:10001 /app/ /app/"
+    )
+
+
+def test_a_build_step_keeps_its_caches_and_names_them_by_no_path() -> None:
+    """Mounted for that line only; a path that leads out of the app is not mounted."""
+    step = BUILD.model_copy(update={"caches": (".next/cache", "../x", "/etc", "a,target=/etc")})
+    description = NODE.model_copy(update={"packages": (PNPM,), "build": (step,)})
+
+    (line,) = [line for line in recipe(description, NODE_FILES).dockerfile.splitlines() if "pnpm run build" in line]
+
+    assert line.count("--mount=type=cache,id=knarr-step-") == 1
+    assert "target=/app/.next/cache" in line
+
+
+def test_variables_are_mounted_for_steps_and_stand_in_no_final_stage() -> None:
+    """A changed value runs the steps anew; the history of the image says nothing of it."""
+    description = NODE.model_copy(update={"packages": (PNPM,), "build": (BUILD,)})
+    kitchen = replace(KITCHEN, variables=("API_KEY", "NPM_TOKEN"), variables_key="0123abcd")
+    text = recipe(description, NODE_FILES, kitchen).dockerfile
+
+    (step,) = [line for line in text.splitlines() if "pnpm run build" in line]
+    assert step.count("--mount=type=secret,id=API_KEY") == 1
+    assert step.count("--mount=type=secret,id=NPM_TOKEN") == 1
+    assert "0123abcd" in step
+    final = text[text.rindex("\nFROM ") :]
+    tools = text[: text.index("AS node-packages")]
+    for part in (final, tools):
+        assert "0123abcd" not in part
+        assert "API_KEY" not in part
+
+
+def test_what_the_apps_own_install_script_writes_is_in_the_image() -> None:
+    """Without a build step, too: the app's folder comes from the stage that installed."""
+    packages = PNPM.model_copy(update={"needs_source": True})
+    files = {**NODE_FILES, "package.json": '{"dependencies": {"ms": "2"}, "scripts": {"postinstall": "make"}}'}
+    lines = recipe(NODE.model_copy(update={"packages": (packages,)}), files).dockerfile.splitlines()
+
+    assert "FROM node-packages AS build-0" in lines
+    assert "COPY --from=build-0 --chown=10001:10001 /app/ /app/" in lines
+
+
+def test_a_built_site_is_its_output_folder_and_nothing_else() -> None:
+    """Node builds it, and is not in the image; pages without a file have a fallback."""
+    description = STATIC.model_copy(
+        update={"packages": (PNPM,), "build": (BUILD,), "output": "dist", "fallback": "index.html"}
+    )
+    lines = recipe(description, NODE_FILES).dockerfile.splitlines()
+
+    assert 'COPY --from=build-0 --chown=10001:10001 ["/app/dist/","/app/"]' in lines
+    assert any('KNARR_STATIC_FALLBACK="index.html"' in line for line in lines)
+    assert not any("production-packages" in line for line in lines)
+    assert lines[-6].startswith("FROM python:")
+
+
+def test_a_go_app_is_built_with_the_toolchain_and_runs_without() -> None:
+    """By the minor version of go.mod; the final image has certificates and the app."""
+    step = BuildStep(name="go build", command=("go", "build", "-o", "bin/web", "."), language="go")
+    packages = Packages(language="go", tool="go", version="1.22.3", manifests=("go.mod",))
+    description = AppDescription(
+        runtime=Runtime(kind="go"), processes={"web": ("bin/web",)}, packages=(packages,), build=(step,)
+    )
+    lines = recipe(description, {"go.mod": "module x"}).dockerfile.splitlines()
+
+    assert lines[0] == "FROM golang:1.22 AS build-0"
+    assert any("go build -o bin/web ." in line for line in lines)
+    final = lines.index("FROM debian:bookworm-slim")
+    assert "ca-certificates.crt" in lines[final + 2]
+
+
+def test_a_python_app_with_assets_of_node_has_them_and_no_node() -> None:
+    """One stage builds on the other; the image has Python only."""
+    python = Packages(language="python", tool="pip", manifests=("requirements.txt",))
+    collect = BuildStep(name="collectstatic", command=("python", "manage.py", "collectstatic"), language="python")
+    description = PYTHON.model_copy(update={"packages": (PNPM, python), "build": (BUILD, collect)})
+    lines = recipe(description, {**NODE_FILES, "requirements.txt": "flask\n"}).dockerfile.splitlines()
+
+    assert "FROM node-packages AS build-0" in lines
+    assert "FROM python-ready AS build-1" in lines
+    assert "COPY --from=build-0 /app/ /app/" in lines
+    assert "COPY --from=build-1 --chown=10001:10001 /app/ /app/" in lines
+    assert lines[lines.index("COPY --from=build-0 /app/ /app/") :].count("FROM python:3.11-slim") == 1
+
+
+def test_two_recipes_of_one_source_have_files_of_other_times(tmp_path: Path) -> None:
+    """An engine compares size and time: a Dockerfile of the same length would be taken for the one before."""
+    times = []
+    for key in (b"RUN : variables 01", b"RUN : variables 02"):
+        _lay_out(tmp_path, {"knarr/Dockerfile": key}, "sha256:" + "ab" * 32, threading.Event())
+        times.append((tmp_path / "knarr/Dockerfile").stat().st_mtime_ns)
+
+    assert times[0] != times[1]

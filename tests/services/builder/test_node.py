@@ -45,6 +45,7 @@ def node_app(
 
 
 NODE = node_app()
+PATH = {"PATH": os.environ["PATH"]}
 
 
 @pytest.fixture
@@ -299,6 +300,45 @@ async def test_a_step_keeps_its_caches_for_the_apps_next_build(bench: Bench, tmp
     bench.app_id, bench.output.text = "0192f0c1-0000-7abc-8def-00000000000f", bytearray()
     await bench.build(described, {**files, "number": "3"})
     assert "\ncold\n" in bench.output
+
+
+@with_node
+async def test_what_the_apps_own_install_script_writes_is_in_every_image(bench: Bench, tmp_path: Path) -> None:
+    """`postinstall` builds the app in many repositories; the second build of one source has it too."""
+    script = "node -e \"require('fs').writeFileSync('made.txt', 'made')\""
+    files: Files = {
+        "package.json": package(scripts={"postinstall": script}, dependencies=GREET_DEPENDENCY),
+        **GREET,
+        "server.js": "console.log(require('fs').readFileSync('made.txt') + '')\n",
+    }
+
+    for attempt in ("first", "second"):
+        built = await bench.build(node_app(needs_source=True), files)
+        assert await run_process(bench, built, await unpacked(bench, built, tmp_path / attempt)) == "made\n"
+
+
+@with_node
+async def test_an_installation_leaves_the_apps_own_files_as_they_were(
+    online: Bench, registry: NpmRegistry, tmp_path: Path
+) -> None:
+    """Yarn writes package.json anew and leaves its state, so a build from the cache would give another image."""
+    program = (
+        "#!/usr/bin/env node\nconst fs = require('fs')\nif (process.argv[2] === '--version') console.log('4.1.0')\n"
+        "else { fs.writeFileSync('package.json', '{}'); fs.mkdirSync('.yarn', {recursive: true})\n"
+        "fs.writeFileSync('.yarn/install-state.gz', String(Math.random())) }\n"
+    )
+    registry.add("@yarnpkg/cli-dist", "4.1.0", {"yarn.js": program}, bin={"yarn": "yarn.js"})
+    bench = make_bench(tmp_path, environ={**online.sandbox.environment_passed(), **PATH}, fetch_toolchains=True)
+    bench.app_id = online.app_id
+    files: Files = {"package.json": package(dependencies={"ms": "1"}), "yarn.lock": "x", "server.js": "1\n"}
+    described = node_app(tool="yarn", tool_version="4.1.0", lock="yarn.lock", manifests=("package.json", "yarn.lock"))
+
+    built = [await bench.build(described, files) for _ in range(2)]
+
+    assert built[0].digest == built[1].digest
+    root = await unpacked(bench, built[0], tmp_path / "root")
+    assert (root / "app/package.json").read_text() == files["package.json"]
+    assert not (root / "app/.yarn").exists()
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

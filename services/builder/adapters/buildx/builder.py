@@ -12,13 +12,16 @@ Limits: time by the caller. Memory per process (`ulimit -d`) in every step of a 
 """
 
 import asyncio
+import hashlib
 import os
 import shutil
 import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
+import orjson
 import structlog
 
 from ocistore import manifest
@@ -28,12 +31,13 @@ from ocistore.upkeep import Upkeep
 from seedwork.archives import ArchiveLimits, disk_errors, extract_tar
 from seedwork.errors import KnarrError, NotFound, StorageFull, Unavailable
 from seedwork.threads import in_thread
-from services.builder.adapters.buildx.engine import Engine
+from services.builder.adapters.buildx.engine import RESERVED, BuildInputs, Engine
 from services.builder.adapters.buildx.faults import explained
 from services.builder.adapters.buildx.image import built_layers, stored_config, stored_layers
-from services.builder.adapters.buildx.kitchen import Explain, Kitchen, Recipe, ignored_by_app
+from services.builder.adapters.buildx.kitchen import Explain, Kitchen, Recipe, file_time, ignored_by_app
 from services.builder.adapters.buildx.progress import Progress
 from services.builder.adapters.buildx.recipes import recipe_for
+from services.builder.adapters.layers.caches import AppCaches
 from services.builder.adapters.layers.sandbox import Sandbox, ToolFailed
 from services.builder.adapters.layers.workshop import read_file
 from services.builder.errors import CannotBuild
@@ -41,10 +45,6 @@ from services.builder.ports import BuildOrder, BuildOutput, Built
 
 INCOMING = "staging/incoming"
 """Where engines push to, for all apps: what one of them pushed, no other pushes again."""
-_TIMES = 946_684_800, 20 * 365 * 86_400
-"""Files get a time between 2000 and 2020 that their archive's digest decides: the same in every build of it, another
-in the next version, so that a browser's copy of the last one is not taken for it."""
-
 log = structlog.get_logger(__name__)
 
 
@@ -57,6 +57,7 @@ class BuildxBuilder:
         sandbox: Runs the docker command line.
         kitchen: What generated Dockerfiles stand on.
         registry: The registry's name, for people.
+        home: The builder's folder: holds the key under which caches of apps are named.
         upkeep: Of the registry: it is not under way while an image is pushed.
     """
 
@@ -68,6 +69,7 @@ class BuildxBuilder:
         sandbox: Sandbox,
         kitchen: Kitchen,
         registry: str,
+        home: Path,
         upkeep: Upkeep | None = None,
     ) -> None:
         self._upkeep = upkeep or Upkeep()
@@ -76,6 +78,7 @@ class BuildxBuilder:
         self._sandbox = sandbox
         self._kitchen = kitchen
         self._registry = registry
+        self._names = AppCaches(home / "app-caches", max_bytes=0)
 
     async def build(
         self,
@@ -138,18 +141,28 @@ class BuildxBuilder:
         app = context / "root" / "app"
         await in_thread(lambda stop: _unpack(order, app, stop))
         if order.description.runtime.kind == "dockerfile":
-            return (
-                app,
-                await asyncio.to_thread(_own_dockerfile, app, order.description.dockerfile),
-                Recipe(dockerfile=""),
-            )
-        recipe = await asyncio.to_thread(recipe_for, order, lambda name: read_file(app, name), self._kitchen)
+            dockerfile = await asyncio.to_thread(_own_dockerfile, app, order.description.dockerfile)
+            return app, dockerfile, Recipe(dockerfile="")
+        named, kitchen = await asyncio.to_thread(self._kitchen_for, order)
+        recipe = await asyncio.to_thread(recipe_for, named, lambda name: read_file(app, name), kitchen)
         dockerfile = context / "knarr" / "Dockerfile"
         own = await asyncio.to_thread(ignored_by_app, lambda name: read_file(app, name), "root/app")
         ignored = "\n".join([*own, *recipe.ignore]) + "\n"
         files = {"knarr/Dockerfile": recipe.dockerfile.encode(), ".dockerignore": ignored.encode(), **recipe.files}
         await in_thread(lambda stop: _lay_out(context, files, order.source_digest, stop))
         return context, dockerfile, recipe
+
+    def _kitchen_for(self, order: BuildOrder) -> tuple[BuildOrder, Kitchen]:
+        """The order under a name that no other app can compute, for caches; and what its steps get."""
+        names = self._names.named(order.app_id)
+        values = {name: value for name, value in order.variables.items() if name not in RESERVED}
+        text = orjson.dumps(values, option=orjson.OPT_SORT_KEYS).decode()
+        kitchen = replace(
+            self._kitchen,
+            variables=tuple(sorted(values)),
+            variables_key=names.digest(f"variables:{text}")[:32] if values else None,
+        )
+        return replace(order, app_id=names.digest("engine")[:32]), kitchen
 
     async def _run_engine(
         self,
@@ -162,6 +175,7 @@ class BuildxBuilder:
         explain: Explain | None,
     ) -> str:
         """The digest of what the engine pushed."""
+        own = order.description.runtime.kind == "dockerfile"
         try:
             return await self._engine.build(
                 context,
@@ -171,6 +185,11 @@ class BuildxBuilder:
                 image=self._engine.image(INCOMING, _tag(order.saga_id)),
                 scratch=scratch,
                 progress=progress,
+                inputs=BuildInputs(
+                    variables=order.variables,
+                    arguments=order.description.docker_args if own else (),
+                    target=order.description.docker_target if own else None,
+                ),
             )
         except ToolFailed as error:
             raise explained(
@@ -233,17 +252,23 @@ def _own_dockerfile(app: Path, name: str | None) -> Path:
 
 
 def _lay_out(context: Path, files: Mapping[str, bytes], source_digest: str, stop: threading.Event) -> None:
+    """Write the files that the recipe brings, each with a time that its content decides.
+
+    An engine takes a file of the context for unchanged that has the size and the time of the build before.
+    """
     with disk_errors():
         for name, content in files.items():
             path = context / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-    _set_times(context, source_digest, stop)
+        _set_times(context, source_digest, stop)
+        for name, content in files.items():
+            at = file_time(hashlib.sha256(content).hexdigest())
+            os.utime(context / name, (at, at))
 
 
 def _set_times(root: Path, source_digest: str, stop: threading.Event) -> None:
-    first, span = _TIMES
-    at = first + int(source_digest.removeprefix("sha256:")[:12], 16) % span
+    at = file_time(source_digest)
     for folder, folders, names in os.walk(root, topdown=False):
         if stop.is_set():
             return

@@ -57,6 +57,24 @@ class EngineOptions:
     """The platform's: where its docker configuration and the engine are."""
 
 
+RESERVED = frozenset(
+    {"PATH", "HOME", "TMPDIR", "LANG", "CI", "NO_COLOR", "KNARR_SAGA_ID", "KNARR_BUILD_HOME", "DOCKER_CONFIG"}
+)
+"""Names that steps and the docker command line get from the platform, whatever the app's config vars are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildInputs:
+    """What an app gives its build besides its files."""
+
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Build-time variables: a secret mount for each, by its name."""
+    arguments: Sequence[str] = ()
+    """Names of variables that are build arguments too. An image's history shows those."""
+    target: str | None = None
+    """Stage that is built; None: the last one."""
+
+
 class Engine:
     """Builds on one engine.
 
@@ -99,6 +117,7 @@ class Engine:
         image: str,
         scratch: Path,
         progress: Progress,
+        inputs: BuildInputs | None = None,
     ) -> str:
         """Build and push; the digest of the manifest that was pushed.
 
@@ -118,7 +137,7 @@ class Engine:
             f"--label={LABEL_BUILD}={saga_id}",
             f"--ulimit=data={self._options.memory_bytes}:{self._options.memory_bytes}",
             *([f"--cgroup-parent={self._options.cgroup_parent}"] if self._options.cgroup_parent else []),
-            *(f"--secret=id={name},env={name}" for name in self.secrets()),
+            *await asyncio.to_thread(self._given, inputs or BuildInputs(), scratch, environment),
             *(f"--build-arg={name}" for name in environment if name.upper() in _PROXIES),
             *self._output(driver, app_id),
             str(context),
@@ -147,6 +166,27 @@ class Engine:
             said = b" ".join(error.lines).decode(errors="replace").strip()
             if "No such image" not in said:
                 raise _keeps(image, said or error.ending) from error
+
+    def _given(self, inputs: BuildInputs, scratch: Path, environment: dict[str, str]) -> list[str]:
+        """Options for secrets, build arguments and the target; no value is in an argument of the command.
+
+        Secrets of the app are files of the build's private folder. Build arguments are variables of the command.
+        """
+        variables = {name: value for name, value in inputs.variables.items() if name not in RESERVED}
+        folder = scratch / "variables"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        for name, value in variables.items():
+            path = folder / name
+            path.touch(mode=0o600)
+            path.write_bytes(value.encode())
+        arguments = [name for name in inputs.arguments if name in variables and name not in environment]
+        environment.update({name: variables[name] for name in arguments})
+        return [
+            *(f"--secret=id={name},env={name}" for name in self.secrets() if name not in variables),
+            *(f"--secret=id={name},src={folder / name}" for name in sorted(variables)),
+            *(f"--build-arg={name}" for name in arguments),
+            *([f"--target={inputs.target}"] if inputs.target else []),
+        ]
 
     # --- how --------------------------------------------------------------------------------------------------------
 

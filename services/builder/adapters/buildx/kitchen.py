@@ -30,6 +30,9 @@ class BaseImages:
     node: str = "node:{version}-slim"
     node_versions: tuple[str, ...] = ("20", "22", "24")
     """Major versions to choose from; the first one that the app's range allows."""
+    go: str = "golang:{version}"
+    go_version: str = "1.24"
+    """For an app that does not say."""
     other: str = "debian:bookworm-slim"
     pins: Mapping[str, str] = field(default_factory=dict)
     """`sha256:…` by image name."""
@@ -59,12 +62,43 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What one language brings to a Dockerfile."""
+
+    image: str
+    """What the final image stands on, where the language runs in it."""
+    ready: str
+    """Stage or image on which the build steps of the language run."""
+    stages: Sequence[str] = ()
+    """Lines of the stages that install packages."""
+    env: str = ""
+    """Variables of the final image, as ENV takes them."""
+    copies: Sequence[str] = ()
+    """Lines that bring the packages into the final image."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    before_steps: Sequence[str] = ()
+    """Commands of the shell before a build step, in the same line."""
+    caches: Sequence[str] = ()
+    """Cache mounts of build steps."""
+    after_steps: Sequence[str] = ()
+    """Commands after the last build step of the language."""
+    explain: Explain | None = None
+    """The error for a failed step of a stage that installs these packages."""
+    writes_app: bool = False
+    """True: the installation may write into the app's folder, so the image has that folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Kitchen:
     """What all recipes of a builder share."""
 
     images: BaseImages
     secrets: Sequence[str] = ()
     """Names of secrets that steps which install packages get as environment variables."""
+    variables: Sequence[str] = ()
+    """Names of the app's build-time variables, which are mounted as secrets."""
+    variables_key: str | None = None
+    """HMAC of their values: a step runs anew when one changes. It is in no line of a final image."""
     memory_bytes: int = 2048 * 1024 * 1024
     """Private bytes of each process of such a step: what also an engine without other limits keeps to."""
 
@@ -74,12 +108,37 @@ def app_lines(copied: str = f"--chown={USER} root/ /") -> list[str]:
     return [f"COPY {copied}", "WORKDIR /app", f"USER {USER}"]
 
 
-def run_line(kitchen: Kitchen, *, cache: str | None, steps: Sequence[str]) -> str:
-    """A step with its mounts and limits; it ends with the first command that fails."""
-    mounts = [f"--mount=type=cache,{cache}"] if cache else []
-    mounts += [f"--mount=type=secret,id={name}" for name in kitchen.secrets]
-    script = "; ".join(["set -eu", _SECRETS, f"ulimit -d {kitchen.memory_bytes // 1024}", *steps])
+def run_line(
+    kitchen: Kitchen,
+    *,
+    cache: str | None,
+    steps: Sequence[str],
+    caches: Sequence[str] = (),
+    variables: bool = True,
+) -> str:
+    """A step with its mounts and limits; it ends with the first command that fails.
+
+    Args:
+        kitchen: Secrets and limits.
+        cache: A cache mount, or None.
+        steps: Commands of the shell.
+        caches: More cache mounts.
+        variables: With the app's build-time variables. A stage that becomes a final image must not have them.
+    """
+    names = [*kitchen.secrets, *(each for each in kitchen.variables if variables and each not in kitchen.secrets)]
+    mounts = [f"--mount=type=cache,{each}" for each in (cache, *caches) if each]
+    mounts += [f"--mount=type=secret,id={name}" for name in names]
+    key = [f": variables {kitchen.variables_key}"] if variables and kitchen.variables_key else []
+    script = "; ".join(["set -eu", *key, _SECRETS, f"ulimit -d {kitchen.memory_bytes // 1024}", *steps])
     return " ".join(["RUN", *mounts, orjson.dumps(["/bin/sh", "-c", script]).decode()])
+
+
+def file_time(source_digest: str) -> int:
+    """Return the time of the app's files in seconds since 1970, between 2000 and 2020: one for each source.
+
+    Two builds of one source are the same, and a browser's copy of the version before is not taken for this one's.
+    """
+    return 946_684_800 + int(source_digest.removeprefix("sha256:")[:12], 16) % (20 * 365 * 86_400)
 
 
 def text(lines: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from services.builder.adapters.buildx.kitchen import TOUCH, BaseImages, Kitchen, Recipe, app_lines, run_line, text
+from services.builder.adapters.buildx.kitchen import TOUCH, BaseImages, Kitchen, Part, run_line
 from services.builder.errors import CannotBuild
 from services.builder.install import settle_python
 from services.builder.install.python import (
@@ -27,6 +27,7 @@ from services.builder.install.python_faults import explained
 from services.builder.install.python_versions import understood
 from services.builder.install.requirements import ReadFile
 from services.builder.ports import BuildOrder
+from services.source.contract import Packages
 
 _SETTLE = Path(settle_python.__file__)
 _CACHES = "/knarr/caches"
@@ -36,20 +37,18 @@ _UV = "/knarr/uv/bin/uv"
 _ENV = "PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONNOUSERSITE=1 HOME=/app PYTHONPATH=/app"
 
 
-def python_recipe(order: BuildOrder, read: ReadFile, kitchen: Kitchen) -> Recipe:
-    """Write the Dockerfile of a Python app.
+def python_part(order: BuildOrder, packages: Packages | None, read: ReadFile, kitchen: Kitchen) -> Part:
+    """Return the stages that install the packages of a Python app.
 
     Raises:
         CannotBuild: A file cannot be read, or no base image fits what the app asks for.
     """
-    description = order.description
-    packages = next((each for each in description.packages if each.language == "python"), None)
-    wanted = (packages.version if packages else None) or description.runtime.version
+    wanted = (packages.version if packages else None) or order.description.runtime.version
     image = python_image(wanted, kitchen.images)
     uv_version = importlib.metadata.version("uv")
     plan = plan_installation(packages, read, uv_version=uv_version)
     if plan.file is None and not plan.project:
-        return Recipe(dockerfile=text([f"FROM {image}", f"ENV {_ENV}", *app_lines()]))
+        return Part(image=image, ready=image, env=_ENV)
     stages = _tools(image, uv_version, kitchen, order.app_id)
     copies: list[str] = []
     path = ""
@@ -59,10 +58,14 @@ def python_recipe(order: BuildOrder, read: ReadFile, kitchen: Kitchen) -> Recipe
             copies.append(f"COPY --from={name}-packages /out/ /")
             path = f"/layers/{name}/bin:{path}"
     files = {f"knarr/dependencies/{name}": content for name, content in plan.files.items()}
-    final = [f"FROM {image}", f"ENV {_ENV} PATH={path}$PATH", *copies, *app_lines()]
+    env = f"{_ENV} PATH={path}$PATH"
     last = (plan.commands or plan.project)[-1]
-    return Recipe(
-        dockerfile=text([*stages, *final]),
+    return Part(
+        image=image,
+        ready="python-ready",
+        stages=[*stages, f"FROM {image} AS python-ready", f"ENV {env}", *copies],
+        env=env,
+        copies=copies,
         explain=lambda lines, ending: explained(plan, last, lines, ending),
         files={**files, f"knarr/tools/{_SETTLE.name}": _SETTLE.read_bytes()},
     )
@@ -100,7 +103,7 @@ def _tools(image: str, uv_version: str, kitchen: Kitchen, app_id: str) -> list[s
     mount = f"id=knarr-pip-{app_id},target=/root/.cache/pip"
     return [
         f"FROM {image} AS python-tools",
-        run_line(kitchen, cache=mount, steps=[install]),
+        run_line(kitchen, cache=mount, steps=[install], variables=False),
         "COPY knarr/tools/ /knarr/tools/",
         "WORKDIR /work",
     ]

@@ -61,6 +61,8 @@ def make_buildx_builder(
             python_version=settings.buildx_python_version,
             node=settings.buildx_node_image,
             node_versions=settings.buildx_node_versions,
+            go=settings.buildx_go_image,
+            go_version=settings.buildx_go_version,
             other=settings.buildx_base_image,
             pins=_pins(settings.buildx_pins),
         ),
@@ -73,6 +75,7 @@ def make_buildx_builder(
         sandbox=sandbox,
         kitchen=kitchen,
         registry=registry,
+        home=home,
         upkeep=upkeep_of(place),
     )
 

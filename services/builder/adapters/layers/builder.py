@@ -4,7 +4,6 @@ Unpack the archive; let the app's language bring its layers; pack the app as a l
 store. Safe to repeat: the image's name is its content, and dependency layers come from the cache.
 """
 
-import asyncio
 import os
 import threading
 from collections.abc import Awaitable, Callable
@@ -24,7 +23,6 @@ from services.builder.adapters.layers.interpreters import Interpreters
 from services.builder.adapters.layers.node_tools import NodeTools
 from services.builder.adapters.layers.sandbox import Sandbox
 from services.builder.adapters.layers.steps import run_step
-from services.builder.adapters.layers.undescribed import described_packages, described_steps
 from services.builder.adapters.layers.workshop import Workshop
 from services.builder.contract import BuiltLayer
 from services.builder.errors import CannotBuild
@@ -132,15 +130,14 @@ class LayersBuilder:
         _check_kind(kind)
         for line in (*description.detected, *description.notes):
             await shop.say(line)
-        steps = await asyncio.to_thread(described_steps, description, shop.read)
-        in_steps = {step.language for step in steps}
+        in_steps = {step.language for step in description.build}
         installed: dict[str, Installed] = {}
-        for packages in await asyncio.to_thread(described_packages, description, shop.read):
+        for packages in description.packages:
             has_steps = packages.language in in_steps
             installed[packages.language] = await self._installed(shop, packages, has_steps=has_steps)
         if kind == "python" and "python" not in installed:
             installed["python"] = await self._python(shop, None, has_steps="python" in in_steps)
-        for step in steps:
+        for step in description.build:
             if step.language not in installed:
                 raise CannotBuild(f"{step.name} needs {step.language}, which the description does not install")
             await run_step(shop, step, installed[step.language].step_env)

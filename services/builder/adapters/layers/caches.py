@@ -76,17 +76,23 @@ class AppCaches:
     @contextmanager
     def of(self, app_id: str) -> Iterator[AppCache]:
         """Return the app's caches; they are not removed before the block ends. Blocks for a moment."""
-        key = self._secret()
-        name = hmac.new(key, f"app:{app_id}".encode(), hashlib.sha256).hexdigest()
-        folder = self._folder / "apps" / name
+        cache = self.named(app_id)
+        name = cache.folder.name
         self._used[name] += 1
         try:
             with disk_errors():
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                os.utime(folder)
-            yield AppCache(folder=folder, key=hmac.new(key, f"kept:{app_id}".encode(), hashlib.sha256).digest())
+                cache.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                os.utime(cache.folder)
+            yield cache
         finally:
             self._used[name] -= 1
+
+    def named(self, app_id: str) -> AppCache:
+        """Return the app's caches without making their folder: for the names that only this builder can compute."""
+        key = self._secret()
+        name = hmac.new(key, f"app:{app_id}".encode(), hashlib.sha256).hexdigest()
+        own = hmac.new(key, f"kept:{app_id}".encode(), hashlib.sha256).digest()
+        return AppCache(folder=self._folder / "apps" / name, key=own)
 
     async def sweep(self) -> int:
         """Remove the caches of the least recently used apps until the rest fits; return how many were removed."""

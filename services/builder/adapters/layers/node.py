@@ -82,6 +82,9 @@ class NodePackages:
         self._bins = shop.scratch / "node-bin"
         self._inputs: dict[str, Any] = {}
         self._manifests: list[Mapping[str, Any]] = []
+        self._own: dict[str, bytes] = {}
+        """The app's files that decide what is installed, as they were committed."""
+        self._leftovers: Sequence[str] = ()
         self._vendored: set[Path] = set()
         """`node_modules` folders of the source itself, below its root."""
         self._folders: list[Path] = []
@@ -131,11 +134,13 @@ class NodePackages:
         """Read what decides what is installed, and put the programs where steps find them."""
         shop, packages, programs = self._shop, self._packages, self._programs
         files: dict[str, Any] = {}
+        self._leftovers = [name for name in plan.LEFTOVERS if not (shop.app / name).exists()]
         for name in sorted({"package.json", ".npmrc", *packages.manifests}):
             if (content := shop.read(name)) is None:
                 if name == "package.json":
                     raise CannotBuild("There is no package.json", todo="Commit one, or choose another runtime.")
                 continue
+            self._own[name] = content
             if name.rpartition("/")[2] == "package.json":
                 manifest = plan.read_manifest(name, content)
                 self._manifests.append(manifest)
@@ -145,6 +150,8 @@ class NodePackages:
         self._inputs = {
             "files": files,
             "source": shop.order.source_digest if packages.needs_source else None,
+            # scripts of the app itself write into its folder, so they run in every build
+            "build": shop.order.saga_id if plan.has_own_scripts(self._manifests) else None,
             "include_dev": packages.include_dev,
             "tools": [
                 *(str(programs.node.node), programs.node.version, str(programs.node.npm), programs.node.npm_version),
@@ -166,6 +173,7 @@ class NodePackages:
         return {
             **plan.tool_environment(self._programs.tool, caches=caches, environ=environ),
             "PATH": f"{self._bins}:{shop.sandbox.path}",
+            **({"YARN_ENABLE_GLOBAL_CACHE": "true"} if ".yarn/cache" in self._leftovers else {}),
             "NODE_OPTIONS": f"--max-old-space-size={heap_mib} {shop.order.variables.get('NODE_OPTIONS', '')}".strip(),
         }
 
@@ -227,6 +235,18 @@ class NodePackages:
             await self._shop.run(argv, env=env, shown=install.shown)
         except ToolFailed as error:
             raise plan.install_failed(self._packages, error.ending, error.lines) from error
+        await asyncio.to_thread(self._restore)
+
+    def _restore(self) -> None:
+        """Take back what a tool did to the app's own files: Yarn writes package.json anew, and leaves its state."""
+        for name, content in self._own.items():
+            if self._shop.read(name) != content:
+                (self._shop.app / name).write_bytes(content)
+        for name in self._leftovers:
+            tree.remove(self._shop.app / name)
+        folder = self._shop.app / ".yarn"
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
     # --- what the build did ------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ _FRAMEWORKS = {
     "github.com/gofiber/fiber": "Fiber",
     "github.com/go-chi/chi": "chi",
 }
-_MAIN = re.compile(r"^package\s+main\b", re.MULTILINE)
+_MAIN = re.compile(r"^package[ \t]+main\b", re.MULTILINE)
 _LIKELY = ("server", "web", "api", "app", "main", "http")
 _MAX_PROGRAMS = 20
 
@@ -63,8 +63,8 @@ def _version(tree: Tree, text: str, findings: Findings, version: str | None) -> 
         return Asked(version, ".cupaas.yml", "`runtime` of .cupaas.yml")
     for asked in from_tool_files(tree, "go", findings):
         return asked
-    match = re.search(r"^toolchain\s+go(\d[\w.]{0,30})|^go\s+(\d[\w.]{0,30})", text, re.MULTILINE)
-    toolchain = re.search(r"^toolchain\s+go(\d[\w.]{0,30})", text, re.MULTILINE) or match
+    match = re.search(r"^toolchain[ \t]+go(\d[\w.]{0,30})|^go[ \t]+(\d[\w.]{0,30})", text, re.MULTILINE)
+    toolchain = re.search(r"^toolchain[ \t]+go(\d[\w.]{0,30})", text, re.MULTILINE) or match
     if toolchain is None:
         return None
     return Asked(toolchain[1] or toolchain[2], GO_MOD, GO_MOD)
@@ -72,7 +72,7 @@ def _version(tree: Tree, text: str, findings: Findings, version: str | None) -> 
 
 def _programs(tree: Tree, text: str) -> dict[str, str]:
     """Programs by name, with the package that each is made of."""
-    module = re.search(r"^module\s+\"?([^\s\"]{1,200})", text, re.MULTILINE)
+    module = re.search(r"^module[ \t]+\"?([^\s\"]{1,200})", text, re.MULTILINE)
     base = re.sub(r"/v\d+$", "", module[1] if module else "").rpartition("/")[2] or "app"
     found: dict[str, str] = {}
     if any(_MAIN.search(tree.source(name)) for name in tree.matching("*.go") if not name.endswith("_test.go")):

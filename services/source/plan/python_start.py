@@ -88,24 +88,28 @@ _BROUGHT = {
 _SCREENS: Mapping[str, tuple[str, str, str]] = {
     "streamlit": (
         "Streamlit",
-        r"^\s*(?:import|from)\s+streamlit\b",
+        r"^[ \t]*(?:import|from)[ \t]+streamlit\b",
         "streamlit run {file} --server.port $PORT --server.address 0.0.0.0 --server.headless true",
     ),
     "gradio": (
         "Gradio",
-        r"^\s*(?:import|from)\s+gradio\b",
+        r"^[ \t]*(?:import|from)[ \t]+gradio\b",
         "GRADIO_SERVER_NAME=0.0.0.0 GRADIO_SERVER_PORT=$PORT python {file}",
     ),
-    "chainlit": ("Chainlit", r"^\s*(?:import|from)\s+chainlit\b", "chainlit run {file} --host 0.0.0.0 --port $PORT -h"),
+    "chainlit": (
+        "Chainlit",
+        r"^[ \t]*(?:import|from)[ \t]+chainlit\b",
+        "chainlit run {file} --host 0.0.0.0 --port $PORT -h",
+    ),
     "marimo": ("marimo", r"marimo\.App\(", "marimo run {file} --host 0.0.0.0 --port $PORT --headless"),
     "panel": (
         "Panel",
         r"\.servable\(",
         "panel serve {file} --address 0.0.0.0 --port $PORT --allow-websocket-origin='*'",
     ),
-    "shiny": ("Shiny", r"^\s*(?:import|from)\s+shiny\b", "shiny run {file} --host 0.0.0.0 --port $PORT"),
-    "solara": ("Solara", r"^\s*(?:import|from)\s+solara\b", "solara run {file} --host 0.0.0.0 --port $PORT"),
-    "mesop": ("Mesop", r"^\s*(?:import|from)\s+mesop\b", "mesop {file} --port $PORT"),
+    "shiny": ("Shiny", r"^[ \t]*(?:import|from)[ \t]+shiny\b", "shiny run {file} --host 0.0.0.0 --port $PORT"),
+    "solara": ("Solara", r"^[ \t]*(?:import|from)[ \t]+solara\b", "solara run {file} --host 0.0.0.0 --port $PORT"),
+    "mesop": ("Mesop", r"^[ \t]*(?:import|from)[ \t]+mesop\b", "mesop {file} --port $PORT"),
 }
 """Frameworks with a program of their own: what is in the file, and the command."""
 _PROGRAMS = {"aiohttp": "aiohttp", "tornado": "Tornado", "nicegui": "NiceGUI", "cherrypy": "CherryPy", "robyn": "Robyn"}
@@ -215,11 +219,11 @@ def _module(tree: Tree, file: str, source: str, app: PythonApp) -> tuple[str, st
     if folder == "src":
         if app.packages.project and not tree.has("src/__init__.py"):
             return ".".join(parts[1:]), ""
-        if re.search(r"^\s*(?:from|import)\s+src\b", source, re.MULTILINE) or tree.has("src/__init__.py"):
+        if re.search(r"^[ \t]*(?:from|import)[ \t]+src\b", source, re.MULTILINE) or tree.has("src/__init__.py"):
             return ".".join(parts), ""
         return ".".join(parts[1:]), "src"
     if tree.has(f"{folder}/__init__.py") or re.search(
-        rf"^\s*(?:from|import)\s+(?:\.|{re.escape(folder)}\b)", source, re.MULTILINE
+        rf"^[ \t]*(?:from|import)[ \t]+(?:\.|{re.escape(folder)}\b)", source, re.MULTILINE
     ):
         return ".".join(parts), ""
     imported = re.findall(r"^(?:from|import)[ \t]+([A-Za-z_]\w{0,60})", source, re.MULTILINE)

@@ -61,7 +61,7 @@ def _named(tree: Tree, findings: Findings) -> Site | None:
 def mkdocs_step(tree: Tree, findings: Findings) -> tuple[BuildStep, str]:
     """The step that builds an MkDocs site, and the folder that it makes."""
     name = tree.first(*MKDOCS) or MKDOCS[0]
-    match = re.search(r"^site_dir:\s*[\"']?([\w./-]{1,200})[\"']?\s*$", tree.source(name), re.MULTILINE)
+    match = re.search(r"^site_dir:[ \t]*[\"']?([\w./-]{1,200})[\"']?[ \t]*$", tree.source(name), re.MULTILINE)
     output = (inside(match[1]) if match else None) or "site"
     findings.found(f"Build: mkdocs build ({name})")
     step = BuildStep(

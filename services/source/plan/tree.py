@@ -4,11 +4,11 @@ A name that is a link is followed inside the tree, as git and docker build do; a
 Guaranteed: at most `MAX_TOTAL_BYTES` are read, and each file at most up to the limit of its reader.
 """
 
+import re
 import tarfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Self
 
@@ -56,6 +56,8 @@ class Tree:
         self._content: dict[tuple[str, int], bytes] = {}
         self._bytes_read = 0
         self.names: tuple[str, ...] = tuple(sorted((*self._regular, *filter(self.has, self._links))))
+        self._listing = "\n".join(self.names)
+        self._matched: dict[str, tuple[str, ...]] = {}
 
     @classmethod
     def of(cls, files: Mapping[str, bytes], *, links: Mapping[str, str] | None = None) -> Self:
@@ -77,7 +79,14 @@ class Tree:
 
     def matching(self, *patterns: str) -> tuple[str, ...]:
         """Names that match one of the patterns, each level by itself: `*/settings.py` has one folder."""
-        return tuple(name for name in self.names if any(_matches(name, pattern) for pattern in patterns))
+        found = [self._matching(pattern) for pattern in patterns]
+        return found[0] if len(found) == 1 else tuple(sorted({name for names in found for name in names}))
+
+    def _matching(self, pattern: str) -> tuple[str, ...]:
+        if pattern not in self._matched:
+            expression = "^" + re.escape(pattern).replace(r"\*", "[^/\n]*") + "$"
+            self._matched[pattern] = tuple(re.findall(expression, self._listing, re.MULTILINE))
+        return self._matched[pattern]
 
     def dangling(self, *names: str) -> tuple[str, ...]:
         """Those of these names that are links which lead to no file inside the root."""
@@ -185,15 +194,10 @@ def _is_kept(name: str) -> bool:
     parts = name.split("/")
     if len(parts) > _MAX_DEPTH or not _PASSED_OVER.isdisjoint(parts):
         return False
-    return not any("\ud800" <= character <= "\udfff" for character in name)
+    return not any(character == "\n" or "\ud800" <= character <= "\udfff" for character in name)
 
 
 def _folders(name: str) -> Iterator[str]:
     while (slash := name.rfind("/")) > 0:
         name = name[:slash]
         yield name
-
-
-def _matches(name: str, pattern: str) -> bool:
-    parts, wanted = name.split("/"), pattern.split("/")
-    return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))

@@ -76,6 +76,11 @@ def test_a_repository_of_several_apps_names_their_folders() -> None:
         {".python-version": "3," * 100_000, "Procfile": "web: python x"},
         {".python-version": ">=3.11" + ",>=3.1" * 30_000, "Procfile": "web: python x"},
         {"pyproject.toml": '[project]\nrequires-python = "' + ">=3," * 50_000 + '"\n', "Procfile": "web: python x"},
+        {
+            "requirements.txt": "streamlit\nshiny\nfastapi\n",
+            "main.py": "from" + "\n" * 60_000,
+            "src/app.py": "\n" * 65_000,
+        },
         {"package.json": {"engines": {"node": ">=1 " * 50_000}, "scripts": {"start": "x"}}},
         {"package.json": {"scripts": {"start": "npm run a && " * 10_000 + "x", "a": "npm run start"}}},
     ],

@@ -92,3 +92,7 @@ def test_patterns_match_level_by_level() -> None:
     found = Tree.of(dict.fromkeys(["settings.py", "a/settings.py", "a/b/settings.py"], b""))
     assert found.matching("*/settings.py") == ("a/settings.py",)
     assert found.matching("*.py") == ("settings.py",)
+    assert found.matching("*.py", "a/*.py", "*.py") == ("a/settings.py", "settings.py")
+    odd = Tree.of(dict.fromkeys(["a.b", "axb", "a+b.py", "x\ny.py", "[a].py"], b""))
+    assert odd.matching("a.b") == ("a.b",)
+    assert odd.matching("*.py") == ("[a].py", "a+b.py")

@@ -5,8 +5,10 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
+
 from services.deployer.adapters.process.output import BURST_BYTES, LINE_BYTES, AppLog, Output
-from tests.services.deployer.conftest import PATIENCE_S
+from tests.services.deployer.conftest import PATIENCE_S, eventually
 
 MIB = 1024 * 1024
 
@@ -66,6 +68,52 @@ async def test_output_is_cut_into_lines_and_its_end_is_kept(tmp_path: Path) -> N
     assert tail[:2] == ("one", "\ufffd\ufffd")
     assert tail[-1] == "last words"
     assert [len(line) for line in texts(log.last(10))][2:4] == [LINE_BYTES, 10]
+    log.close()
+
+
+async def test_text_without_a_line_end_is_shown_while_its_process_hangs(tmp_path: Path) -> None:
+    """In the log and in the tail of an error. The line end that follows later makes no empty line."""
+    log = AppLog(tmp_path / "a.log", max_bytes=MIB)
+    output = Output(log, "web.1")
+    writer = os.dup(output.write_fd)
+    output.started()
+    os.write(writer, b"connecting to the database ...")
+
+    async def shown() -> tuple[str, ...]:
+        return output.tail()
+
+    await eventually(shown)
+    assert texts(log.last(10)) == ["connecting to the database ..."]
+    os.write(writer, b"\n\nconnected\r\n")
+    os.close(writer)
+    await output.ended(PATIENCE_S)
+    assert output.tail() == ("connecting to the database ...", "", "connected")
+    assert log.last(1)[0].endswith(b"| connected\r\n")
+    log.close()
+
+
+async def test_text_that_grows_without_a_line_end_is_shown_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dots of progress come faster than the wait, so the wait counts from the first of them."""
+    monkeypatch.setattr("services.deployer.adapters.process.output.UNFINISHED_S", 0.05)
+    log = AppLog(tmp_path / "a.log", max_bytes=MIB)
+    output = Output(log, "web.1")
+    writer = os.dup(output.write_fd)
+    output.started()
+    async with asyncio.timeout(PATIENCE_S):
+        while not output.tail():
+            os.write(writer, b".")
+            await asyncio.sleep(0.01)
+    os.close(writer)
+    await output.ended(PATIENCE_S)
+    log.close()
+
+
+async def test_a_carriage_return_is_no_line_end(tmp_path: Path) -> None:
+    """The oldest line began in its middle, without time and instance."""
+    log = AppLog(tmp_path / "a.log", max_bytes=MIB)
+    log.write("web.1", [b"\r".join(b"frame %d" % number for number in range(200)), b"next"])
+    assert [line.count(b" web.1 | ") for line in log.last(2)] == [1, 1]
+    assert len(log.last(100)) == 2
     log.close()
 
 

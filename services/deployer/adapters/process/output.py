@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import select
 import threading
 import time
 from collections import deque
@@ -28,6 +29,8 @@ BURST_BYTES = 8 * 1024 * 1024
 """Of one app at once: a large stack dump passes whole."""
 LINE_BYTES = 16 * 1024
 """A longer line is cut into several."""
+UNFINISHED_S = 1.0
+"""Text without a line end is kept as a line of its own after this: a prompt, or the last words before a hang."""
 TAIL_LINES = 50
 """Kept per process for error messages."""
 MAX_LINES = 10_000
@@ -204,17 +207,24 @@ class Output:
         return tuple(lines)
 
     def _pump(self) -> None:
-        rest = b""
+        poller = select.poll()
+        poller.register(self._read_fd, select.POLLIN | select.POLLHUP)
+        rest, since, was_cut = b"", 0.0, False
         try:
-            while data := os.read(self._read_fd, _READ_BYTES):
-                if not self._log.has_room(len(data)):
-                    rest = b""
+            while True:
+                left_s = since + UNFINISHED_S - time.monotonic()
+                if rest and (left_s <= 0 or not poller.poll(left_s * 1000)):
+                    self._keep([rest])
+                    rest, was_cut = b"", True
                     continue
-                *lines, rest = (rest + data).split(b"\n")
-                while len(rest) > LINE_BYTES:
-                    lines.append(rest[:LINE_BYTES])
-                    rest = rest[LINE_BYTES:]
-                self._keep(lines)
+                if not (data := os.read(self._read_fd, _READ_BYTES)):
+                    break
+                if not self._log.has_room(len(data)):
+                    rest, was_cut = b"", False
+                    continue
+                if not rest:
+                    since = time.monotonic()
+                rest, was_cut = self._take(rest + data, was_cut=was_cut), False
             if rest:
                 self._keep([rest])
         finally:
@@ -222,10 +232,21 @@ class Output:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 self._loop.call_soon_threadsafe(self._ended.set)
 
+    def _take(self, data: bytes, *, was_cut: bool) -> bytes:
+        """Keep the whole lines; what is left over. The line end that follows a line that was cut is no line."""
+        *lines, rest = data.split(b"\n")
+        if was_cut and lines and not lines[0].rstrip(b"\r"):
+            del lines[0]
+        while len(rest) > LINE_BYTES:
+            lines.append(rest[:LINE_BYTES])
+            rest = rest[LINE_BYTES:]
+        self._keep(lines)
+        return rest
+
     def _keep(self, lines: list[bytes]) -> None:
-        kept = [piece for line in lines for piece in _cut(line.rstrip(b"\r"))]
+        kept = [piece for line in lines for piece in _cut(line)]
         if kept:
-            self._tail.extend(kept)
+            self._tail.extend(piece.rstrip(b"\r") for piece in kept)
             self._log.write(self._label, kept)
 
 
@@ -246,5 +267,6 @@ def _last_lines(file: BinaryIO, size: int, lines: int) -> list[bytes]:
         position -= step
         file.seek(position)
         data = file.read(step) + data
-    found = data.splitlines(keepends=True)
+    *whole, rest = data.split(b"\n")  # `splitlines` ends lines at carriage returns too
+    found = [line + b"\n" for line in whole] + ([rest] if rest else [])
     return found[-lines:] if lines else []

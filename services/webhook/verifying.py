@@ -57,7 +57,7 @@ class Verifier:
         mentioned = github.mentioned_repositories(arrival.body, arrival.content_type)
         tried: frozenset[bytes] = frozenset()
         for last in (False, True):
-            candidates = _bounded(picture, mentioned, len(arrival.body)) - tried
+            candidates = candidates_of(picture, mentioned, len(arrival.body)) - tried
             if holders := await self._signers(candidates, arrival.body, digest, gone):
                 return picture, holders
             tried |= candidates
@@ -77,8 +77,13 @@ class Verifier:
             return await asyncio.to_thread(github.signers, candidates, body, digest)
 
 
-def _bounded(picture: Picture, mentioned: tuple[str, ...], size_bytes: int) -> frozenset[bytes]:
-    """The secrets that are tried with a body of this size."""
+def candidates_of(picture: Picture, mentioned: tuple[str, ...], size_bytes: int) -> frozenset[bytes]:
+    """Return the secrets that are tried with a body of this size.
+
+    Raises:
+        Unauthenticated: It names no repository that has an app, and it is large.
+        TooLarge: So many secrets are tried with no body of this size.
+    """
     known = picture.candidates(mentioned)
     if known:
         if size_bytes * len(known) > KNOWN_BYTES:

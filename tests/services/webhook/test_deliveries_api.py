@@ -115,3 +115,15 @@ async def test_deliveries_outlive_a_restart(home: Path) -> None:
     async with running(home) as knarr:
         (delivery,) = await knarr.deliveries()
         assert (await knarr.client.post(f"/deliveries/{delivery['id']}/redeliver")).status_code == 202
+
+
+async def test_a_delivery_of_a_renamed_repository_is_deployed_once_the_app_follows(knarr: Knarr) -> None:
+    """Its secret is the app's, so that no push has to be made again."""
+    await knarr.make_app()
+    assert (await knarr.send(Webhook(push(full_name="newowner/shop")))).json()["status"] == "ignored"
+    (delivery,) = await knarr.deliveries()
+    path = f"/deliveries/{delivery['id']}/redeliver"
+    assert (await knarr.client.post(path)).status_code == 409
+    await knarr.client.patch("/apps/shop", json={"repository": "newowner/shop"})
+    assert (await knarr.client.post(path)).status_code == 202
+    await knarr.events("DeploymentRequested", 1)

@@ -19,6 +19,7 @@ from typing import BinaryIO
 from knarr.terminal import size
 from seedwork.archives import shown_name
 from seedwork.errors import InvalidInput, NotFound, TooLarge
+from seedwork.git import folder_command, folder_env
 
 IGNORED = frozenset(
     {
@@ -43,8 +44,6 @@ _DEEPEST = 16
 """Repositories in repositories: a clone of a clone is rare."""
 _MOST_NAMED = 8
 """Names in one line about what stays out."""
-_GIT = ("git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
-"""Listing files runs no program that the folder's own configuration names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,10 +222,10 @@ def _ignored_by_git(folder: Path) -> list[str]:
 def _listed(folder: Path, *options: str) -> list[str] | None:
     try:
         listed = subprocess.run(
-            [*_GIT, "-C", str(folder), "ls-files", "-z", *options],
+            folder_command(folder, ["ls-files", "-z", *options]),
             capture_output=True,
             check=False,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"},
+            env=folder_env(),
         )
     except FileNotFoundError:
         return None
@@ -237,5 +236,6 @@ def _listed(folder: Path, *options: str) -> list[str] | None:
 
 def _is_ignored(folder: Path) -> bool:
     """Whether the folder as a whole is ignored by a repository around it: then that repository is not the app's."""
-    answer = subprocess.run([*_GIT, "-C", str(folder), "check-ignore", "-q", "."], capture_output=True, check=False)
+    command = folder_command(folder, ["check-ignore", "-q", "."])
+    answer = subprocess.run(command, capture_output=True, check=False, env=folder_env())
     return answer.returncode == 0

@@ -6,7 +6,6 @@ webhook deliveries": HMAC-SHA256 over the raw body.
 
 import hashlib
 import hmac
-import os
 import subprocess
 import uuid
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import Any
 import orjson
 
 from seedwork.errors import InvalidInput, Misconfigured, NotFound
+from seedwork.git import folder_command, folder_env
 
 NO_COMMIT = "0" * 40
 
@@ -147,11 +147,11 @@ def _parent(repository: Path, ref: str) -> str:
 def _git(repository: Path, *arguments: str) -> str:
     try:
         done = subprocess.run(
-            ["git", "-C", str(repository), *arguments],
+            folder_command(repository, arguments),
             capture_output=True,
             check=False,
             text=True,
-            env={**os.environ, "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"},
+            env=folder_env(),
         )
     except FileNotFoundError as error:
         raise Misconfigured(

@@ -282,6 +282,26 @@ def git_command(args: Sequence[str]) -> list[str]:
     return ["git", *(part for setting in _CONFIG for part in ("-c", setting)), *args]
 
 
+def folder_command(folder: Path, args: Sequence[str]) -> list[str]:
+    """The argument list of `git <args>` in a folder of the user, whose own configuration starts no program.
+
+    The user's configuration counts (what is ignored, which owners are trusted); run it with `folder_env()`.
+    """
+    return [*git_command(["-c", "log.showSignature=false", "-C", os.fspath(folder)]), *args]
+
+
+def folder_env() -> dict[str, str]:
+    """The environment of a command in a folder of the user: no prompt, and no fetch of what the folder lacks."""
+    return {
+        **os.environ,
+        "LC_ALL": "C",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_ALLOW_PROTOCOL": "none",
+        "GIT_NO_LAZY_FETCH": "1",
+    }
+
+
 async def run_git(
     args: Sequence[str],
     *,
@@ -470,6 +490,8 @@ __all__ = [
     "GitUrl",
     "GitUrlPolicy",
     "check_ref",
+    "folder_command",
+    "folder_env",
     "git_command",
     "git_error",
     "https_form",

@@ -70,3 +70,39 @@ def test_a_name_without_an_owner_is_refused(repository: Path) -> None:
     """The app is found by `owner/name`."""
     with pytest.raises(InvalidInput, match="owner/name"):
         push_of(repository, full_name="shop", secret="s")
+
+
+def test_the_configuration_of_the_repository_starts_no_program(repository: Path) -> None:
+    """A cloned folder may have been made to harm: neither a signature is checked nor a missing object is fetched."""
+    ran = repository.parent / "ran"
+    program = repository.parent / "evil"
+    program.write_text(f"#!/bin/sh\ntouch {ran}\n")
+    program.chmod(0o755)
+    signed = "-----BEGIN PGP SIGNATURE-----\n \n iQ==\n -----END PGP SIGNATURE-----"
+    text = subprocess.run(
+        ["git", "-C", repository, "cat-file", "commit", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout
+    head, _, message = text.partition("\n\n")
+    made = subprocess.run(
+        ["git", "-C", repository, "hash-object", "-t", "commit", "-w", "--stdin"],
+        input=f"{head}\ngpgsig {signed}\n\n{message}",
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    subprocess.run(["git", "-C", repository, "update-ref", "refs/heads/main", made], check=True)
+    for name, value in {
+        "log.showSignature": "true",
+        "gpg.program": str(program),
+        "core.fsmonitor": str(program),
+        "protocol.ext.allow": "always",
+        "remote.origin.url": f"ext::{program}",
+        "remote.origin.promisor": "true",
+        "extensions.partialClone": "origin",
+        "core.repositoryFormatVersion": "1",
+    }.items():
+        subprocess.run(["git", "-C", repository, "config", name, value], check=True)
+    assert push_of(repository, full_name="acme/shop", secret="s").commit == made
+    with pytest.raises(NotFound):
+        push_of(repository, full_name="acme/shop", secret="s", ref="1" * 40)
+    assert not ran.exists()

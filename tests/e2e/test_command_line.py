@@ -131,6 +131,23 @@ def test_config_releases_rollback_scale_restart_logs_and_removal(knarr: Knarr) -
     typed(knarr, "apps", "show", "daily", check=3)
 
 
+def test_a_command_runs_beside_the_app_and_the_app_is_stopped_and_started(knarr: Knarr) -> None:
+    """In the environment of its release, with its exit code; a stopped app has no address until it is started."""
+    typed(knarr, "deploy", "--app", "verbs", str(folder(knarr, "verbs", web_app("one"))))
+    typed(knarr, "config", "set", "verbs", "GREETING=hello")
+    code = "import os, sys; print(os.environ['GREETING']); sys.exit(7)"
+    assert typed(knarr, "run", "verbs", "python", "-c", code, check=7).stdout == "hello\n"
+    assert "`knarr start verbs`" in typed(knarr, "stop", "verbs").stderr
+    assert (knarr.app("verbs")["state"], knarr.app("verbs")["url"]) == ("stopped", None)
+    assert "Nothing changed" in typed(knarr, "stop", "verbs").stdout
+    assert "`knarr start verbs`" in typed(knarr, "open", "verbs", check=3).stderr
+    typed(knarr, "start", "verbs")
+    assert knarr.ask("verbs", "/env") == "hello"
+    assert "web.1" in typed(knarr, "ps", "verbs").stdout
+    line = json.loads(typed(knarr, "logs", "verbs", "--json", "--process", "web").stdout.splitlines()[-1])
+    assert line["process"] == "web.1"
+
+
 def test_a_signed_push_can_be_sent_from_a_local_repository(knarr: Knarr) -> None:
     """As GitHub would send it."""
     repository = knarr.repository("typed-push")

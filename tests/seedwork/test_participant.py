@@ -100,6 +100,25 @@ async def test_a_final_failure_is_repeated_and_a_retryable_one_is_worked_again(b
     assert bakery.bakes == 2
 
 
+async def test_faults_in_a_row_are_shown_until_a_job_has_another_end(bakery: Bakery) -> None:
+    """For the health check: every job of a service fails, and none of the apps is at fault."""
+    error: Exception = RetryableError("The oven is cold")
+
+    async def fail(_work: Work) -> None:
+        raise error
+
+    bakery.body = fail
+    async with bakery.open():
+        for _ in range(2):
+            await bakery.send(Bake(), new_id())
+            await bakery.answer()
+        assert bakery.participant.streak.trouble == "the last 2 attempts failed, the latest of Bake: The oven is cold."
+        error = FinalError("The flour is sand")
+        await bakery.send(Bake(), new_id())
+        await bakery.answer()
+        assert bakery.participant.streak.trouble == ""
+
+
 async def test_a_fault_of_the_service_is_retryable_and_shows_no_details(bakery: Bakery) -> None:
     """A person reads that it was ours; what an exception holds stays in the log."""
 

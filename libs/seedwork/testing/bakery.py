@@ -103,6 +103,7 @@ class Bakery:
             "bakery", db=self.db, tables=self.tables, bus=self.bus, clock=clock, outbox=outbox,
             timing=Timing.of_lease(lease_s),
         )  # fmt: skip
+        self.participant = participant
         participant.step(
             Bake, self.bake, ok=Baked, failed=BakeFailed, undo=Unbake, undo_handler=self.unbake, undone=Unbaked,
             slots=slots, limit_s=limit_s,

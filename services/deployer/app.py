@@ -41,6 +41,7 @@ from services.deployer.contract import (
 from services.deployer.deployer import Deployer, Observation
 from services.deployer.disk import make_disk
 from services.deployer.ports import AddOns, Runtime, Volumes
+from services.deployer.reconciling import Reconciler
 from services.deployer.requests import Requests
 from services.deployer.settings import DeployerSettings
 from services.deployer.standing import Standby
@@ -126,6 +127,8 @@ def create_app(
     service.background("disk", disk.run)
     service.app.include_router(disk.router())
     service.background("volumes", standby.delete_volumes)
+    reconciler = Reconciler(service.db, service.outbox, runtime, service.clock, standings=standby.standings)
+    service.background("reconcile", reconciler.run)
     service.app.include_router(
         api.router(
             db=service.db,

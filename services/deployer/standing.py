@@ -65,17 +65,19 @@ class Standby:
 
     async def recover(self) -> None:
         """Have exactly what is live started; returns before it is."""
+        await self._runtime.recover(await self.standings())
+
+    async def standings(self) -> list[Standing]:
+        """Return what should run now, by the database."""
         routes = await self._db.read(releases.all_routes)
         known = await self._db.read(apps.all_apps)
         live = await self._db.read(lambda conn: releases.in_states(conn, ["live"]))
         processes = {each.saga_id: frozenset(each.formation) for each in live}
-        await self._runtime.recover(
-            [
-                self._standing(route, known[route.app_id], processes.get(route.saga_id or "", frozenset()))
-                for route in routes
-                if route.app_id in known
-            ]
-        )
+        return [
+            self._standing(route, known[route.app_id], processes.get(route.saga_id or "", frozenset()))
+            for route in routes
+            if route.app_id in known
+        ]
 
     async def sweep(self) -> None:
         """From time to time, for ever."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -36,7 +36,8 @@ from services.deployer.errors import (
     ReleaseCommandFailed,
     Undone,
 )
-from services.deployer.ports import Standing
+from services.deployer.ports import Drift, Standing
+from services.deployer.reconciling import Reconciler
 from services.deployer.releases import KnownRelease, KnownRoute
 from services.deployer.standing import Standby
 from services.deployer.vault import Vault
@@ -537,3 +538,22 @@ async def test_a_restarted_runtime_is_told_what_should_be_there(world: World) ->
     assert (told.app_id, told.saga_id, told.fence) == (world.app_id, "live-saga", 2)
     assert told.processes == {"web", "worker"}
     assert (await told.load()).formation == {"web": 1, "worker": 2}
+
+
+async def test_a_difference_becomes_an_event_and_its_repair_as_well(world: World) -> None:
+    """With the number of the release; one of a saga that no release has is not told."""
+    await world.deploy(await world.shelf.image(), "live-saga")
+    runtime = world.runtime
+    removal, volumes = Removal(world.db, None), VolumeRemoval(world.db, runtime, None)
+    standby = Standby(world.db, world.images, world.vault, runtime, SystemClock(), removal=removal, volumes=volumes)
+    reconciler = Reconciler(world.db, world.deployer.outbox, runtime, SystemClock(), standings=standby.standings)
+    gone = Drift(app_id=world.app_id, saga_id="live-saga", what="web.1 is gone", repaired=False, at_ms=1)
+    runtime.drifts = [gone, replace(gone, repaired=True), replace(gone, saga_id="unknown")]
+    await reconciler.once()
+    await reconciler.once()
+
+    told = [each for each in await world.sent() if each.type.startswith("Drift")]
+    assert [(each.type, each.data["number"], each.data["what"]) for each in told] == [
+        ("DriftDetected", 1, "web.1 is gone"),
+        ("DriftRepaired", 1, "web.1 is gone"),
+    ]

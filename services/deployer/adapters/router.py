@@ -62,7 +62,7 @@ class _BadAnswerError(Exception):
 class Backend:
     """One instance that takes requests."""
 
-    __slots__ = ("_idle", "counts", "host", "port", "requests")
+    __slots__ = ("_idle", "counts", "cut_after_s", "host", "port", "requests")
 
     def __init__(self, host: str, port: int, *, counts: Counts | None = None) -> None:
         self.host = host
@@ -71,6 +71,8 @@ class Backend:
         """Under way."""
         self.counts = counts or Counts()
         """Of its release."""
+        self.cut_after_s: float | None = None
+        """Drain time in seconds, once it is over: requests that are open now are cut by the platform."""
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -85,6 +87,12 @@ class Backend:
             self.requests -= 1
             if not self.requests:
                 self._idle.set()
+
+    def cut(self, drain_s: float) -> int:
+        """Count the requests that are open now as cut; return how many they are."""
+        self.cut_after_s = drain_s
+        self.counts.cut += self.requests
+        return self.requests
 
     async def idle(self) -> None:
         """Wait until no request is under way; tunnels last as long as their client likes, and are not waited for."""
@@ -273,6 +281,7 @@ class _ClientConnection:
         self._client = _Peer(h11.SERVER, reader, writer)
         self._idle_s = idle_s
         self._counts: Counts | None = None
+        self._backend: Backend | None = None
         """Of the release that has the request under way; None: it was counted."""
         peer = writer.get_extra_info("peername")
         self._address = str(peer[0]) if peer else ""
@@ -301,6 +310,7 @@ class _ClientConnection:
                 if upstream is None:
                     continue
                 self._counts = backend.counts
+                self._backend = backend
                 try:
                     tunnel = await self._exchange(request, upstream)
                 finally:
@@ -415,13 +425,18 @@ class _ClientConnection:
 
     async def _failed(self, status: int, why: str) -> None:
         """A page, or (the answer had begun) the connection is cut, so that nobody takes a part for the whole."""
-        self._answered(status)
-        log.info("an instance failed a request", app=self._route.app, status=status, why=why)
-        if self._client.http.our_state in {h11.SEND_RESPONSE, h11.IDLE}:
-            todo = f"`knarr logs {self._route.app}` shows what it printed."
-            await self._refuse(
-                status, f"{self._route.app} failed to answer", f"Its instance took the request, but {why}. {todo}"
+        cut_after_s = self._backend.cut_after_s if self._backend else None
+        said = f"Its instance took the request, but {why}. `knarr logs {self._route.app}` shows what it printed."
+        if cut_after_s is not None:
+            self._counts = None  # counted as cut: it is no error of the app
+            said = (
+                "The platform stopped its instance, which was replaced: the request was not answered within"
+                f" {cut_after_s:g} s (KNARR_DRAIN_S)."
             )
+        self._answered(status)
+        log.info("an instance failed a request", app=self._route.app, status=status, why=said)
+        if self._client.http.our_state in {h11.SEND_RESPONSE, h11.IDLE}:
+            await self._refuse(status, f"{self._route.app} failed to answer", said)
         else:
             self._client.abort()
             raise _ClientGoneError

@@ -518,6 +518,47 @@ async def test_requests_under_way_end_on_the_old_instances(bench: Bench) -> None
     await stopping
 
 
+async def test_requests_are_counted_by_release(bench: Bench) -> None:
+    """Answers of 500 and above are errors; the release before has counts of its own."""
+    broken = bench.shelf.release(await bench.shelf.image({"app.py": STATUS_500}))
+    url = await bench.up(broken)
+    for _ in range(3):
+        await get(url)
+    good = bench.shelf.release(await bench.shelf.image(version="good"), number=2)
+    await bench.up(good)
+    await get(url)
+
+    first = await bench.runtime.traffic(broken.app_id, broken.saga_id)
+    second = await bench.runtime.traffic(good.app_id, good.saga_id)
+    assert first is not None
+    assert second is not None
+    assert (first.requests, first.errors, second.requests, second.errors) == (3, 3, 1, 0)
+
+
+async def test_requests_that_are_cut_are_named(bench: Bench) -> None:
+    """In the answer, in the app's log and in the counts of the release."""
+    slow = WEB.format(version="old").replace(
+        "self.answer(200, VERSION", "import time; time.sleep(600); self.answer(200, VERSION"
+    )
+    labels = checked(web=[HealthCheck(listening=True)])
+    old = bench.shelf.release(await bench.shelf.image({"app.py": slow}, labels=labels))
+    bench.runtime._limits = replace(LIMITS, drain_s=0.2, grace_s=0.2)
+    url = await bench.up(old)
+    under_way = asyncio.create_task(get(url))
+    await eventually(lambda: busy(bench, old))
+    await bench.up(bench.shelf.release(await bench.shelf.image(version="new"), number=2))
+    await bench.runtime.stop(old.app_id, old.saga_id)
+
+    answer = await under_way
+    assert answer.status_code == 502
+    assert "The platform stopped its instance" in answer.text
+    traffic = await bench.runtime.traffic(old.app_id, old.saga_id)
+    assert traffic is not None
+    assert (traffic.cut_requests, traffic.errors) == (1, 0)
+    log = b"".join([piece async for piece in bench.runtime.logs(old.app_id, lines=100, follow=False)]).decode()
+    assert "1 requests were cut after 0.2 s (KNARR_DRAIN_S)" in log
+
+
 async def busy(bench: Bench, release: Release) -> int:
     unit = bench.runtime._units[release.saga_id]
     return sum(each.backend.requests for each in unit.instances if each.backend)

@@ -430,7 +430,7 @@ class DockerRuntime:
                 await asyncio.gather(*(backend.idle() for backend in busy))
         except TimeoutError:
             for backend in busy:
-                backend.counts.cut += backend.requests
+                backend.cut(self._options.drain_s)
 
     async def _remove(self, container: Container) -> None:
         if container.status in {"running", "restarting", "paused"}:

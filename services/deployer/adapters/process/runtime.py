@@ -442,16 +442,22 @@ class ProcessRuntime:
         try:
             if drain:
                 busy = [each.backend for each in unit.instances if each.backend]
-                try:
+                with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._limits.drain_s):
                         await asyncio.gather(*(backend.idle() for backend in busy))
-                except TimeoutError:
-                    for backend in busy:
-                        backend.counts.cut += backend.requests
+                self._cut(unit, busy)
         finally:
             await asyncio.gather(*(each.stop() for each in unit.instances))
             self._units.pop(unit.release.saga_id, None)
             self._refresh(unit.release.app_id)
+
+    def _cut(self, unit: _Unit, backends: Sequence[Backend]) -> None:
+        """Name requests that are still open when the drain time is over."""
+        count = sum(backend.cut(self._limits.drain_s) for backend in backends if backend.requests)
+        if count:
+            text = f"{count} requests were cut after {self._limits.drain_s:g} s (KNARR_DRAIN_S)"
+            self._log(unit.release.app_id).say("router", f"release {unit.release.number} stops: {text}")
+            log.warning("requests were cut", app=unit.release.app, release=unit.release.number, count=count)
 
     async def _kill_marked(self, labels: Mapping[str, str]) -> list[str]:
         """Those that left their group: daemons, and whatever else had set itself apart."""

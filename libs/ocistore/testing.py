@@ -29,14 +29,20 @@ Damage = Literal["missing", "short", "changed"]
 # --- images for tests -------------------------------------------------------------------------------------------------
 
 
-def layer_file(folder: Path, files: Mapping[str, str], *, mode: int = 0o644) -> LayerFile:
-    """A gzipped layer in `folder` with these files (text by path); the same files give the same bytes."""
+def layer_file(
+    folder: Path, files: Mapping[str, str], *, mode: int = 0o644, links: Mapping[str, str] | None = None
+) -> LayerFile:
+    """A gzipped layer in `folder` with these files (text by path) and links (target by path), always the same bytes."""
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w") as tar:
         for name, text in sorted(files.items()):
             member = tarfile.TarInfo(name)
             member.size = len(text.encode())
             tar.addfile(member, io.BytesIO(text.encode()))
+        for name, target in sorted((links or {}).items()):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, target
+            tar.addfile(link)
     packed = gzip.compress(raw.getvalue(), mtime=0)
     digest = oci.digest_of(packed)
     path = folder / f"{digest.removeprefix('sha256:')}.tar.gz"

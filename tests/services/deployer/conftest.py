@@ -95,6 +95,7 @@ class Shelf:
         health_path: str | None = None,
         env: Mapping[str, object] | None = None,
         labels: Mapping[str, str] | None = None,
+        links: Mapping[str, str] | None = None,
         variables: tuple[str, ...] = ("GREETING_FILE=/layers/words/hello.txt", "PYTHONPATH=/layers/words:/app:/usr/x"),
     ) -> Image:
         """An image with a dependency layer and an app layer."""
@@ -111,6 +112,7 @@ class Shelf:
         app = files or {"app.py": WEB.format(version=version)}
         layers = [
             layer_file(self.folder, {"layers/words/hello.txt": "hello"}),
+            *([layer_file(self.folder, {}, links=links)] if links else []),
             layer_file(self.folder, {f"app/{name}": text for name, text in app.items()}),
         ]
         config = {

@@ -21,6 +21,7 @@ from seedwork.clock import SystemClock
 from seedwork.errors import NotFound
 from seedwork.testing.ports import block_of_ports
 from services.deployer.adapters.process import leftovers
+from services.deployer.adapters.process.folders import Folders
 from services.deployer.adapters.process.runtime import Limits, ProcessRuntime
 from services.deployer.adapters.router import Router
 from services.deployer.errors import AppDoesNotStart, CannotRun, ReleaseCommandFailed
@@ -744,3 +745,17 @@ async def test_a_one_off_command_ends_with_the_platform(bench: Bench) -> None:
     await bench.runtime.run_once(release, (PYTHON, "-c", "import time; time.sleep(600)"), label="run.1")
     await bench.runtime.close()
     assert bench.ours() == []
+
+
+async def test_packages_that_link_into_the_app_are_unpacked_for_each_release(
+    shelf: Shelf, images: OciLayout, tmp_path: Path
+) -> None:
+    """A workspace's package is the app's own code: a layer that is shared by releases cannot lead to it."""
+    folders = Folders(tmp_path / "deployer", images)
+    links = {"layers/node/node_modules/greeting": "../../../app/lib"}
+    for text in ("first", "second"):
+        release = shelf.release(await shelf.image({"lib/index.js": text}, links=links))
+        root = await folders.prepare(release)
+        assert (root.path / "layers/node/node_modules/greeting/index.js").read_text() == text
+        assert (root.path / "layers/words").is_symlink()
+        assert await folders.remove(release.saga_id)

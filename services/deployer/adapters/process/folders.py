@@ -158,7 +158,10 @@ class Folders:
             await asyncio.to_thread(_link_layers, shared / "layers", work / "layers")
 
     async def _unpack_layer(self, image: Image, layer: Descriptor, work: Path, shared: Path) -> bool:
-        """Into the shared cache if it holds dependencies only (true), else into the release."""
+        """Into the shared cache if it holds dependencies only (true), else into the release.
+
+        Dependencies with links into the app (packages of a workspace) belong to one release, too.
+        """
         compression = _COMPRESSIONS.get(layer.media_type)
         if compression is None:
             raise CannotRun(
@@ -181,11 +184,17 @@ class Folders:
                 stop=stop,
             )
             archive.unlink()
-            if not of_app:
-                _protect(target)
-                shared.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                target.rename(shared)
-            return not of_app
+            if of_app:
+                return False
+            if _leads_out(target / "layers"):
+                for folder in (target / "layers").iterdir():
+                    folder.rename(work / "layers" / folder.name)
+                _remove(target)
+                return False
+            _protect(target)
+            shared.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            target.rename(shared)
+            return True
 
         return await in_thread(unpack)
 
@@ -234,6 +243,19 @@ def _holds_app(archive: Path, compression: Compression, stop: threading.Event) -
     for entry, _ in read_tar(archive, limits=LIMITS, compression=compression, stop=stop):
         return entry.parts[0] != "layers"
     return True
+
+
+def _leads_out(layers: Path) -> bool:
+    """Return whether a link below `layers` leads out of that folder."""
+    inside = os.path.join(os.path.normpath(layers), "")  # noqa: PTH118  a hundred thousand files: Path costs seconds
+    for here, folders, files in os.walk(layers):
+        for name in (*folders, *files):
+            path = os.path.join(here, name)  # noqa: PTH118  likewise
+            if os.path.islink(path):  # noqa: PTH114  likewise
+                target = os.path.join(here, os.readlink(path))  # noqa: PTH115, PTH118  likewise
+                if not os.path.normpath(target).startswith(inside):
+                    return True
+    return False
 
 
 def _fresh(work: Path) -> None:

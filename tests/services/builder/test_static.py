@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from seedwork.errors import KnarrError
 from services.builder.adapters.layers.knarr_static import Server, Site, content_type
-from tests.services.builder.support import STATIC, Bench, environment_of, unpacked, write_files
+from services.source.contract import BuildStep
+from tests.services.builder.support import NPM, STATIC, Bench, environment_of, unpacked, write_files
 
 PATIENCE_S = 30.0
 
@@ -37,8 +39,8 @@ def site(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[http.client.HTTPConnection]:
-    with Server(("127.0.0.1", 0), Site(folder)) as server:
+def serving(folder: Path, *, fallback: str | None = None) -> Iterator[http.client.HTTPConnection]:
+    with Server(("127.0.0.1", 0), Site(folder, fallback=fallback)) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         client = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=PATIENCE_S)
@@ -106,6 +108,34 @@ def test_an_own_page_for_what_is_not_there(site: Path) -> None:
 
     with serving(site) as client:
         assert ask(client, "/none") == (404, "sorry")
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/some/page/of/the/app", (200, "home")),
+        ("/docs", (301, "")),
+        ("/a%20b.css", (200, "css")),
+        ("/assets/missing.js", (404, "Not found\n")),
+        ("/.env", (404, "Not found\n")),
+        ("/.hidden/page", (404, "Not found\n")),
+        ("/empty/", (200, "home")),
+    ],
+)
+def test_a_page_without_a_file_is_answered_with_the_fallback(site: Path, path: str, expected: tuple[int, str]) -> None:
+    """Single-page apps route by themselves; a missing file is still missing."""
+    with serving(site, fallback="index.html") as client:
+        assert ask(client, path) == expected
+
+
+def test_a_page_is_found_without_its_ending(site: Path) -> None:
+    """As static exports of frameworks link to them."""
+    (site / "about.html").write_text("about")
+
+    with serving(site) as client:
+        assert ask(client, "/about") == (200, "about")
+        assert ask(client, "/about/")[0] == 404
+        assert ask(client, "/abou") == (404, "Not found\n")
 
 
 def test_a_browser_is_told_when_it_has_the_newest(site: Path) -> None:
@@ -177,6 +207,45 @@ async def test_the_image_serves_the_site_and_ends_on_sigterm(bench: Bench, tmp_p
         if server.returncode is None:
             server.kill()
             await server.wait()
+
+
+async def test_a_built_site_is_its_output_folder_and_nothing_else(bench: Bench, tmp_path: Path) -> None:
+    """Sources and packages stay out; the fallback is in the image's environment."""
+    step = BuildStep(
+        name="build", command=("sh", "-c", "mkdir -p web/dist && echo built > web/dist/index.html"), language="node"
+    )
+    described = STATIC.model_copy(
+        update={"packages": (NPM,), "build": (step,), "output": "web/dist", "fallback": "index.html"}
+    )
+
+    built = await bench.build(described, {"package.json": '{"name": "site"}', "index.html": "source", "secret.js": "x"})
+
+    root = await unpacked(bench, built, tmp_path / "root")
+    assert [path.name for path in (root / "app").iterdir()] == ["index.html"]
+    assert (root / "app/index.html").read_text() == "built\n"
+    assert not (root / "layers/node").exists()
+    env = environment_of((await bench.image(built)).config["config"]["Env"], root)
+    assert env["KNARR_STATIC_FALLBACK"] == "index.html"
+
+
+@pytest.mark.parametrize(
+    ("output", "fallback", "words"),
+    [
+        ("dist", None, "made no files in dist"),
+        ("public", "app.html", "made no public/app.html"),
+        ("out", None, "leads out of the app"),
+        ("..", None, "leads out of the app"),
+    ],
+)
+async def test_an_output_that_is_not_there_is_named(
+    bench: Bench, output: str, fallback: str | None, words: str
+) -> None:
+    """Also one that a link of the build leads out of the app to."""
+    step = BuildStep(name="build", command=("ln", "-s", "/", "out"), language="node")
+    described = STATIC.model_copy(update={"packages": (NPM,), "build": (step,), "output": output, "fallback": fallback})
+
+    with pytest.raises(KnarrError, match=words):
+        await bench.build(described, {"package.json": '{"name": "site"}', "public/index.html": "x"})
 
 
 async def _connected(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -1,0 +1,83 @@
+"""Go apps, really built where Go is installed, and what is said where it is not or is too old."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from services.builder.adapters.layers.builder import LayersBuilder
+from services.builder.errors import BuildFailed, CannotBuild
+from services.builder.install.go import minor, older
+from services.source.contract import AppDescription, BuildStep, Packages, Runtime
+from tests.services.builder.support import Files, make_bench, run_process, unpacked
+
+with_go = pytest.mark.skipif(shutil.which("go") is None, reason="go is not installed")
+
+MAIN = 'package main\n\nimport "fmt"\n\nfunc main() { fmt.Println("hello from go") }\n'
+STEP = BuildStep(name="go build", command=("go", "build", "-o", "bin/web", "."), language="go")
+
+
+def app(version: str | None = None) -> AppDescription:
+    packages = Packages(language="go", tool="go", version=version, version_file="go.mod", manifests=("go.mod",))
+    return AppDescription(
+        runtime=Runtime(kind="go"), processes={"web": ("/bin/sh", "-c", "bin/web")}, packages=(packages,), build=(STEP,)
+    )
+
+
+@with_go
+async def test_the_image_has_the_program_and_the_apps_files(tmp_path: Path) -> None:
+    """No toolchain; the same source gives the same program, wherever it is built."""
+    files: Files = {"go.mod": "module example.org/hello\n\ngo 1.21\n", "main.go": MAIN}
+    one, two = (make_bench(tmp_path, environ=dict(os.environ), cache=name) for name in ("one", "two"))
+    two.app_id = one.app_id
+
+    built, again = await one.build(app("1.21"), files), await two.build(app("1.21"), files)
+
+    root = await unpacked(one, built, tmp_path / "root")
+    assert await run_process(one, built, root) == "hello from go\n"
+    assert sorted(path.name for path in root.iterdir()) == ["app"]
+    assert built.digest == again.digest
+
+
+@with_go
+async def test_code_that_does_not_compile_fails_the_build(tmp_path: Path) -> None:
+    """With the compiler's words in the log."""
+    bench = make_bench(tmp_path, environ=dict(os.environ))
+    files: Files = {"go.mod": "module example.org/hello\n\ngo 1.21\n", "main.go": MAIN.replace("fmt.", "ftm.")}
+
+    with pytest.raises(BuildFailed, match="go build"):
+        await bench.build(app(), files)
+    assert "undefined: ftm" in bench.output
+
+
+async def test_a_machine_without_go_says_what_to_do(tmp_path: Path) -> None:
+    """By name, before anything runs."""
+    bench = make_bench(tmp_path, environ={"PATH": str(tmp_path)})
+
+    with pytest.raises(CannotBuild, match="go is not on PATH"):
+        await bench.build(app(), {"go.mod": "module x\n"})
+
+
+@with_go
+async def test_a_newer_go_that_may_not_be_fetched_is_refused_by_name(tmp_path: Path) -> None:
+    """KNARR_FETCH_TOOLCHAINS=false."""
+    bench = make_bench(tmp_path, environ=dict(os.environ), fetch_toolchains=False)
+    assert isinstance(bench.builder, LayersBuilder)
+
+    with pytest.raises(CannotBuild, match=r"asks for Go 9\.9\.9 \(go\.mod\).*KNARR_FETCH_TOOLCHAINS"):
+        await bench.build(app("9.9.9"), {"go.mod": "module x\n"})
+
+
+@pytest.mark.parametrize(
+    ("have", "wanted", "expected"),
+    [("1.22.3", "1.22", False), ("1.22", "1.22.1", True), ("1.9", "1.10", True), ("1.26.8", "go1.21.0", False)],
+)
+def test_versions_are_compared_by_their_numbers(have: str, wanted: str, expected: bool) -> None:
+    """Not as text."""
+    assert older(have, wanted) is expected
+
+
+def test_a_base_image_has_a_minor_version() -> None:
+    """Go itself fetches the patch."""
+    assert [minor(each) for each in ("1.22.3", "1.22", "go1.23.0")] == ["1.22", "1.22", "1.23"]

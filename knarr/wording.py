@@ -83,8 +83,8 @@ def _release_gist(answer: Mapping[str, Any]) -> str:
 def _observation_gist(answer: Mapping[str, Any]) -> str:
     if "observed_s" not in answer:
         return ""
-    if not answer["observed_s"] and not answer.get("ended_early"):
-        return "not observed"
+    if not answer["observed_s"]:
+        return f"not observed: {answer['ended_early']}" if answer.get("ended_early") else "not observed"
     early = f", ended early: {answer['ended_early']}" if answer.get("ended_early") else ""
     return f"observed for {answer['observed_s']:g} s{early}"
 

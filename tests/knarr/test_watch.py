@@ -165,6 +165,7 @@ def test_an_app_cannot_write_to_the_terminal_through_the_tail_of_its_failure() -
             "observed for 2.5 s, ended early: a newer push waits",
         ),
         ("observe", {"number": 3, "observed_s": 0}, "not observed"),
+        ("observe", {"number": 3, "observed_s": 0, "ended_early": "nothing changed"}, "not observed: nothing changed"),
     ],
 )
 def test_a_step_says_the_one_fact_that_counts(step: str, answer: dict[str, Any], expected: str) -> None:

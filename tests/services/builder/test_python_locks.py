@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import uv
 
 from services.builder.adapters.layers.image import HOST_PATH
 from services.builder.errors import BuildFailed
+from services.builder.install.python_runner import runner_script
 from services.source.contract import AppDescription, Packages
 from tests.services.builder.package_index import PackageIndex, package_index
 from tests.services.builder.support import PYTHON, Bench, Files, make_bench, run_process, unpacked, write_files
@@ -208,3 +210,42 @@ async def test_what_another_tool_installs_is_the_same_bytes_each_time(
     root = await unpacked(benches[0], one, tmp_path / "root")
     for path in (root / "layers").rglob("*"):
         assert not path.is_file() or str(tmp_path).encode() not in path.read_bytes()
+
+
+# ── `uv run` in start commands ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("words", "started"),
+    [
+        (("run", "greet", "--port", "80"), "greet --port 80"),
+        (("run", "--no-dev", "--extra", "x", "--", "greet", "-v"), "greet -v"),
+        (("run", "-m", "greet", "more"), "python -m greet more"),
+        (("run", "--with", "extra", "app.py", "a b"), "python app.py a b"),
+        (("sync",), "uv is not part of the image: only 'uv run COMMAND' works here"),
+        (("run",), "uv is not part of the image: only 'uv run COMMAND' works here"),
+    ],
+)
+async def test_a_start_command_may_name_the_projects_tool(tmp_path: Path, words: tuple[str, ...], started: str) -> None:
+    """The image has no tool: `run` starts the command with the packages that are there."""
+    shown = '#!/bin/sh\necho ${0##*/} "$@"\n'
+    folder = write_files(tmp_path / "bin", {"uv": runner_script("uv"), "greet": shown, "python": shown})
+
+    running = await asyncio.create_subprocess_exec(
+        folder / "uv", *words, env={"PATH": str(folder)}, stdout=PIPE, stderr=STDOUT
+    )
+    printed, _ = await running.communicate()
+
+    assert printed.decode() == started + "\n"
+
+
+async def test_the_stand_in_of_the_tool_is_in_the_image(bench: Bench, tmp_path: Path, index: PackageIndex) -> None:
+    """Only that of the project's own tool, and not where a package brings the tool itself."""
+    files = await locked(tmp_path, index, {"app.py": APP, "pyproject.toml": PROJECT.format(wanted="<2")})
+    description = described(packages("uv", "uv.lock", "pyproject.toml"), "uv", "run", "app.py")
+
+    built = await bench.build(description, files)
+
+    root = await unpacked(bench, built, tmp_path / "root")
+    assert await run_process(bench, built, root) == "1.0 greet\n"
+    assert not (root / "layers/python/bin/poetry").exists()

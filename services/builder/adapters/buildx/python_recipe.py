@@ -24,6 +24,7 @@ from services.builder.install.python import (
 )
 from services.builder.install.python_environment import INDEX_NAMES, PIP_NAMES, PROJECT_ENVIRONMENT, tool_environment
 from services.builder.install.python_faults import explained
+from services.builder.install.python_runner import RUNNERS, runner_script
 from services.builder.install.python_versions import understood
 from services.builder.install.requirements import ReadFile
 from services.builder.ports import BuildOrder
@@ -34,6 +35,11 @@ _CACHES = "/knarr/caches"
 _BASE_PYTHON = "\0python"
 """The interpreter of the base image among the arguments of a command."""
 _UV = "/knarr/uv/bin/uv"
+_RUNNERS = (
+    'for tool in /knarr/tools/run/*; do if [ -f "$tool" ] && [ ! -e "/layers/python/bin/${tool##*/}" ]; then '
+    'cp "$tool" /layers/python/bin/; chmod 755 "/layers/python/bin/${tool##*/}"; fi; done'
+)
+"""Puts the stand-in of the project's tool into the environment, unless a package brings the tool."""
 _ENV = "PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONNOUSERSITE=1 HOME=/app PYTHONPATH=/app"
 
 
@@ -57,8 +63,11 @@ def python_part(order: BuildOrder, packages: Packages | None, read: ReadFile, ki
             stages += _stage(name, commands, plan, kitchen, order.app_id)
             copies.append(f"COPY --from={name}-packages /out/ /")
             path = f"/layers/{name}/bin:{path}"
-    files = {f"knarr/dependencies/{name}": content for name, content in plan.files.items()}
+    files: dict[str, bytes] = {f"knarr/dependencies/{name}": content for name, content in plan.files.items()}
     env = f"{_ENV} PATH={path}$PATH"
+    runner = packages.tool if packages and packages.tool in RUNNERS else None
+    if runner:
+        files[f"knarr/tools/run/{runner}"] = runner_script(runner).encode()
     last = (plan.commands or plan.project)[-1]
     return Part(
         image=image,
@@ -125,6 +134,7 @@ def _stage(name: str, commands: Sequence[Command], plan: Installation, kitchen: 
         *(_line(command, plan, venv) for command in commands),
         f"export PYTHONHASHSEED=0; python3 -s -S /knarr/tools/{_SETTLE.name} {venv} {venv} {shlex.quote(script)} /work",
         *([f"rm {venv}/pyvenv.cfg {venv}/bin/python*"] if project else [_link_project(plan)]),
+        *([] if project else [_RUNNERS]),
         f"mkdir -p /out/layers; mv {venv} /out/layers/",
         TOUCH,
     ]

@@ -51,6 +51,7 @@ from services.builder.install.python_environment import (
     tool_environment,
 )
 from services.builder.install.python_faults import explained, reason_of
+from services.builder.install.python_runner import RUNNERS, runner_script
 from services.builder.install.python_versions import understood
 from services.source.contract import Packages
 
@@ -88,7 +89,9 @@ async def prepare(
     await shop.say(f"Python {interpreter.version}: {installation.title}")
     for line in installation.notes:
         await shop.say(line)
-    builder = _Environments(shop, interpreter, interpreters.own, installation)
+    builder = _Environments(
+        shop, interpreter, interpreters.own, installation, runner=packages.tool if packages else None
+    )
     layers = [await builder.packages()]
     if not installation.project:
         return Prepared(layers=tuple(layers), env=ENVIRONMENT)
@@ -146,11 +149,20 @@ async def _interpreter(
 class _Environments:
     """Makes the virtual environments of one build."""
 
-    def __init__(self, shop: Workshop, interpreter: Interpreter, own: Path, installation: Installation) -> None:
+    def __init__(
+        self,
+        shop: Workshop,
+        interpreter: Interpreter,
+        own: Path,
+        installation: Installation,
+        *,
+        runner: str | None = None,
+    ) -> None:
         self._shop = shop
         self._interpreter = interpreter
         self._own = own
         self._plan = installation
+        self._runner = runner if runner in RUNNERS else None
 
     async def packages(self) -> ReadyLayer:
         """The layer with everything that the app depends on."""
@@ -161,6 +173,7 @@ class _Environments:
                 **self._plan.inputs,
                 "source": self._shop.order.source_digest if self._plan.keyed_by_source else None,
                 "project": bool(self._plan.project),
+                "runner": runner_script(self._runner) if self._runner else None,
             },
             partial(self._make, commands=self._plan.commands, project=False),
             created_by=f"Python {self._interpreter.version}, {self._plan.title}",
@@ -206,6 +219,8 @@ class _Environments:
             self._shop.note("compiling dependencies")
         await self._settle(folder, work, env, project=project)
         await asyncio.to_thread(_complete, folder, self._interpreter, project, bool(self._plan.project))
+        if self._runner and not project:
+            await asyncio.to_thread(_add_program, folder / "bin" / self._runner, runner_script(self._runner))
 
     async def _run(self, command: Command, *, env: Mapping[str, str], work: Path, python: Path) -> None:
         if command.compares and self._plan.tool == "uv":
@@ -255,9 +270,7 @@ def _complete(folder: Path, interpreter: Interpreter, project: bool, with_projec
     if project:
         return
     for name in interpreter.names:
-        path = scripts / name
-        path.write_text(_wrapper(interpreter.path))
-        path.chmod(0o755)
+        _add_program(scripts / name, _wrapper(interpreter.path))
     numbers = ".".join(map(str, interpreter.numbers))
     (folder / "pyvenv.cfg").write_text(
         f"home = {interpreter.path.parent}\ninclude-system-site-packages = false\nversion = {numbers}\n"
@@ -265,6 +278,13 @@ def _complete(folder: Path, interpreter: Interpreter, project: bool, with_projec
     if with_project:
         for site in (folder / "lib").glob("*/site-packages"):
             (site / "knarr_project.pth").write_text(f"../../../../project/lib/{site.parent.name}/site-packages\n")
+
+
+def _add_program(path: Path, text: str) -> None:
+    """Write an executable, unless a package brings it."""
+    if not path.exists():
+        path.write_text(text)
+        path.chmod(0o755)
 
 
 def _wrapper(program: Path) -> str:

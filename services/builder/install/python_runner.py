@@ -1,4 +1,4 @@
-"""`uv run`, `poetry run`, `pdm run` and `pipenv run` in start commands: the packages are there, the tool is not. Pure."""
+"""`uv run`, `poetry run` and their like in start commands: the packages are there, the tool is not. Pure."""
 
 RUNNERS = frozenset({"uv", "poetry", "pdm", "pipenv"})
 """Tools whose `run` start commands use."""

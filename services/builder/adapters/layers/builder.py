@@ -128,8 +128,6 @@ class LayersBuilder:
         """Carry out the description: packages, then build steps, then what the image keeps of them."""
         description, kind = shop.order.description, shop.order.description.runtime.kind
         _check_kind(kind)
-        for line in (*description.detected, *description.notes):
-            await shop.say(line)
         in_steps = {step.language for step in description.build}
         installed: dict[str, Installed] = {}
         for packages in description.packages:

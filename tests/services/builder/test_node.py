@@ -90,14 +90,14 @@ async def test_an_app_without_packages_runs(bench: Bench, tmp_path: Path) -> Non
 
 
 @with_node
-async def test_packages_are_in_a_layer_that_the_app_links_to(bench: Bench, tmp_path: Path) -> None:
-    """`/app/node_modules` is a relative link; a folder of the app as a package is found from there too."""
+async def test_a_package_of_the_app_itself_is_found_beside_the_layer(bench: Bench, tmp_path: Path) -> None:
+    """A layer is shared by releases, so the link to a folder of the app is in the app."""
     files: Files = {**GREET, "package.json": package(dependencies=GREET_DEPENDENCY), "server.js": SERVER}
 
     built = await bench.build(node_app(needs_source=True), files)
 
     root = await unpacked(bench, built, tmp_path / "root")
-    assert (root / "app/node_modules").readlink() == Path("../layers/node/node_modules")
+    assert (root / "app/node_modules/greet").readlink() == Path("../vendor/greet")
     assert (await run_process(bench, built, root)).startswith("production hello ")
     assert "no lock file" in bench.output
 

@@ -91,11 +91,37 @@ def _lead_anew(link: Path, source: Path, target: Path, moved: list[Path], app: P
 
 
 def link(app: Path, layer: Path, folders: Iterable[Path]) -> None:
-    """Let the app's `node_modules` be relative links into the layer's folder."""
+    """Let the app's `node_modules` be relative links into the layer's folder.
+
+    A folder with links into the app (workspaces, `file:`) becomes a real one with a link for each package: a layer is
+    shared by releases, and cannot lead back into one of them.
+    """
     for folder in folders:
         remove(app / folder)
         (app / folder).parent.mkdir(parents=True, exist_ok=True)
-        (app / folder).symlink_to(os.path.relpath(layer / folder, (app / folder).parent))
+        _link_folder(app / folder, layer / folder, os.path.realpath(layer))
+
+
+def _link_folder(place: Path, packages: Path, layer: str) -> None:
+    entries = sorted(packages.iterdir()) if packages.is_dir() else []
+    scoped = [each for each in entries if each.name.startswith("@") and each.is_dir() and not each.is_symlink()]
+    outward = {
+        each for each in (*entries, *(one for scope in scoped for one in scope.iterdir())) if _is_out(each, layer)
+    }
+    if not outward:
+        place.symlink_to(os.path.relpath(packages, place.parent))
+        return
+    place.mkdir()
+    for each in entries:
+        leads_to = Path(os.path.realpath(each)) if each in outward else each
+        if each in scoped and not outward.isdisjoint(each.iterdir()):
+            _link_folder(place / each.name, each, layer)
+        else:
+            (place / each.name).symlink_to(os.path.relpath(leads_to, os.path.realpath(place)))
+
+
+def _is_out(path: Path, layer: str) -> bool:
+    return path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(layer)
 
 
 def copy(source: Path, target: Path, folders: Iterable[Path]) -> None:

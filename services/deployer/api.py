@@ -15,9 +15,10 @@ from seedwork.clock import Clock
 from seedwork.errors import InvalidInput, NotAllowed
 from seedwork.messages import rfc3339_ms
 from seedwork.unit_of_work import Database
-from services.deployer import addons, releases
+from services.deployer import addons, drifts, releases
 from services.deployer.addons import KnownAddOn, Removal
 from services.deployer.app_logs import Selection, selected
+from services.deployer.drifts import KnownDrift
 from services.deployer.ports import Instance, Runtime
 from services.deployer.releases import KnownRelease
 from services.deployer.requests import Asked, Requests
@@ -67,7 +68,20 @@ class ShownApp(BaseModel):
     """Why it is not healthy, for people."""
     formation: dict[str, int]
     config_version: int | None
+    drifts: list["ShownDrift"]
+    """Differences between the release and what runs, newest first."""
+    observing_until: str | None
+    """End of the observation of the current release; null: it is not observed."""
     instances: list[ShownInstance]
+
+
+class ShownDrift(BaseModel):
+    """A difference between what the release wants and what runs."""
+
+    what: str
+    at: str
+    repaired_at: str | None
+    """Null: it is still there."""
 
 
 class ShownRelease(BaseModel):
@@ -166,12 +180,15 @@ def _add_apps(
         instances = await runtime.instances(found.app_id)
         trouble = await runtime.trouble(found.app_id)
         health, note = health_of(live, instances, trouble)
+        until_ms = await db.read(lambda conn: releases.observing_until(conn, live.saga_id)) if live else None
         state, reason = state_of(live, instances, trouble, now_ms=clock.now_ms())
         return ShownApp(
             id=found.app_id,
             name=found.name,
             team=found.team,
             url=route.url if route and has_address(live) else None,
+            drifts=[_drift(each) for each in await db.read(lambda conn: drifts.of_app(conn, found.app_id))],
+            observing_until=None if until_ms is None or until_ms <= clock.now_ms() else rfc3339_ms(until_ms),
             state=state,
             reason=reason,
             release=live.number if live else None,
@@ -334,6 +351,14 @@ def health_of(live: KnownRelease | None, instances: Sequence[Instance], trouble:
     if any(each.state == "crashed" for each in ours):
         return "down", note
     return "starting", note or "waiting for its instances"
+
+
+def _drift(drift: KnownDrift) -> ShownDrift:
+    return ShownDrift(
+        what=drift.what,
+        at=rfc3339_ms(drift.at_ms),
+        repaired_at=None if drift.repaired_ms is None else rfc3339_ms(drift.repaired_ms),
+    )
 
 
 def _instance(instance: Instance) -> ShownInstance:

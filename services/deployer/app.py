@@ -127,7 +127,14 @@ def create_app(
     service.background("disk", disk.run)
     service.app.include_router(disk.router())
     service.background("volumes", standby.delete_volumes)
-    reconciler = Reconciler(service.db, service.outbox, runtime, service.clock, standings=standby.standings)
+    reconciler = Reconciler(
+        service.db,
+        service.outbox,
+        runtime,
+        service.clock,
+        standings=standby.standings,
+        every_s=settings.reconcile_s,
+    )
     service.background("reconcile", reconciler.run)
     service.app.include_router(
         api.router(

@@ -13,12 +13,9 @@ from seedwork.errors import KnarrError
 from seedwork.messages import Envelope, envelope
 from seedwork.outbox import Outbox
 from seedwork.unit_of_work import Database
-from services.deployer import apps, releases
+from services.deployer import apps, drifts, releases
 from services.deployer.contract import DriftDetected, DriftRepaired
 from services.deployer.ports import Drift, Runtime, Standing
-
-RECONCILE_S = 3.0
-"""Interval between two comparisons in seconds. Containers are watched beside it; networks are found only so."""
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +29,7 @@ class Reconciler:
         runtime: Compares and repairs.
         clock: For waiting.
         standings: What should run now.
+        every_s: Interval between two comparisons in seconds.
     """
 
     def __init__(
@@ -42,17 +40,19 @@ class Reconciler:
         clock: Clock,
         *,
         standings: Callable[[], Awaitable[Sequence[Standing]]],
+        every_s: float,
     ) -> None:
         self._db = db
         self._outbox = outbox
         self._runtime = runtime
         self._clock = clock
         self._standings = standings
+        self._every_s = every_s
 
     async def run(self) -> None:
         """Compare until it is cancelled; an engine or a cluster that is away is tried again."""
         while True:
-            await self._clock.sleep(RECONCILE_S)
+            await self._clock.sleep(self._every_s)
             try:
                 await self.once()
             except KnarrError as error:
@@ -72,6 +72,7 @@ class Reconciler:
             if app is None:
                 continue  # it was removed meanwhile
             log.warning("drift.repaired" if drift.repaired else "drift.detected", app=app.name, what=drift.what)
+            await drifts.record(conn, drift)
             release = await releases.of_saga(conn, drift.saga_id)
             if release is None:
                 continue  # no saga has it

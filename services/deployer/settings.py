@@ -128,7 +128,7 @@ class DeployerSettings(ImageStoreSettings):
     the release before had none.
     """
 
-    reconcile_s: float = Field(default=5.0, gt=0)
+    reconcile_s: float = Field(default=3.0, gt=0)
     """Interval in seconds at which what runs is compared with what should."""
 
     wrong_port_s: float = Field(default=20.0, ge=0)

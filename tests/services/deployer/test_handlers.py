@@ -546,7 +546,9 @@ async def test_a_difference_becomes_an_event_and_its_repair_as_well(world: World
     runtime = world.runtime
     removal, volumes = Removal(world.db, None), VolumeRemoval(world.db, runtime, None)
     standby = Standby(world.db, world.images, world.vault, runtime, SystemClock(), removal=removal, volumes=volumes)
-    reconciler = Reconciler(world.db, world.deployer.outbox, runtime, SystemClock(), standings=standby.standings)
+    reconciler = Reconciler(
+        world.db, world.deployer.outbox, runtime, SystemClock(), standings=standby.standings, every_s=1
+    )
     gone = Drift(app_id=world.app_id, saga_id="live-saga", what="web.1 is gone", repaired=False, at_ms=1)
     runtime.drifts = [gone, replace(gone, repaired=True), replace(gone, saga_id="unknown")]
     await reconciler.once()

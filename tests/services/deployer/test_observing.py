@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,11 +10,11 @@ import pytest
 from ocistore.layout import OciLayout
 from seedwork.messages import envelope, new_id
 from seedwork.unit_of_work import Database
-from services.deployer import apps, handlers, observing, releases
+from services.deployer import apps, drifts, handlers, observing, releases
 from services.deployer.contract import ObserveRelease, ReleaseObserved
 from services.deployer.deployer import Observation
 from services.deployer.errors import FailsInUse, Undone
-from services.deployer.ports import InstanceState, Traffic
+from services.deployer.ports import Drift, InstanceState, Traffic
 from services.webhook.contract import AppChanged, DeploymentRequested
 from tests.services.deployer.conftest import Shelf, eventually
 from tests.services.deployer.test_handlers import World
@@ -260,3 +261,35 @@ async def test_a_process_type_that_comes_back_gets_the_number_that_a_person_set(
     assert (await world.deploy(await world.shelf.image(version="two"))).formation == {"web": 1}
     back = await world.deploy(await world.shelf.image(processes={"worker": ("sleep", "600")}, version="three"))
     assert back.formation == {"web": 1, "worker": 2}
+
+
+# ── drifts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_difference_is_one_row_until_it_is_repaired(world: Observed) -> None:
+    """Seen three times, repaired once, and seen again later."""
+    saga = new_id()
+    await world.deploy(await world.shelf.image(), saga)
+
+    async def see(at_ms: int, *, repaired: bool = False) -> list[tuple[int, int | None]]:
+        drift = Drift(
+            app_id=world.app_id, saga_id=saga, what="the container of web.1 is gone", repaired=repaired, at_ms=at_ms
+        )
+        await world.db.write(lambda conn: drifts.record(conn, drift))
+        found = await world.db.read(lambda conn: drifts.of_app(conn, world.app_id))
+        return [(each.at_ms, each.repaired_ms) for each in found]
+
+    assert await see(1000) == [(1000, None)]
+    assert await see(2000) == [(2000, None)]
+    assert await see(3000, repaired=True) == [(2000, 3000)]
+    assert await see(9000) == [(9000, None)]
+
+
+async def test_few_differences_are_kept_per_app(world: Observed) -> None:
+    """A runtime that finds new ones all the time does not fill the database."""
+    await world.deploy(await world.shelf.image())
+    for number in range(drifts.SHOWN + 5):
+        drift = Drift(app_id=world.app_id, saga_id="s", what=f"{number}", repaired=False, at_ms=number)
+        await world.db.write(partial(drifts.record, drift=drift))
+    found = await world.db.read(lambda conn: drifts.of_app(conn, world.app_id))
+    assert [each.what for each in found] == [str(number) for number in range(drifts.SHOWN + 4, 4, -1)]

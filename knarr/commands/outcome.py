@@ -101,7 +101,8 @@ def _success(saga: Mapping[str, Any], running: Mapping[str, Any], done: str | No
         what = "no process runs" if state_of(running) == "stopped" else "no web process runs"
         return f"[undo]{name} is deployed, and {what}[/]: `{escape(todo)}`"
     if saga.get("reason") == "unchanged":
-        return f"[good]{name} is unchanged[/], release {running.get('release')} runs already{_colon(running)}"
+        release = f"release {running['release']}" if running.get("release") else "its release"
+        return f"[good]{name} is unchanged[/], {release} runs already{_colon(running)}"
     if state_of(running) in FAULTS:
         todo = command_for(saga["app"], running)
         what = f"[bad]{name} is deployed, and is in trouble[/]: {escape(running.get('reason') or words_of(running))}"

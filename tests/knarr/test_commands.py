@@ -282,6 +282,7 @@ def test_an_app_without_a_process_has_no_address(played: Played) -> None:
         ),
         ({"state": "no_process", "url": None, "formation": {"web": 0}}, None, "no web process runs", ""),
         ({"state": "live", "url": "http://a/", "release": 7}, "unchanged", "release 7 runs already:", "http://a/\n"),
+        ({}, "unchanged", "its release runs already", ""),
         ({**CRASHING, "url": "http://a/"}, None, "web.1 crashed 4 times: `knarr logs shop`", "http://a/\n"),
     ],
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from services.builder.adapters.buildx.kitchen import TOUCH, BaseImages, Kitchen, Part, run_line
 from services.builder.errors import CannotBuild
-from services.builder.install import settle_python
+from services.builder.install import pkg_resources, settle_python
 from services.builder.install.python import (
     SCRIPT_PYTHON,
     SCRIPT_PYTHON_OF_PROJECT,
@@ -31,6 +31,7 @@ from services.builder.ports import BuildOrder
 from services.source.contract import Packages
 
 _SETTLE = Path(settle_python.__file__)
+_PKG_RESOURCES = Path(pkg_resources.__file__)
 _CACHES = "/knarr/caches"
 _BASE_PYTHON = "\0python"
 """The interpreter of the base image among the arguments of a command."""
@@ -76,7 +77,11 @@ def python_part(order: BuildOrder, packages: Packages | None, read: ReadFile, ki
         env=env,
         copies=copies,
         explain=lambda lines, ending: explained(plan, last, lines, ending),
-        files={**files, f"knarr/tools/{_SETTLE.name}": _SETTLE.read_bytes()},
+        files={
+            **files,
+            f"knarr/tools/{_SETTLE.name}": _SETTLE.read_bytes(),
+            f"knarr/tools/{_PKG_RESOURCES.name}": _PKG_RESOURCES.read_bytes(),
+        },
     )
 
 
@@ -118,6 +123,13 @@ def _tools(image: str, uv_version: str, kitchen: Kitchen, app_id: str) -> list[s
     ]
 
 
+def _setuptools(venv: str) -> str:
+    """Install setuptools where packages import a part of it without requiring it."""
+    needed = f"python3 -s -S /knarr/tools/{_PKG_RESOURCES.name} {venv}"
+    install = f"{_UV} pip install --quiet --python {venv}/bin/python {shlex.quote(pkg_resources.REQUIREMENT)}"
+    return f"if {needed}; then {install} || echo 'setuptools could not be installed'; fi"
+
+
 def _stage(name: str, commands: Sequence[Command], plan: Installation, kitchen: Kitchen, app_id: str) -> list[str]:
     project = name == "project"
     venv = f"/layers/{name}"
@@ -132,6 +144,7 @@ def _stage(name: str, commands: Sequence[Command], plan: Installation, kitchen: 
         'export KNARR_PYTHON="$(command -v python3)"',
         f'{_UV} venv --quiet --no-project --python "$KNARR_PYTHON" {venv}',
         *(_line(command, plan, venv) for command in commands),
+        *([_setuptools(venv)] if commands and plan.tool == "pip" and not project else []),
         f"export PYTHONHASHSEED=0; python3 -s -S /knarr/tools/{_SETTLE.name} {venv} {venv} {shlex.quote(script)} /work",
         *([f"rm {venv}/pyvenv.cfg {venv}/bin/python*"] if project else [_link_project(plan)]),
         *([] if project else [_RUNNERS]),

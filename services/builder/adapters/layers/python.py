@@ -36,7 +36,7 @@ from services.builder.adapters.layers.interpreters import Interpreter, Interpret
 from services.builder.adapters.layers.sandbox import ToolFailed
 from services.builder.adapters.layers.workshop import Workshop
 from services.builder.errors import BuildFailed, CannotBuild
-from services.builder.install import settle_python
+from services.builder.install import pkg_resources, settle_python
 from services.builder.install.python import (
     SCRIPT_PYTHON,
     SCRIPT_PYTHON_OF_PROJECT,
@@ -193,6 +193,7 @@ class _Environments:
         return {
             "interpreter": [each.implementation, each.version, each.platform, str(each.path)],
             "settle": SETTLE.read_text(encoding="utf-8"),
+            "setuptools": pkg_resources.REQUIREMENT,
             "wrapper": _wrapper(Path("python")),
             "variables": self._shop.variables_key() if self._plan.commands or self._plan.project else None,
         }
@@ -216,6 +217,8 @@ class _Environments:
             await asyncio.to_thread(_lay_out_work, self._shop.app, work, whole, self._plan.files)
             for command in commands:
                 await self._run(command, env=env, work=work, python=folder / "bin" / "python")
+            if self._plan.tool == "pip" and not project:
+                await self._add_setuptools(folder, work, env)
             self._shop.note("compiling dependencies")
         await self._settle(folder, work, env, project=project)
         await asyncio.to_thread(_complete, folder, self._interpreter, project, bool(self._plan.project))
@@ -233,6 +236,19 @@ class _Environments:
             )
         except ToolFailed as error:
             raise explained(self._plan, command, error.lines, error.ending) from error
+
+    async def _add_setuptools(self, folder: Path, work: Path, env: Mapping[str, str]) -> None:
+        """Install setuptools where packages import a part of it without requiring it."""
+        if not await asyncio.to_thread(pkg_resources.is_needed, folder, self._interpreter.numbers):
+            return
+        await self._shop.say(
+            f"A package imports pkg_resources without requiring it: {pkg_resources.REQUIREMENT} is added"
+        )
+        options = ("pip", "install", "--quiet", "--python", folder / "bin" / "python", pkg_resources.REQUIREMENT)
+        try:
+            await self._shop.run([uv.find_uv_bin(), *options], env=env, cwd=work, shown=None)
+        except ToolFailed as error:
+            await self._shop.say(f"Warning: {pkg_resources.REQUIREMENT} could not be installed: {error.ending}")
 
     async def _settle(self, folder: Path, work: Path, env: Mapping[str, str], *, project: bool) -> None:
         argv: list[str | Path] = [

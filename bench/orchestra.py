@@ -28,7 +28,13 @@ from seedwork.saga import Step
 from seedwork.tables import kernel_tables
 from seedwork.unit_of_work import Database
 from services.builder.contract import BuildImage, DiscardBuild
-from services.deployer.contract import DeployRelease, ReleaseDeployFailed, RollBackRelease
+from services.deployer.contract import (
+    DeployRelease,
+    ObserveRelease,
+    ReleaseDeployFailed,
+    RollBackRelease,
+    StopObserving,
+)
 from services.registry.contract import PublishImage, UnpublishImage
 from services.saga_coordinator.app import create_app
 from services.saga_coordinator.contract import DeploymentFailed, DeploymentSucceeded
@@ -44,6 +50,7 @@ COMMANDS: Mapping[str, tuple[type[Command], type[Command]]] = {
     "build": (BuildImage, DiscardBuild),
     "publish": (PublishImage, UnpublishImage),
     "deploy": (DeployRelease, RollBackRelease),
+    "observe": (ObserveRelease, StopObserving),
 }
 """What each step sends, forward and back."""
 STEPS: Mapping[str, Step] = {step.name: step for step in DEPLOY.steps}
@@ -131,7 +138,7 @@ def _prepared(message: Message) -> tuple[str, Mapping[str, Any]]:
 
 
 class Halts:
-    """Where work never comes to an end: in one step of each saga, a quarter of them in each."""
+    """Where work never comes to an end: in one step of each saga, about a fifth of them in each."""
 
     def __init__(self) -> None:
         self.halted: set[str] = set()

@@ -1,7 +1,7 @@
 """Ten thousand deployments under way, `kill -9`, a restart: all of them end.
 
 A process of its own holds the coordinator and the kernel's participants, each with a database of its own, as in
-`knarr up`; only the work itself is nothing. In its first life every saga stops in one of its four steps, its command
+`knarr up`; only the work itself is nothing. In its first life every saga stops in one of its five steps, its command
 accepted and its job under way. Then it is killed, and in its second life the work gets done.
 """
 

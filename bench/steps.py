@@ -1,4 +1,4 @@
-"""Round trips and steps a second: deployments of four steps, by a real coordinator on SQLite, every step on disk.
+"""Round trips and steps a second: deployments of five steps, by a real coordinator on SQLite, every step on disk.
 
 A step is a command that was answered; with compensation a saga has eight, four of them undos. CPU time is of this
 process with all its threads: on a busy machine it changes less than the clock on the wall.
@@ -37,7 +37,7 @@ async def round_trip(kind: Kind, runs: int, sagas: int) -> list[Figure]:
 
 async def throughput(kind: Kind, in_flight: int, runs: int, sagas: int, *, fail: bool = False) -> list[Figure]:
     """Many at a time."""
-    steps = sagas * (8 if fail else 4)
+    steps = sagas * (8 if fail else 5)
     rates, costs = [], []
     with folder() as home:
         async with orchestra(home, kind, fail=fail) as all_of_it:

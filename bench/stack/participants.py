@@ -1,4 +1,4 @@
-"""The participants of the four steps in one process, each with a schema of its own: run by `bench.stack.steps`.
+"""The participants of the five steps in one process, each with a schema of its own: run by `bench.stack.steps`.
 
 Configured like a service, by `KNARR_…`; prints `ready` when it takes commands, and ends on SIGTERM.
 """

@@ -1,4 +1,4 @@
-"""Round trips and steps a second on Pulsar and MySQL: deployments of four steps, by real coordinators.
+"""Round trips and steps a second on Pulsar and MySQL: deployments of five steps, by real coordinators.
 
 A coordinator is `python -m services.saga_coordinator`, a process of its own. Who answers it:
 
@@ -111,7 +111,7 @@ def cast(where: Place, kind: Kind, replicas: int) -> Iterator[Cast]:
 
 @contextlib.contextmanager
 def _participants(where: Place) -> Iterator[psutil.Popen]:
-    """All four of them in a process that takes commands."""
+    """All five of them in a process that takes commands."""
     command = [sys.executable, "-m", "bench.stack.participants"]
     log = where.folder / "participants.log"
     with log.open("ab") as errors:
@@ -172,7 +172,7 @@ async def throughput(
     where: Place, given: Cast, *, in_flight: int, runs: int, sagas: int, group: str, fail: bool = False
 ) -> list[Figure]:
     """Many at a time; beside the rate stands who spent how much processor time on a step."""
-    steps = sagas * (8 if fail else 4)
+    steps = sagas * (8 if fail else 5)
     rates: list[float] = []
     costs: dict[str, list[float]] = {}
     async with stage(where, given, fail=fail) as all_of_it:

@@ -59,7 +59,8 @@ async def _give_back(ours: KnownRelease, work: Work, deployer: Deployer) -> str:
     if previous is None:
         await to_its_end(_return_traffic(ours, None, work.fence, db, runtime))
         return "there was no release before it: the app answers 503 until the next one"
-    running = {each.saga_id for each in await runtime.instances(ours.app_id)}
+    there = await runtime.instances(ours.app_id)
+    running = {each.saga_id for each in there if each.state not in {"stopping", "down"}}
     back = False
     try:
         await _start_again(previous, ours, work, deployer)

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -29,6 +29,7 @@ from services.deployer.adapters.process.instance import Supervised, Times
 from services.deployer.adapters.process.oneoff import OneOff
 from services.deployer.adapters.process.output import AppLog
 from services.deployer.adapters.process.process import Command, Process
+from services.deployer.adapters.process.units import Unit, fixed_port, in_the_way, refuse_port
 from services.deployer.adapters.router import Backend, Router
 from services.deployer.checks import Patience, checks_of
 from services.deployer.errors import CannotRun, Fenced, ReleaseCommandFailed
@@ -48,6 +49,7 @@ log = structlog.get_logger(__name__)
 
 STARTING = "It is starting: try again in a moment."
 _NO_RELEASE = "It has no release yet."
+_REPLACED = "It is being replaced: its port is fixed, so the old release stops before the new one starts."
 _SAFE_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,63}")
 _FIRST_AGAIN_S = 1.0
 _LONGEST_AGAIN_S = 60.0
@@ -65,15 +67,6 @@ class Limits:
     release_command_timeout_s: float = 600.0
     settle_s: float = 1.0
     log_max_bytes: int = 16 * 1024 * 1024
-
-
-@dataclass(slots=True, eq=False)
-class _Unit:
-    """A release that runs here."""
-
-    release: Release
-    root: Root
-    instances: list[Supervised] = field(default_factory=list)
 
 
 class ProcessRuntime:
@@ -109,7 +102,9 @@ class ProcessRuntime:
         self._limits = limits
         self._folders = Folders(home, images)
         self._records = leftovers.Records(home / "run")
-        self._units: dict[str, _Unit] = {}
+        self._units: dict[str, Unit] = {}
+        self._starting: set[str] = set()
+        """Apps of which a release is being started: another one may have made way, and nothing listens yet."""
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._served: dict[str, str] = {}
         self._fences: dict[str, int] = {}
@@ -131,6 +126,7 @@ class ProcessRuntime:
 
     async def prepare(self, release: Release) -> None:
         """See `Runtime.prepare`."""
+        refuse_port(release, self._units.values())
         await self._placed(release)
 
     async def run_release_command(self, release: Release) -> None:
@@ -162,17 +158,22 @@ class ProcessRuntime:
 
     async def start(self, release: Release) -> None:
         """See `Runtime.start`."""
-        async with self._lock(release.saga_id):
-            if release.saga_id in self._units:
-                return
-            root = await self._placed(release)
-            unit = _Unit(release, root)
-            for process, count in release.formation.items():
-                for number in range(1, count + 1):
-                    unit.instances.append(self._instance(unit, process, f"{process}.{number}"))
-            self._units[release.saga_id] = unit
-            for instance in unit.instances:
-                instance.start()
+        self._starting.add(release.app_id)
+        try:
+            if not self._runs(release.saga_id):
+                refuse_port(release, self._units.values())
+                await self._make_way(release)
+            async with self._lock(release.saga_id):
+                if not self._runs(release.saga_id):
+                    unit = Unit(release, await self._placed(release))
+                    self._begin(unit)
+                    self._units[release.saga_id] = unit
+        finally:
+            self._starting.discard(release.app_id)
+
+    def _runs(self, saga_id: str) -> bool:
+        unit = self._units.get(saga_id)
+        return unit is not None and unit.gave_way_to is None
 
     async def observe(self, release: Release, *, note: Note) -> None:
         """See `Runtime.observe`."""
@@ -214,6 +215,12 @@ class ProcessRuntime:
         """See `Runtime.stop`."""
         if not _SAFE_NAME.fullmatch(saga_id):
             raise InvalidInput("That is no saga's id", why=repr(saga_id[:100]))
+        found = await self._remove(app_id, saga_id)
+        await self._come_back(app_id)
+        return found
+
+    async def _remove(self, app_id: str, saga_id: str) -> list[str]:
+        """Stop the saga's instances and remove everything that carries its label; return what was found."""
         found: list[str] = []
         await self._end_background(saga_id)
         if self._served.get(app_id) == saga_id:
@@ -233,7 +240,7 @@ class ProcessRuntime:
         """See `Runtime.forget`."""
         found: list[str] = []
         for saga_id in [each.release.saga_id for each in self._units.values() if each.release.app_id == app_id]:
-            found += await self.stop(app_id, saga_id)
+            found += await self._remove(app_id, saga_id)
         await self._end_background(app_id)
         found += await self._kill_marked({leftovers.APP_ID: app_id})
         if route := self._router.route(app_id):
@@ -387,7 +394,48 @@ class ProcessRuntime:
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _instance(self, unit: _Unit, process: str, label: str) -> Supervised:
+    async def _make_way(self, release: Release) -> None:
+        """Stop instances of the app that listen on the fixed port of this release; their files stay."""
+        if fixed_port(release) is not None and (served := self._served.get(release.app_id)) not in {
+            None,
+            release.saga_id,
+        }:
+            await self._end_background(served or "")  # else it would take the port while this release starts
+        for unit in in_the_way(release, list(self._units.values())):
+            async with self._lock(unit.release.saga_id):
+                unit.gave_way_to = release.number
+                self._refresh(release.app_id)
+                text = f"release {unit.release.number} makes way for release {release.number}: both listen on port"
+                self._log(release.app_id).say("router", f"{text} {release.port}")
+                await self._end(unit)
+                for instance in unit.instances:
+                    instance.note = f"{text} {release.port}"
+
+    async def _come_back(self, app_id: str) -> None:
+        """Start the release that has the traffic again, where it made way for one that is gone."""
+        unit = self._units.get(self._served.get(app_id, ""))
+        if unit is None or unit.gave_way_to is None or in_the_way(unit.release, self._units.values()):
+            return
+        async with self._lock(unit.release.saga_id):
+            if unit.gave_way_to is None or self._units.get(unit.release.saga_id) is not unit:
+                return
+            self._log(app_id).say("router", f"release {unit.release.number} starts again")
+            self._begin(unit)
+            for instance in unit.instances:
+                instance.keep()
+
+    def _begin(self, unit: Unit) -> None:
+        """Make its instances and start them."""
+        unit.gave_way_to = None
+        unit.instances = [
+            self._instance(unit, process, f"{process}.{number}")
+            for process, count in unit.release.formation.items()
+            for number in range(1, count + 1)
+        ]
+        for instance in unit.instances:
+            instance.start()
+
+    def _instance(self, unit: Unit, process: str, label: str) -> Supervised:
         release = unit.release
         return Supervised(
             self._command(release, unit.root, label, release.processes[process]),
@@ -437,8 +485,16 @@ class ProcessRuntime:
             record=record,
         )
 
-    async def _stop_unit(self, unit: _Unit, *, drain: bool = True) -> None:
+    async def _stop_unit(self, unit: Unit, *, drain: bool = True) -> None:
         """Requests end, then instances; the unit is gone whatever happens."""
+        try:
+            await self._end(unit, drain=drain)
+        finally:
+            self._units.pop(unit.release.saga_id, None)
+            self._refresh(unit.release.app_id)
+
+    async def _end(self, unit: Unit, *, drain: bool = True) -> None:
+        """Requests end, then instances."""
         try:
             if drain:
                 busy = [each.backend for each in unit.instances if each.backend]
@@ -448,10 +504,8 @@ class ProcessRuntime:
                 self._cut(unit, busy)
         finally:
             await asyncio.gather(*(each.stop() for each in unit.instances))
-            self._units.pop(unit.release.saga_id, None)
-            self._refresh(unit.release.app_id)
 
-    def _cut(self, unit: _Unit, backends: Sequence[Backend]) -> None:
+    def _cut(self, unit: Unit, backends: Sequence[Backend]) -> None:
         """Name requests that are still open when the drain time is over."""
         count = sum(backend.cut(self._limits.drain_s) for backend in backends if backend.requests)
         if count:
@@ -470,11 +524,13 @@ class ProcessRuntime:
             unit = self._units.get(self._served.get(app_id, ""))
             route.serve(*self._serving(app_id, unit))
 
-    def _serving(self, app_id: str, unit: _Unit | None) -> tuple[Sequence[Backend], str]:
+    def _serving(self, app_id: str, unit: Unit | None) -> tuple[Sequence[Backend], str]:
         if trouble := self._troubles.get(app_id):
             return (), trouble
         if unit is None:
             return (), STARTING if app_id in self._served else _NO_RELEASE
+        if unit.gave_way_to is not None:
+            return (), _REPLACED
         webs = [each for each in unit.instances if each.is_web]
         if not webs:
             return (), "No web process runs: its formation has none. `knarr scale APP web=1` starts one."

@@ -147,6 +147,11 @@ class Router:
         """The app's route, if its port is open."""
         return self._routes.get(app_id)
 
+    def is_open(self, app_id: str) -> bool:
+        """Return whether the app's port accepts connections."""
+        route = self._routes.get(app_id)
+        return route is not None and route.server is not None and route.server.is_serving()
+
     def url(self, port: int) -> str:
         """The address of the app with that port."""
         host = "127.0.0.1" if self._host in {"0.0.0.0", "::", ""} else self._host  # noqa: S104  what we listen on

@@ -124,6 +124,11 @@ class Supervised:
         """Whether there is a verdict."""
         return self._decided.is_set()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing starts it again any more, although it was not stopped."""
+        return self._task is not None and self._task.done() and not self._stopping
+
     async def stop(self) -> None:
         """SIGTERM, the grace, SIGKILL; nothing of it runs on return."""
         self._stopping = True

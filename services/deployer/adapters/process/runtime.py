@@ -9,9 +9,11 @@ import asyncio
 import contextlib
 import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -29,6 +31,7 @@ from services.deployer.adapters.process.instance import Supervised, Times
 from services.deployer.adapters.process.oneoff import OneOff
 from services.deployer.adapters.process.output import AppLog
 from services.deployer.adapters.process.process import Command, Process
+from services.deployer.adapters.process.repairing import Repairs, lost_files
 from services.deployer.adapters.process.units import Unit, fixed_port, in_the_way, refuse_port
 from services.deployer.adapters.router import Backend, Router
 from services.deployer.checks import Patience, checks_of
@@ -103,8 +106,9 @@ class ProcessRuntime:
         self._folders = Folders(home, images)
         self._records = leftovers.Records(home / "run")
         self._units: dict[str, Unit] = {}
-        self._starting: set[str] = set()
-        """Apps of which a release is being started: another one may have made way, and nothing listens yet."""
+        self._changing: Counter[str] = Counter()
+        """Calls that start or stop a release, by app: what differs meanwhile is no drift."""
+        self._repairs = Repairs(clock)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._served: dict[str, str] = {}
         self._fences: dict[str, int] = {}
@@ -158,8 +162,7 @@ class ProcessRuntime:
 
     async def start(self, release: Release) -> None:
         """See `Runtime.start`."""
-        self._starting.add(release.app_id)
-        try:
+        with self._changes(release.app_id):
             if not self._runs(release.saga_id):
                 refuse_port(release, self._units.values())
                 await self._make_way(release)
@@ -168,8 +171,6 @@ class ProcessRuntime:
                     unit = Unit(release, await self._placed(release))
                     self._begin(unit)
                     self._units[release.saga_id] = unit
-        finally:
-            self._starting.discard(release.app_id)
 
     def _runs(self, saga_id: str) -> bool:
         unit = self._units.get(saga_id)
@@ -193,8 +194,7 @@ class ProcessRuntime:
             for verdict in verdicts:
                 verdict.cancel()
             await asyncio.gather(*verdicts, return_exceptions=True)
-        for instance in unit.instances:
-            instance.keep()
+        unit.keep()
 
     async def switch(self, app_id: str, saga_id: str | None, *, fence: int) -> None:
         """See `Runtime.switch`."""
@@ -215,9 +215,19 @@ class ProcessRuntime:
         """See `Runtime.stop`."""
         if not _SAFE_NAME.fullmatch(saga_id):
             raise InvalidInput("That is no saga's id", why=repr(saga_id[:100]))
-        found = await self._remove(app_id, saga_id)
-        await self._come_back(app_id)
+        with self._changes(app_id):
+            found = await self._remove(app_id, saga_id)
+            await self._come_back(app_id)
         return found
+
+    @contextlib.contextmanager
+    def _changes(self, app_id: str) -> Iterator[None]:
+        self._changing[app_id] += 1
+        try:
+            yield
+        finally:
+            self._changing[app_id] -= 1
+            self._changing += Counter()  # drops zeros
 
     async def _remove(self, app_id: str, saga_id: str) -> list[str]:
         """Stop the saga's instances and remove everything that carries its label; return what was found."""
@@ -225,6 +235,7 @@ class ProcessRuntime:
         await self._end_background(saga_id)
         if self._served.get(app_id) == saga_id:
             del self._served[app_id]
+            await self._repairs.forget(app_id)
             self._refresh(app_id)
             found.append("the route")
         async with self._lock(saga_id):
@@ -242,6 +253,7 @@ class ProcessRuntime:
         for saga_id in [each.release.saga_id for each in self._units.values() if each.release.app_id == app_id]:
             found += await self._remove(app_id, saga_id)
         await self._end_background(app_id)
+        await self._repairs.forget(app_id)
         found += await self._kill_marked({leftovers.APP_ID: app_id})
         if route := self._router.route(app_id):
             found.append(f"port {route.port}")
@@ -322,9 +334,100 @@ class ProcessRuntime:
             if each.saga_id:
                 self._in_background(each.saga_id, self._bring_up(each))
 
-    async def reconcile(self, standing: Sequence[Standing]) -> Sequence[Drift]:  # noqa: ARG002  the port's signature
-        """See `Runtime.reconcile`."""
-        return ()
+    async def reconcile(self, standing: Sequence[Standing]) -> Sequence[Drift]:
+        """See `Runtime.reconcile`. Only the release that has the traffic is compared: one that stays warm is not."""
+        for each in standing:
+            if not self._repairs.under_way(each.app_id):
+                self._repairs.seen(each, await self._differing(each), partial(self._repair, each))
+        return self._repairs.ledger.take()
+
+    async def _differing(self, standing: Standing) -> list[str]:
+        """What is not as the database says, in words; nothing under an older fence, or while a release changes."""
+        if standing.fence < self._fences.get(standing.app_id, 0):
+            return []
+        found = []
+        if not self._router.is_open(standing.app_id) and not self._in_hand(standing.app_id):
+            found.append(f"port {standing.port} of the app is not open")
+        unit = self._units.get(standing.saga_id or "")
+        lost = unit is not None and await asyncio.to_thread(lost_files, unit)
+        if not self._is_standing(standing) or unit is not self._units.get(standing.saga_id or ""):
+            return found
+        if unit is None and not any(fixed_port(each.release) for each in self._of_app(standing.app_id)):
+            found.append("no instance of the release runs")
+        elif unit is not None and unit.gave_way_to is not None:
+            if not in_the_way(unit.release, self._units.values()):
+                found.append(f"release {unit.release.number} made way for release {unit.gave_way_to}, which is gone")
+        elif unit is not None and lost:
+            found.append(f"files of release {unit.release.number} are gone")
+        elif unit is not None:
+            found += [f"{each.command.label} is not watched" for each in unit.instances if each.is_over]
+        return found
+
+    def _is_standing(self, standing: Standing) -> bool:
+        """Whether its release has the traffic, also here, and is neither started nor stopped at this moment."""
+        return (
+            standing.saga_id is not None
+            and self._served.get(standing.app_id) == standing.saga_id
+            and not self._changing[standing.app_id]
+            and not self._in_hand(standing.saga_id)
+        )
+
+    def _in_hand(self, name: str) -> bool:
+        task = self._background.get(name)
+        return task is not None and not task.done()
+
+    def _of_app(self, app_id: str) -> list[Unit]:
+        return [each for each in self._units.values() if each.release.app_id == app_id]
+
+    async def _repair(self, standing: Standing) -> bool:
+        """Make it as the database says; False: nothing differs any more."""
+        found = await self._differing(standing)
+        if not found:
+            return False
+        log.warning("drift.repair", app=standing.app, what=found)
+        if not self._router.is_open(standing.app_id):
+            await self._router.close(standing.app_id)
+            try:
+                await self._reopen(standing)
+            except Conflict as error:
+                self._trouble(standing, error)
+                raise
+            self._troubles.pop(standing.app_id, None)
+        if not self._is_standing(standing):
+            return True
+        unit = self._units.get(standing.saga_id or "")
+        if unit is None:
+            release = await standing.load()
+            if self._is_standing(standing):
+                await self.start(release)
+                self._units[release.saga_id].keep()
+        elif unit.gave_way_to is not None:
+            await self._come_back(standing.app_id)
+        else:
+            await self._restore(unit)
+        self._refresh(standing.app_id)
+        return True
+
+    async def _restore(self, unit: Unit) -> None:
+        """Unpack lost files again; replace instances that ran without them, or that nothing watches, one by one."""
+        release = unit.release
+        async with self._lock(release.saga_id):
+            if self._units.get(release.saga_id) is not unit:
+                return
+            old = [each for each in unit.instances if each.is_over]
+            if await asyncio.to_thread(lost_files, unit):
+                old = list(unit.instances)
+                await self._folders.remove(release.saga_id)
+                unit.root = await self._placed(release)
+            for each in old:
+                await each.stop()
+                process, label = each.command.label.rpartition(".")[0], each.command.label
+                instance = self._instance(unit, process, label)
+                unit.instances[unit.instances.index(each)] = instance
+                instance.start()
+                instance.keep()
+                with contextlib.suppress(KnarrError):  # it crashes, which its state says; the others are replaced too
+                    await instance.proved()
 
     async def sweep(self, needed: Callable[[], Awaitable[Needed]]) -> None:
         """See `Runtime.sweep`."""
@@ -332,6 +435,7 @@ class ProcessRuntime:
 
     async def close(self) -> None:
         """See `Runtime.close`."""
+        await self._repairs.close()
         for name in list(self._background):
             await self._end_background(name)
         await self._router.close()
@@ -374,8 +478,7 @@ class ProcessRuntime:
                 await self._clock.sleep(wait_s)
                 wait_s = min(_LONGEST_AGAIN_S, wait_s * 2)
         self._troubles.pop(standing.app_id, None)
-        for instance in self._units[release.saga_id].instances:
-            instance.keep()
+        self._units[release.saga_id].keep()
         self._refresh(standing.app_id)
 
     def _trouble(self, standing: Standing, error: Exception) -> None:
@@ -402,6 +505,7 @@ class ProcessRuntime:
         }:
             await self._end_background(served or "")  # else it would take the port while this release starts
         for unit in in_the_way(release, list(self._units.values())):
+            await self._repairs.end(release.app_id)
             async with self._lock(unit.release.saga_id):
                 unit.gave_way_to = release.number
                 self._refresh(release.app_id)
@@ -421,8 +525,7 @@ class ProcessRuntime:
                 return
             self._log(app_id).say("router", f"release {unit.release.number} starts again")
             self._begin(unit)
-            for instance in unit.instances:
-                instance.keep()
+            unit.keep()
 
     def _begin(self, unit: Unit) -> None:
         """Make its instances and start them."""

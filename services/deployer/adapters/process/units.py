@@ -19,6 +19,11 @@ class Unit:
     gave_way_to: int | None = None
     """Number of the release for which its instances were stopped: both listen on one port. None: they run."""
 
+    def keep(self) -> None:
+        """From now on its instances are started again whenever they end."""
+        for instance in self.instances:
+            instance.keep()
+
 
 def fixed_port(release: Release) -> int | None:
     """Return the port on which its `web` listens whatever PORT says; None: each start gets a free one."""

@@ -13,6 +13,7 @@ from services.builder.adapters.buildx.kitchen import EPOCH, TOUCH, BaseImages, K
 from services.builder.adapters.layers.node_versions import satisfies
 from services.builder.errors import CannotBuild
 from services.builder.install import node as plan
+from services.builder.install import yarn_lock
 from services.builder.install.node import Tool
 from services.builder.install.requirements import ReadFile
 from services.builder.ports import BuildOrder
@@ -60,6 +61,7 @@ def node_part(order: BuildOrder, packages: Packages, read: ReadFile, kitchen: Ki
         for name, content in contents.items()
         if name.rpartition("/")[2] == "package.json"
     ]
+    _refuse_without_addresses(packages, tool, contents)
     stages = _tools(image, tool, kitchen, order.app_id)
     source = "root/app/" if packages.needs_source else "knarr/dependencies/"
     install = _Installing(order=order, packages=packages, tool=tool, kitchen=kitchen)
@@ -101,6 +103,19 @@ def node_part(order: BuildOrder, packages: Packages, read: ReadFile, kitchen: Ki
         explain=lambda lines, ending: plan.install_failed(packages, ending, lines),
         writes_app=plan.has_own_scripts(manifests),
     )
+
+
+def _refuse_without_addresses(packages: Packages, tool: Tool, contents: Mapping[str, bytes]) -> None:
+    """Refuse a lock file of which Yarn 1 would not install the versions: only the engine knows its registry."""
+    lock = packages.lock or ""
+    if tool.name != "yarn" or tool.berry or lock not in contents:
+        return
+    if patterns := yarn_lock.unresolved(contents[lock].decode(errors="replace")):
+        raise CannotBuild(
+            f"{lock} has no address for {', '.join(patterns[:5])}",
+            why="without a line `resolved`, Yarn 1 installs the newest version and not the locked one",
+            todo="Write it again with `yarn install`, and commit it.",
+        )
 
 
 class _Installing:

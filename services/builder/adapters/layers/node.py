@@ -25,11 +25,12 @@ from services.builder.adapters.layers import node_tree as tree
 from services.builder.adapters.layers.cache import key_of
 from services.builder.adapters.layers.image import HOST_PATH, ReadyLayer
 from services.builder.adapters.layers.installed import Installed, unpack
-from services.builder.adapters.layers.node_tools import NodeTools, Programs
+from services.builder.adapters.layers.node_tools import NodeTools, Programs, printed
 from services.builder.adapters.layers.sandbox import ToolFailed
 from services.builder.adapters.layers.workshop import Workshop, wrapper
 from services.builder.errors import CannotBuild
 from services.builder.install import node as plan
+from services.builder.install import yarn_lock
 from services.source.contract import Packages
 
 MODULES = Path(tree.MODULES)
@@ -225,7 +226,20 @@ class NodePackages:
         self._shop.note("installing dependencies")
         environ = self._shop.sandbox.environment_passed()
         caches = str(self._shop.app_cache.tools)
+        await self._complete_lock()
         await self._run(plan.install(self._packages, self._programs.tool, dev=dev, caches=caches, environ=environ))
+
+    async def _complete_lock(self) -> None:
+        """Give entries of a lock file of Yarn 1 the addresses that they lack; `_restore` takes them out again."""
+        tool, lock = self._programs.tool, self._packages.lock
+        content = self._shop.read(lock) if lock and tool.name == "yarn" and not tool.berry else None
+        text = (content or b"").decode(errors="replace")
+        if lock is None or not (patterns := yarn_lock.unresolved(text)):
+            return
+        await self._shop.say(f"{lock}: {', '.join(patterns[:5])} without an address: the registry's is taken")
+        env = {**self._shop.environment(self._tool_env()), "PATH": f"{self._bins}:{self._shop.sandbox.path}"}
+        registry = await printed([str(self._bins / "npm"), "config", "get", "registry"], env=env, cwd=self._shop.app)
+        await asyncio.to_thread((self._shop.app / lock).write_text, yarn_lock.with_addresses(text, registry))
 
     async def _run(self, install: plan.Install) -> None:
         env = self._shop.environment({**install.env, **self._tool_env()})

@@ -276,11 +276,16 @@ def _appear(new: Path, folder: Path) -> None:
 
 async def _version(program: Path, shop: Workshop, node: Node | None) -> str:
     path = f"{node.node.parent}:{shop.sandbox.path}" if node else shop.sandbox.path
-    argv: Sequence[str] = (str(program), "--version")
+    env = {**shop.environment({}, variables=False), "PATH": path}
+    return await printed([str(program), "--version"], env=env, cwd=shop.scratch)
+
+
+async def printed(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> str:
+    """Return the last line that a program prints within 30 s; empty: none."""
     process = await asyncio.create_subprocess_exec(
         *argv,
-        env={**shop.environment({}, variables=False), "PATH": path},
-        cwd=shop.scratch,
+        env=dict(env),
+        cwd=cwd,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

@@ -32,7 +32,7 @@ def state_of(
     if live is None:
         return "no_release", trouble or "nothing was deployed yet"
     if not any(live.formation.values()):
-        return "stopped", "no instance is wanted"
+        return "stopped", "nothing runs"
     if trouble:
         return "down", trouble
     ours = [each for each in instances if each.saga_id == live.saga_id]

@@ -85,3 +85,10 @@ def test_a_crash_loop_says_how_often_and_why() -> None:
     crashed = instance("crashed", restarts=4, note="it ended with status 3; it starts again in 8 s")
     _, reason = state_of(release({"web": 1}), [crashed], "", now_ms=NOW)
     assert reason == "web.1 crashed 4 times: it ended with status 3; it starts again in 8 s"
+
+
+def test_an_app_whose_only_process_was_never_started_says_that_nothing_runs() -> None:
+    """The command line puts the command for the app's own process type behind it; there is no address."""
+    worker = release({"worker": 0}, processes=("worker",))
+    assert state_of(worker, [], "", now_ms=NOW) == ("stopped", "nothing runs")
+    assert not has_address(worker)

@@ -211,6 +211,7 @@ class Installation:
             "KNARR_KUBERNETES_TLS_SECRET": "",
             "KNARR_INSTALLATION": "production",
             "KNARR_SOURCE_ALLOW": "file:///srv/repositories/",
+            "KNARR_OBSERVE_S": "0",  # the overlay `dev` is tested with the default
         }
 
     def _write(self, name: str, patches: list[dict[str, object]]) -> None:

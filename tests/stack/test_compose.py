@@ -53,6 +53,7 @@ def ports() -> dict[str, str]:
         "KNARR_APP_PORTS": _free_block(3, start=26_000),
         "KNARR_IMAGES_PORT": _free_port(),
         "KNARR_SAGA_HOLD_S": "0",
+        "KNARR_OBSERVE_S": "0",
     }
 
 

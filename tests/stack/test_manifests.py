@@ -146,6 +146,26 @@ def test_a_push_that_cannot_work_is_undone(cluster: Running) -> None:
     assert not [each["metadata"]["name"] for each in left if "deletionTimestamp" not in each["metadata"]]
 
 
+def test_a_release_is_observed(cluster: Running, shop: str) -> None:
+    """The overlay keeps the default window: the last step of a push watched the pods for all of it."""
+    items = cluster.platform.pages("saga_coordinator", f"/sagas/{shop}/log", limit=1000)
+    (observed,) = [each["payload"] for each in items if each["type"] == "ReleaseObserved"]
+    assert observed["observed_s"] == 10.0
+    assert observed["ended_early"] == ""
+
+
+@pytest.mark.usefixtures("shop")
+def test_a_command_runs_beside_the_app(cluster: Running) -> None:
+    """By the deployer's own account: a pod with the release's image; its output and exit code arrive, and it goes."""
+    argv = ["python3", "-c", "print('counted:', open('app.py').read().count('one')); raise SystemExit(7)"]
+    with cluster.platform.stream("deployer", "/apps/shop/runs", method="POST", json={"command": argv}) as answer:
+        lines = [json.loads(line) for line in answer.iter_lines()]
+    assert b"".join(base64.b64decode(line["output"]) for line in lines[:-1]) == b"counted: 1\n"
+    assert lines[-1] == {"exit_code": 7}
+    left = objects("pods", "--all-namespaces", "-l", "knarr.io/app=shop,knarr.io/step=run")
+    assert not [each["metadata"]["name"] for each in left if "deletionTimestamp" not in each["metadata"]]
+
+
 @pytest.mark.usefixtures("shop")
 def test_a_service_restarted_in_the_middle_of_a_push_loses_nothing(cluster: Running) -> None:
     """Coordinator and builder are replaced while a deployment is under way; it ends, and the new version answers."""
@@ -242,12 +262,16 @@ def test_the_deployer_may_do_its_work_and_nothing_else(cluster: Running) -> None
         ("create", "namespaces"),
         ("patch", "deployments.apps"),
         ("get", "pods/log"),
+        ("get", "pods/proxy"),
+        ("create", "pods"),
+        ("watch", "networkpolicies.networking.k8s.io"),
+        ("create", "persistentvolumeclaims"),
         ("list", "secrets"),
     ):
         assert may(verb, what), (verb, what)
     refused = [
         ("create", "pods/exec"),
-        ("create", "pods"),
+        ("create", "pods/proxy"),
         ("get", "secrets"),
         ("update", "deployments.apps"),
         ("create", "rolebindings.rbac.authorization.k8s.io"),

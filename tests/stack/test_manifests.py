@@ -36,8 +36,10 @@ def objects(*arguments: str) -> list[dict[str, Any]]:
 
 
 def may(verb: str, what: str, *, namespace: str = "somewhere") -> bool:
-    """Whether the deployer may do that in a namespace."""
-    argv = ["kubectl", "auth", "can-i", verb, what, DEPLOYER, f"--namespace={namespace}"]
+    """Return whether the deployer may do that in a namespace. kubectl reads `pods/exec` as a pod named `exec`."""
+    resource, _, subresource = what.partition("/")
+    argv = ["kubectl", "auth", "can-i", verb, resource, DEPLOYER, f"--namespace={namespace}"]
+    argv += [f"--subresource={subresource}"] if subresource else []
     done = subprocess.run(argv, capture_output=True, check=False, text=True)
     assert done.stdout.strip() in {"yes", "no"}, done.stderr
     return done.stdout.strip() == "yes"
@@ -271,6 +273,8 @@ def test_the_deployer_may_do_its_work_and_nothing_else(cluster: Running) -> None
         assert may(verb, what), (verb, what)
     refused = [
         ("create", "pods/exec"),
+        ("create", "pods/attach"),
+        ("create", "pods/portforward"),
         ("create", "pods/proxy"),
         ("get", "secrets"),
         ("update", "deployments.apps"),

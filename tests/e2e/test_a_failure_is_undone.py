@@ -97,7 +97,7 @@ def test_a_commit_that_does_not_exist_fails_at_the_source(patient: Knarr, live: 
     saga = patient.ended(started["saga_id"])
     assert saga["state"] == "COMPENSATED"
     assert "dead" in error_of(saga, "source")
-    assert [step["state"] for step in saga["steps"]] == ["UNDONE", "PENDING", "PENDING", "PENDING"]
+    assert [step["state"] for step in saga["steps"]] == ["UNDONE", "PENDING", "PENDING", "PENDING", "PENDING"]
     patient.has_let_go_of(saga["id"])
     assert World.of(patient, app) == before
 
@@ -256,7 +256,7 @@ def test_an_image_that_cannot_be_published_is_undone_when_a_person_says_so(
     patient.api.post("saga_coordinator", f"/sagas/{saga_id}/cancel", {"reason": "not worth it"})
     saga = eventually("it has ended", lambda: _ended(patient, saga_id))
     assert saga["state"] == "COMPENSATED", saga
-    assert [step["state"] for step in saga["steps"]] == ["UNDONE", "UNDONE", "UNDONE", "PENDING"]
+    assert [step["state"] for step in saga["steps"]] == ["UNDONE", "UNDONE", "UNDONE", "PENDING", "PENDING"]
     patient.has_let_go_of(saga["id"])
     assert patient.images() == before
 

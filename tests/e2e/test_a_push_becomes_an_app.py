@@ -68,6 +68,7 @@ def test_the_log_tells_every_command_and_answer(knarr: Knarr) -> None:
         "BuildImage",
         "PublishImage",
         "DeployRelease",
+        "ObserveRelease",
     ]
     assert log[-1]["state"] == "SUCCEEDED"
 

@@ -86,6 +86,7 @@ def test_only_the_files_that_name_packages_come_before_the_app() -> None:
         "knarr/dependencies/requirements.txt",
         "knarr/dependencies/more/base.txt",
         "knarr/tools/settle_python.py",
+        "knarr/tools/pkg_resources.py",
     }
     before, _, after = made.dockerfile.partition("/knarr/uv/bin/uv pip install")
     assert "COPY root/" not in before

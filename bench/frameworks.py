@@ -37,7 +37,7 @@ class App:
 
     name: str
     changed: str
-    """The file of which one line changes."""
+    """The file in which one line changes."""
     before: str
     """The text in it that is replaced, and that the app answers."""
     install: tuple[str, ...]

@@ -1,6 +1,6 @@
 """A folder in, a deterministic `.tar.gz` out: the same files give the same bytes, wherever and whenever it is made.
 
-What git ignores stays out where the folder is in a git repository; elsewhere a short list of what nobody deploys. The
+What git ignores stays out where the folder is in a git repository; elsewhere a short list of folders of tools. The
 files of a repository inside the folder (a submodule, a clone) go along, by the rules of that repository. Only regular
 files and symbolic links go in; owners and times do not. What stays out is listed, and packing ends at the first limit.
 """

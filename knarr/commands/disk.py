@@ -11,7 +11,7 @@ from seedwork.errors import KnarrError
 
 SERVICES = ("source", "builder", "registry", "deployer")
 """Those that keep more than a database; the order is that in which a reclaim makes sense: the registry's garbage is
-known once the builder let go of what it had staged.
+known after the builder has deleted what it had staged.
 """
 _RECLAIM_S = 2400.0
 

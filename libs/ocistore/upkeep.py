@@ -1,4 +1,4 @@
-"""A quiet moment for the upkeep of an image store: who writes is counted, and upkeep waits until nobody does.
+"""Upkeep of an image store while nothing is written: writers are counted, and upkeep waits until there are none.
 
 Within one process, which is where upkeep is knarr's: `knarr up` has all services and starts the registry itself.
 """

@@ -106,7 +106,7 @@ def node_part(order: BuildOrder, packages: Packages, read: ReadFile, kitchen: Ki
 
 
 def _refuse_without_addresses(packages: Packages, tool: Tool, contents: Mapping[str, bytes]) -> None:
-    """Refuse a lock file of which Yarn 1 would not install the versions: only the engine knows its registry."""
+    """Refuse a lock file whose versions Yarn 1 would not install: only the engine knows its registry."""
     lock = packages.lock or ""
     if tool.name != "yarn" or tool.berry or lock not in contents:
         return

@@ -2,15 +2,18 @@
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects.mysql import LONGTEXT
 
 revision = "0004"
 down_revision = "0003"
+
+_JSON = sa.Text().with_variant(LONGTEXT(), "mysql")
 
 
 def upgrade() -> None:
     op.add_column("apps", sa.Column("observe_s", sa.Float))
     op.add_column("apps", sa.Column("newest_saga", sa.String(36)))
-    op.add_column("apps", sa.Column("scale", sa.Text))
+    op.add_column("apps", sa.Column("scale", _JSON))
     op.add_column("releases", sa.Column("watched_digest", sa.String(71)))
     op.add_column("releases", sa.Column("observe_until_ms", sa.BigInteger))
     op.create_table(

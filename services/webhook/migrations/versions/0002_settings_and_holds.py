@@ -19,3 +19,12 @@ def upgrade() -> None:
     op.add_column("apps", sa.Column("held_why", sa.String(200)))
     op.add_column("apps", sa.Column("held_saga_id", _ID, comment="the newest rollback that held the app"))
     op.add_column("apps", sa.Column("held_commit", sa.String(40), comment="the newest push since then"))
+    if op.get_bind().dialect.supports_comments:  # SQLite has none, and cannot alter a column
+        op.alter_column(
+            "deliveries",
+            "status",
+            existing_type=sa.String(16),
+            existing_nullable=False,
+            existing_comment="accepted, ignored, duplicate",
+            comment="accepted, ignored, duplicate, held",
+        )

@@ -25,6 +25,9 @@ _ASGI_SERVERS = {
     "granian": "granian --interface asgi --host 0.0.0.0 --port $PORT {app}",
 }
 
+_ALWAYS_ROOT = re.compile(r"^STATIC_ROOT\b|^from configurations import", re.MULTILINE)
+"""An assignment of the module itself, or settings in classes. One under an `if` may not happen in a build."""
+
 
 def manage_file(tree: Tree, app: PythonApp) -> str | None:
     """Where `manage.py` of a Django project is, at most two folders deep; None: it is no Django project."""
@@ -71,9 +74,11 @@ def collectstatic(tree: Tree, app: PythonApp, findings: Findings) -> tuple[Build
     settings = _settings(tree, manage)
     if not any("django.contrib.staticfiles" in source for source in settings.values()):
         return ()
-    with_root = next((file for file, source in settings.items() if re.search(r"\bSTATIC_ROOT\b", source)), None)
+    with_root = next((file for file, source in settings.items() if _ALWAYS_ROOT.search(source)), None)
     if with_root is None:
-        findings.note("collectstatic does not run: the settings have no STATIC_ROOT")
+        sometimes = next((file for file, source in settings.items() if "STATIC_ROOT" in source), None)
+        why = f"{sometimes} sets STATIC_ROOT under a condition" if sometimes else "the settings have no STATIC_ROOT"
+        findings.note(f"collectstatic does not run: {why}")
         return ()
     findings.found(f"Build: python {manage} collectstatic --noinput (STATIC_ROOT of {with_root})")
     unless = '[ "${DISABLE_COLLECTSTATIC:-0}" != 0 ] ||'

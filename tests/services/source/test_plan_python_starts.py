@@ -189,6 +189,11 @@ def test_django_is_served_by_gunicorn_and_gathers_its_static_files_in_the_build(
         ({"mysite/settings.py": "INSTALLED_APPS = ['django.contrib.staticfiles']\n"}, "mysite.wsgi:application", 0),
         ({"mysite/settings.py": "STATIC_ROOT = 'x'\n"}, "mysite.wsgi:application", 0),
         (
+            {"mysite/settings.py": "'django.contrib.staticfiles'\nif not DEBUG:\n    STATIC_ROOT = 'x'\n"},
+            "mysite.wsgi",
+            0,
+        ),
+        (
             {"mysite/settings.py": "", "mysite/settings/base.py": "'django.contrib.staticfiles'\nSTATIC_ROOT = 1"},
             "mysite.wsgi",
             1,

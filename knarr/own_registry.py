@@ -85,7 +85,7 @@ async def start_registry(
     for candidate in range(port, port + ports):
         if known is None:
             await _create(engine, name, installation=installation, image=image, port=candidate)
-        await engine.put_file(name, _PASSWORDS, _htpasswd(password))  # the password of this home, whoever made it
+        await engine.put_file(name, _PASSWORDS, _htpasswd(password))  # also into a container of an earlier start
         try:
             await engine.call("POST", f"containers/{name}/start")
         except KnarrError as error:

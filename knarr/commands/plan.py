@@ -54,7 +54,7 @@ def _planned(folder: Path, builder: str) -> Any:
 
     if not folder.is_dir():
         raise NotFound(f"There is no folder {folder}", todo="Name the folder that holds your app.")
-    return plan(tree_of_folder(folder, names_in(folder)), capabilities=Capabilities(builder))  # type: ignore[arg-type]  # checked
+    return plan(tree_of_folder(folder, names_in(folder)), capabilities=Capabilities(builder))  # type: ignore[arg-type]  # a choice
 
 
 def _show_refusal(session: Session, error: Any) -> None:

@@ -128,7 +128,7 @@ def make_builder(
     layers: ImageBuilder,
     buildpacks: ImageBuilder | Misconfigured,
 ) -> ChosenBuilder:
-    """All builders, of which each app gets one.
+    """All builders; each app gets one of them.
 
     Raises:
         Misconfigured: The one that the settings name does not go with the other settings.

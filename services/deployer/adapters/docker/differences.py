@@ -44,7 +44,7 @@ def differences(
 
 
 def missing(release: Release, containers: Sequence[Container], *, since_ms: int) -> list[Instance]:
-    """Return the wanted instances of which there is no container, as instances that are down."""
+    """Return the wanted instances that have no container, as instances that are down."""
     there = {each.labels[spec.PROCESS] for each in containers}
     return [
         Instance(
@@ -63,7 +63,7 @@ def missing(release: Release, containers: Sequence[Container], *, since_ms: int)
 
 
 def state_of(container: Container, *, reference: str | None = None) -> tuple[InstanceState, str] | None:
-    """Return the state of a container of an observed release that somebody changed, and why; None: nobody did."""
+    """Return state and reason of a container that was changed from outside; None: it was not changed."""
     if reference is not None and container.image != reference:
         return "drifted", f"its container runs the image {container.image}; {AGAIN} with the release's"
     if container.status == "paused":

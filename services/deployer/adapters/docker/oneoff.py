@@ -1,4 +1,4 @@
-"""One-off processes as containers of their own: they end with their command, or when nobody reads them any more.
+"""One-off processes as containers of their own: they end with their command, or when their reader is gone.
 
 Their containers carry the release's label, so `stop` and `forget` find what a crash of ours left.
 """

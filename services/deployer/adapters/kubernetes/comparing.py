@@ -69,7 +69,7 @@ def called(item: Object) -> str:
 
 
 def tampered(deployment: Object) -> str:
-    """What somebody changed of a Deployment, by what its own annotations say; empty: nothing that they tell of."""
+    """Return what was changed from outside in a Deployment, by its own annotations; empty: they show no change."""
     annotations = deployment["metadata"].get("annotations") or {}
     replicas, digest = annotations.get(objects.REPLICAS, ""), annotations.get(objects.DIGEST, "")
     scale = deployment["spec"].get("replicas", 1)

@@ -140,7 +140,7 @@ class Front:
     async def leave(self, app_id: str) -> str:
         """Remove the app's namespace if nothing is in it but what every app has; its name, if so.
 
-        A first deployment that failed leaves none. Whoever has traffic, an instance, an add-on or a volume keeps it.
+        A first deployment that failed leaves none. An app with traffic, an instance, an add-on or a volume keeps it.
         """
         namespace = await self.namespace(app_id)
         if namespace is None or await self.serves(namespace) != objects.NOBODY:

@@ -55,7 +55,7 @@ class FaultyProxy:
     requests: list[tuple[str, str]] = field(default_factory=list)
     """Method and path, oldest first."""
     overlapping: list[tuple[tuple[str, str], tuple[str, str]]] = field(default_factory=list)
-    """Each two of them that were under way at once."""
+    """Each two of them that were with the server behind at once: until the head of its answer."""
     bytes_up: int = 0
     """Of request bodies."""
     rewrite: Callable[[str], str] = str
@@ -102,14 +102,20 @@ class FaultyProxy:
         self.requests.append(asked)
         self.overlapping.extend((other, asked) for other in self._under_way)
         self._under_way.append(asked)
-        try:
-            await self._answered(method, path, lines, reader, writer)
-        finally:
-            self._under_way.remove(asked)
+        with contextlib.ExitStack() as with_the_server:
+            with_the_server.callback(self._under_way.remove, asked)
+            await self._answered(method, path, lines, reader, writer, with_the_server)
 
     async def _answered(
-        self, method: str, path: str, lines: list[str], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        method: str,
+        path: str,
+        lines: list[str],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        with_the_server: contextlib.ExitStack,
     ) -> None:
+        """Pass the request on; `with_the_server` is closed before the client reads the answer and asks again."""
         body = _body(reader, [line.lower() for line in lines])
         fault = next((each for each in self.faults if each.takes(method, path)), None)
         if fault and fault.how == "refuse":
@@ -132,7 +138,10 @@ class FaultyProxy:
                 writer.transport.abort()
                 return
             await self._pass(body, server)
-            await _answer(server_reader, writer, fault.after_bytes if fault else None)
+            answer_head = await server_reader.readuntil(b"\r\n\r\n")
+            with_the_server.close()
+            writer.write(answer_head)
+            await _pass_back(server_reader, writer, fault.after_bytes if fault else None)
         finally:
             server.close()
             with contextlib.suppress(ConnectionError):
@@ -180,9 +189,8 @@ async def _exactly(reader: asyncio.StreamReader, size: int) -> AsyncIterator[byt
         yield piece
 
 
-async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut_after: int | None) -> None:
-    head = await reader.readuntil(b"\r\n\r\n")
-    writer.write(head)
+async def _pass_back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut_after: int | None) -> None:
+    """An answer's body, up to so many bytes."""
     left = cut_after
     while piece := await reader.read(PIECE_BYTES):
         if left is not None and len(piece) > left:

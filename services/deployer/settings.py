@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, SecretStr
 
 from ocistore import ImageStoreSettings, is_registry
-from seedwork.chassis.settings import CommaSeparated
+from seedwork.chassis.settings import Networks
 from seedwork.errors import Misconfigured
 
 MIB = 1024 * 1024
@@ -109,8 +109,21 @@ class DeployerSettings(ImageStoreSettings):
     kubernetes_volume_owner_image: str | None = None
     """Image with `chown`, for storage classes that ignore `fsGroup` (host paths): an init container runs it as root."""
 
-    kubernetes_egress_except: CommaSeparated = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16")
-    """Networks that apps must not reach: the cluster's own, and where clouds answer with credentials."""
+    kubernetes_egress_except: Networks = (
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "169.254.0.0/16",
+    )
+    """Networks that apps must not reach: the cluster's own (some clouds take 100.64.0.0/10 for pods or nodes), and
+    where clouds answer with credentials.
+    """
+
+    kubernetes_dns_networks: Networks = ("169.254.20.10/32",)
+    """Networks in CIDR form of DNS servers that apps may ask beside the pods labelled `k8s-app: kube-dns`. Default: the
+    address of NodeLocal DNSCache.
+    """
 
     start_timeout_s: float = Field(default=60.0, gt=0)
     """Seconds until a new instance must answer. Heroku's boot limit is 60; slow frameworks take 20 to 40."""

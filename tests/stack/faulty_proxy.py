@@ -104,7 +104,7 @@ class FaultyProxy:
         self._under_way.append(asked)
         with contextlib.ExitStack() as with_the_server:
             with_the_server.callback(self._under_way.remove, asked)
-            await self._answered(method, path, lines, reader, writer, with_the_server)
+            await self._answered(method, path, lines, reader, writer, with_the_server=with_the_server)
 
     async def _answered(
         self,
@@ -113,6 +113,7 @@ class FaultyProxy:
         lines: list[str],
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
+        *,
         with_the_server: contextlib.ExitStack,
     ) -> None:
         """Pass the request on; `with_the_server` is closed before the client reads the answer and asks again."""

@@ -6,12 +6,13 @@ so that one file can serve all of them.
 """
 
 import os
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import quote
 
 import yaml
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -32,6 +33,14 @@ def _split(value: Any) -> Any:
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 """A setting with several values: `a,b` in the environment, a list in `knarr.yaml`."""
+
+
+def _as_networks(values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(str(ip_network(value)) for value in values)
+
+
+Networks = Annotated[CommaSeparated, AfterValidator(_as_networks)]
+"""IP networks in CIDR form, such as `10.0.0.0/8,fd00::/8`; an address alone is a network of one."""
 
 
 class ServiceSettings(BaseSettings):

@@ -67,6 +67,8 @@ NOBODY = "none"
 CONTAINER = "app"
 PULL_SECRET = "registry"  # noqa: S105  an object's name
 _PORT_NAME = "http"
+_DEPLOYER = {"app.kubernetes.io/name": "deployer", "app.kubernetes.io/component": "service"}
+"""Labels of the deployer's pods, as in `deploy/k8s`."""
 _JOB_RESERVE_S = 900
 """The cluster ends a Job, and its log, when we did not: its image may have to be pulled first."""
 _HOST_ENV = "HOST"
@@ -96,6 +98,8 @@ class Shape:
     """Limits for health checks."""
     egress_except: tuple[str, ...] = ()
     """Networks that apps must not reach."""
+    dns_networks: tuple[str, ...] = ()
+    """Networks of DNS servers that are no pods labelled `k8s-app: kube-dns`."""
     pull_login: tuple[str, str, str] | None = field(default=None, repr=False)
     """Registry host, user and password."""
 
@@ -191,17 +195,28 @@ def surroundings(namespace: str, labels: Mapping[str, str], shape: Shape) -> lis
 
 
 def _policies(namespace: str, labels: Mapping[str, str], shape: Shape) -> list[Object]:
-    dns = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
+    """Who reaches the app's pods, and whom they reach.
+
+    In: anybody at the HTTP port of `web`; the deployer's own pods at each port, since a health check may name another
+    one. Out: the app's own pods, the cluster's DNS servers at port 53, and the internet without `egress_except`.
+    """
     outside = {
         "ipBlock": {"cidr": "0.0.0.0/0", **({"except": list(shape.egress_except)} if shape.egress_except else {})}
     }
     deny = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-    web = {"podSelector": {"matchLabels": {PROCESS: WEB, STEP: "deploy"}}, "policyTypes": ["Ingress"], "ingress": [{}]}
+    web = {
+        "podSelector": {"matchLabels": {PROCESS: WEB, STEP: "deploy"}},
+        "policyTypes": ["Ingress"],
+        "ingress": [
+            {"ports": [{"protocol": "TCP", "port": _PORT_NAME}]},
+            {"from": [{"namespaceSelector": {}, "podSelector": {"matchLabels": _DEPLOYER}}]},
+        ],
+    }
     inside = {
         "podSelector": {},
         "policyTypes": ["Ingress", "Egress"],
         "ingress": [{"from": [{"podSelector": {}}]}],
-        "egress": [{"to": [{"podSelector": {}}]}, {"ports": dns}],
+        "egress": [{"to": [{"podSelector": {}}]}, _to_resolvers(shape.dns_networks)],
     }
     internet = {
         "podSelector": {"matchExpressions": [{"key": SAGA, "operator": "Exists"}]},
@@ -210,6 +225,15 @@ def _policies(namespace: str, labels: Mapping[str, str], shape: Shape) -> list[O
     }
     named: dict[str, Object] = {"deny-all": deny, "allow-web": web, "allow-own": inside, "allow-internet": internet}
     return [manifest(POLICY, namespace, name, labels, spec=spec) for name, spec in named.items()]
+
+
+def _to_resolvers(networks: Sequence[str]) -> Object:
+    """Egress to the cluster's DNS servers and to nobody else at port 53: an open port 53 is a way out for any data."""
+    pods = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}
+    return {
+        "to": [pods, *({"ipBlock": {"cidr": network}} for network in networks)],
+        "ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")],
+    }
 
 
 def _pull_secret(namespace: str, labels: Mapping[str, str], login: tuple[str, str, str]) -> Object:

@@ -44,6 +44,7 @@ def make_kubernetes_runtime(
         settle_s=ceil(settings.worker_settle_s),
         release_command_timeout_s=ceil(settings.release_command_timeout_s),
         egress_except=settings.kubernetes_egress_except,
+        dns_networks=settings.kubernetes_dns_networks,
         pull_login=(registry.split("/")[0], user, password.get_secret_value()) if user and password else None,
     )
     ways = Ways(

@@ -2,6 +2,12 @@
 
 import re
 
+AWAY = re.compile(
+    rb"^(?:go: |\S+\.go:\d+:\d+: ).*(?:dial tcp|i/o timeout|TLS handshake timeout|connection re(?:set|fused)|: EOF$"
+    rb"|: (?:429|50[0234]) )"
+)
+"""A line of go itself that says that the module proxy did not answer."""
+
 
 def environment(*, caches: str, fetch: bool) -> dict[str, str]:
     """Return the variables of `go` commands.

@@ -6,13 +6,14 @@ the project asks for Plug'n'Play: the files of an image must be found without Ya
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import orjson
 
-from services.builder.errors import BuildFailed, CannotBuild, RegistryUnavailable
+from services.builder.errors import CannotBuild
 from services.source.contract import Packages
 
 ReadFile = Callable[[str], bytes | None]
@@ -221,6 +222,7 @@ def tool_environment(tool: Tool, *, caches: str, environ: Mapping[str, str]) -> 
             "YARN_GLOBAL_FOLDER": f"{caches}/yarn-berry",
             "YARN_ENABLE_TELEMETRY": "0",
             "YARN_ENABLE_PROGRESS_BARS": "0",
+            "YARN_ENABLE_INLINE_BUILDS": "true",  # what an install script prints is part of the log
         }
         if registry:
             env["YARN_NPM_REGISTRY_SERVER"] = registry
@@ -230,6 +232,12 @@ def tool_environment(tool: Tool, *, caches: str, environ: Mapping[str, str]) -> 
         env["BUN_INSTALL_CACHE_DIR"] = f"{caches}/bun"
         env |= {"BUN_CONFIG_REGISTRY": registry} if registry else {}
     return env
+
+
+def headers_environment(node: Path) -> dict[str, str]:
+    """Return the variable by which node-gyp compiles with the headers beside `node`, without a download."""
+    prefix = node.resolve().parent.parent
+    return {"npm_config_nodedir": str(prefix)} if (prefix / "include/node/node.h").is_file() else {}
 
 
 BERRY_RUNTIME = {"YARN_NODE_LINKER": "node-modules"}
@@ -302,68 +310,3 @@ def npm_for_node(node_version: str) -> str:
         if major >= least:
             return npm
     return "^6"
-
-
-# --- failures ---------------------------------------------------------------------------------------------------------
-
-_NETWORK = re.compile(
-    rb"code (ECONNRESET|ECONNREFUSED|ETIMEDOUT|ESOCKETTIMEDOUT|ENOTFOUND|EAI_AGAIN|ERR_SOCKET_TIMEOUT|E5\d\d|E429)"
-    rb"|ERR_PNPM_(FETCH_5\d\d|FETCH_429|META_FETCH_FAIL)|\b(ECONNRESET|ECONNREFUSED|ETIMEDOUT|ENOTFOUND|EAI_AGAIN)\b"
-    rb"|There appears to be trouble with your network connection|ConnectionRefused|ConnectionClosed"
-)
-_OUT_OF_DATE = re.compile(
-    rb"are in sync|ERR_PNPM_OUTDATED_LOCKFILE|ERR_PNPM_LOCKFILE_CONFIG_MISMATCH|Your lockfile needs to be updated"
-    rb"|YN0028|lockfile had changes, but lockfile is frozen|ERR_PNPM_FROZEN_LOCKFILE"
-)
-_REASON = re.compile(
-    rb"^(?:npm (?:error|ERR!)\s*(?P<npm>.*)|.*(?P<pnpm>ERR_PNPM_.*)|(?:[Uu]sage )?[Ee]rror:? (?P<yarn>.*)"
-    rb"|.*\xe2\x9e\xa4 (?P<berry>YN(?!00(?:00|02|07|13|19|60|61|68|76|85|86))\d+: .*)"
-    rb"|(?P<plain>Failure reason:.*|specifiers in the lockfile.*|\s*\* .*))"
-)
-_NOISE = re.compile(
-    rb"^(code \w+|A complete log of this run.*|Clean install a project|Usage:.*|errno .*|\[?-.*|.*/_logs/.*"
-    rb"|`npm ci` can only install packages.*|Options:|aliases?: .*|Run \"npm help.*|npm ci|\[--.*)$"
-)
-_MAX_REASONS = 6
-_MAX_REASON_BYTES = 300
-_REFRESH = {
-    "npm": "npm install --package-lock-only",
-    "pnpm": "pnpm install --lockfile-only",
-    "yarn": "yarn install",
-    "bun": "bun install --lockfile-only",
-}
-
-
-def reasons(lines: Sequence[bytes]) -> tuple[str, ...]:
-    """Return the lines of a tool's output that say why it failed, without its usage text; the first few."""
-    found: list[str] = []
-    for line in lines:
-        match = _REASON.match(line)
-        text = next((group for group in match.groups() if group is not None), b"").strip() if match else b""
-        if text.startswith((b"Clean install a project", b"Usage:")):
-            break
-        if text and not _NOISE.match(text):
-            shown = text[:_MAX_REASON_BYTES].decode(errors="replace")
-            if shown not in found:
-                found.append(shown)
-    return tuple(found[:_MAX_REASONS])
-
-
-def install_failed(packages: Packages, ending: str, lines: Sequence[bytes]) -> BuildFailed | RegistryUnavailable:
-    """Return the error for an installation that failed: the tool's own first reasons, not its usage text."""
-    why = "; ".join(reasons(lines)) or ending
-    if any(_OUT_OF_DATE.search(line) for line in lines):
-        refresh = _REFRESH[packages.tool]
-        return BuildFailed(
-            f"package.json and {packages.lock or 'its lock file'} do not agree",
-            why=why,
-            todo=f"Run `{refresh}` and commit {packages.lock or 'the lock file'}.",
-            code="lock_out_of_date",
-        )
-    if any(_NETWORK.search(line) for line in lines):
-        return RegistryUnavailable("The npm registry did not answer", why=why)
-    return BuildFailed(
-        f"The packages of {packages.lock or 'package.json'} could not be installed",
-        why=f"{why} ({packages.tool}: {ending})" if why != ending else ending,
-        todo="The last lines of the log say why.",
-    )

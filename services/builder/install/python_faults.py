@@ -14,6 +14,13 @@ _NETWORK = re.compile(
     re.IGNORECASE,
 )
 _NOT_NETWORK = re.compile(rb"HTTP status client error \(4(?!29)\d\d|40[134] Client Error")
+_BUILD_FAILED = re.compile(
+    rb"The build backend returned an error|Backend subprocess exited|Build backend raised error"
+    rb"|(Getting requirements to build|Preparing (editable )?metadata|Building (wheel|editable)|Running setup).*"
+    rb" did not run successfully|python setup\.py \S+ did not run successfully|Failed building wheel"
+    rb"|This error originates from the build backend"
+)
+"""A package's own build failed: what that build could not download says nothing about the index."""
 _STALE = re.compile(
     rb"lockfile .*needs to be updated|changed significantly since poetry\.lock|poetry\.lock is not up to date"
     rb"|Lockfile doesn't satisfy|Lockfile hash doesn't match|Pipfile\.lock is out-of-date",
@@ -46,7 +53,7 @@ def explained(
     reason = reason_of(lines) or ending
     said = b"\n".join(lines)
     stale = _STALE.search(said)
-    if not stale and _NETWORK.search(said) and not _NOT_NETWORK.search(said):
+    if not (stale or is_failed_build(lines) or _NOT_NETWORK.search(said)) and _NETWORK.search(said):
         return RegistryUnavailable("The Python package index did not answer", why=reason)
     if installation.manifest and (stale or command.compares):
         return BuildFailed(
@@ -61,6 +68,11 @@ def explained(
         why=f"{tool}: {reason}",
         todo="The last lines of the log say why.",
     )
+
+
+def is_failed_build(lines: Sequence[bytes]) -> bool:
+    """Whether the build of a package failed: its code ran, whatever it could not download."""
+    return any(_BUILD_FAILED.search(line) for line in lines)
 
 
 def reason_of(lines: Sequence[bytes]) -> str:

@@ -282,6 +282,9 @@ def test_a_cached_step_says_so_and_what_is_no_record_is_text() -> None:
 
 RUN = "[2/2] RUN pip install"
 NETWORK = 'failed to do request: Head "https://registry-1.docker.io/v2/library/x/manifests/1": dial tcp: no such host'
+NO_HOST = NETWORK.replace(
+    "dial tcp: no such host", "dial tcp: lookup registry-1.docker.io on 10.0.0.1:53: no such host"
+)
 
 
 @pytest.mark.parametrize(
@@ -301,6 +304,30 @@ NETWORK = 'failed to do request: Head "https://registry-1.docker.io/v2/library/x
             RegistryUnavailable,
         ),
         (
+            [
+                vertex(RUN, started=STARTED),
+                output_of(RUN, "npm error code ECONNREFUSED\nnpm error syscall connect\n"),
+                vertex(RUN, started=STARTED, error="executor failed running [x]: exit code: 1"),
+            ],
+            RegistryUnavailable,
+        ),
+        (
+            [
+                vertex(RUN, started=STARTED),
+                output_of(RUN, "npm error command failed\nnpm error gyp ERR! code ECONNREFUSED\n"),
+                vertex(RUN, started=STARTED, error="executor failed running [x]: exit code: 1"),
+            ],
+            BuildFailed,
+        ),
+        (
+            [
+                vertex(RUN, started=STARTED),
+                output_of(RUN, "Building wheel for x did not run successfully.\nMax retries exceeded with url\n"),
+                vertex(RUN, started=STARTED, error="executor failed running [x]: exit code: 1"),
+            ],
+            BuildFailed,
+        ),
+        (
             [  # the first build of an app: its cache is not there yet
                 vertex("importing cache manifest from r/cache/app", started=STARTED, error="r/cache/app: not found"),
                 vertex(RUN, started=STARTED),
@@ -312,6 +339,7 @@ NETWORK = 'failed to do request: Head "https://registry-1.docker.io/v2/library/x
         ([vertex("[internal] load metadata for docker.io/library/x:1", error=NETWORK)], RegistryUnavailable),
         ([vertex("[internal] load metadata for docker.io/library/x:1", error="pull access denied")], CannotBuild),
         ([vertex("resolve image config for docker.io/docker/dockerfile:1", error=NETWORK)], RegistryUnavailable),
+        ([vertex("[internal] load metadata for docker.io/library/x:1", error=NO_HOST)], CannotBuild),
         (["ERROR: failed to solve: dockerfile parse error line 1: unknown instruction: FRM"], BuildFailed),
         (['ERROR: failed to solve: failed to compute cache key: "/nope" not found: not found'], BuildFailed),
         (["ERROR: Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?"], Unavailable),
@@ -351,6 +379,32 @@ def test_a_failure_is_told_with_whose_fault_it_is(
 
     assert type(error) is expected
     assert error.why
+
+
+def test_a_base_image_that_cannot_be_pulled_is_named_at_the_first_attempt() -> None:
+    """With the host that the engine's network does not know."""
+    progress, _, _ = shown(vertex("[internal] load metadata for docker.io/library/golang:1.13", error=NO_HOST))
+
+    error = explained(ToolFailed(["docker"], 1, []), progress, registry="r", memory_bytes=1)
+
+    assert error.what == "The base image docker.io/library/golang:1.13 cannot be pulled"
+    assert "registry-1.docker.io" in error.why
+
+
+def test_an_install_script_that_fails_in_an_image_build_is_named_by_its_package() -> None:
+    """As on this machine: the registry of packages was there."""
+    node = AppDescription(
+        runtime=Runtime(kind="node"), packages=(Packages(language="node", tool="npm", manifests=("package.json",)),)
+    )
+    made = recipe(node, {"package.json": '{"dependencies": {"native": "1"}}'})
+    name = "[node-packages 3/3] RUN npm install"
+    said = "npm error path /app/node_modules/native\nnpm error command failed\nnpm error gyp ERR! code ENOTFOUND\n"
+    failed = vertex(name, started=STARTED, error="executor failed running [x]: exit code: 1")
+    progress, _, _ = shown(vertex(name, started=STARTED), output_of(name, said), failed)
+
+    error = explained(ToolFailed(["docker"], 1, []), progress, registry="r", memory_bytes=1, explain=made.explain)
+
+    assert (type(error), error.what) == (BuildFailed, "An install script of native failed")
 
 
 def test_a_docker_command_that_was_killed_is_not_the_apps_fault() -> None:

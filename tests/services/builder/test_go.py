@@ -8,7 +8,7 @@ import pytest
 
 from services.builder.adapters.layers.builder import LayersBuilder
 from services.builder.errors import BuildFailed, CannotBuild
-from services.builder.install.go import minor, older
+from services.builder.install.go import AWAY, minor, older
 from services.source.contract import AppDescription, BuildStep, Packages, Runtime
 from tests.services.builder.support import Files, make_bench, run_process, unpacked
 
@@ -23,6 +23,20 @@ def app(version: str | None = None) -> AppDescription:
     return AppDescription(
         runtime=Runtime(kind="go"), processes={"web": ("/bin/sh", "-c", "bin/web")}, packages=(packages,), build=(STEP,)
     )
+
+
+@pytest.mark.parametrize(
+    ("line", "away"),
+    [
+        (b'go: x.org/a@v1.0.0: Get "https://proxy/x": dial tcp 10.0.0.1:443: connect: connection refused', True),
+        (b"go: x.org/a@v1.0.0: reading https://proxy/x: 503 Service Unavailable", True),
+        (b"go: x.org/a@v1.0.0: reading https://proxy/x: 404 Not Found", False),
+        (b"main.go:3:8: no required module provides package x.org/a", False),
+    ],
+)
+def test_a_module_proxy_that_does_not_answer_is_worth_another_attempt(line: bytes, away: bool) -> None:
+    """A module that it does not have is not."""
+    assert (AWAY.search(line) is not None) is away
 
 
 @with_go

@@ -1,5 +1,7 @@
 """Package managers of Node: which version installs, by which command, and what their failures mean."""
 
+from pathlib import Path
+
 import pytest
 
 from seedwork.errors import KnarrError
@@ -8,12 +10,12 @@ from services.builder.install.node import (
     Tool,
     can_omit_dev,
     deciding,
+    headers_environment,
     install,
-    install_failed,
-    reasons,
     tool_environment,
     tool_for,
 )
+from services.builder.install.node_faults import install_failed, reasons
 from services.source.contract import Packages
 
 
@@ -114,6 +116,15 @@ def test_caches_and_registry_are_those_of_the_build(tool: str) -> None:
         assert env["YARN_UNSAFE_HTTP_WHITELIST"] == "registry"
 
 
+def test_native_packages_are_compiled_with_the_headers_beside_node(tmp_path: Path) -> None:
+    """Where there are any; else node-gyp downloads them."""
+    (tmp_path / "include/node").mkdir(parents=True)
+    assert headers_environment(tmp_path / "bin/node") == {}
+
+    (tmp_path / "include/node/node.h").touch()
+    assert headers_environment(tmp_path / "bin/node") == {"npm_config_nodedir": str(tmp_path)}
+
+
 @pytest.mark.parametrize(
     ("version", "expected"), [("1.22.22", False), ("^1", False), (">=1.22", False), ("2.4.3", True), ("4", True)]
 )
@@ -173,7 +184,11 @@ BERRY_OUT_OF_DATE = (
         ("yarn", "yarn.lock", b"error Your lockfile needs to be updated, but yarn was run", BuildFailed, ["needs to"]),
         ("bun", "bun.lock", b"error: lockfile had changes, but lockfile is frozen", BuildFailed, ["frozen"]),
         ("npm", "package-lock.json", b"npm error code ECONNREFUSED", RegistryUnavailable, []),
+        ("npm", "package-lock.json", b"npm ERR! code E503\nnpm ERR! 503 Service Unavailable", RegistryUnavailable, []),
         ("pnpm", "pnpm-lock.yaml", b" ERR_PNPM_META_FETCH_FAIL  GET x: ECONNREFUSED", RegistryUnavailable, []),
+        ("yarn", "yarn.lock", b"error Error: connect ECONNREFUSED 127.0.0.1:9", RegistryUnavailable, []),
+        ("yarn", "yarn.lock", "➤ YN0001: │ RequestError: connect ECONNREFUSED".encode(), RegistryUnavailable, []),
+        ("bun", "bun.lock", b"error: ConnectionRefused downloading package manifest ms", RegistryUnavailable, []),
     ],
 )
 def test_a_failure_is_told_by_the_tools_own_reason(
@@ -197,3 +212,96 @@ def test_reasons_are_few_and_short() -> None:
 
     assert len(found) == 6
     assert max(map(len, found)) == 300
+
+
+SAID = """prebuild-install warn install getaddrinfo ENOTFOUND github.com
+gyp ERR! stack FetchError: request to https://nodejs.org/x failed, reason: connect ECONNREFUSED 10.0.0.1:443
+gyp ERR! code ECONNREFUSED"""
+
+
+def of_script(head: str, mark: str, end: str) -> str:
+    """Output of a package manager around what an install script printed."""
+    return "\n".join([head, *(mark + line for line in SAID.splitlines()), end])
+
+
+NPM_6 = of_script(
+    "> native@1.0.0 install /x/node_modules/native\n> node fail.js\n",
+    "",
+    "npm ERR! code ELIFECYCLE\nnpm ERR! errno 1\nnpm ERR! native@1.0.0 install: `node fail.js`\n"
+    "npm ERR! Exit status 1\nnpm ERR! \nnpm ERR! Failed at the native@1.0.0 install script.",
+)
+NPM_10 = of_script(
+    "npm error code 1\nnpm error path /x/node_modules/native\nnpm error command failed\n"
+    "npm error command sh -c node fail.js",
+    "npm error ",
+    "npm error A complete log of this run can be found in: /x/_logs/2026-12-01T07_39_12_632Z-debug-0.log",
+)
+PNPM = of_script(
+    ".../native@1.0.0/node_modules/native install$ node fail.js",
+    ".../native@1.0.0/node_modules/native install: ",
+    ".../native@1.0.0/node_modules/native install: Failed\n ELIFECYCLE  Command failed with exit code 1.",
+)
+YARN_1 = of_script(
+    "error /x/node_modules/native: Command failed.\nExit code: 1\nCommand: node fail.js\nArguments: \n"
+    "Directory: /x/node_modules/native\nOutput:",
+    "",
+    "",
+)
+BERRY = of_script(
+    "➤ YN0007: │ native@npm:1.0.0 must be built because it never has been before or the last one failed",
+    "➤ YN0000: │ native@npm:1.0.0 STDERR ",
+    "➤ YN0009: │ native@npm:1.0.0 couldn't be built successfully (exit code 1, logs: /tmp/x/build.log)",
+)
+BUN = of_script("Resolved, downloaded and extracted [4]", "", '\nerror: install script from "native" exited with 1')
+
+
+@pytest.mark.parametrize(
+    ("tool", "text"),
+    [("npm", NPM_6), ("npm", NPM_10), ("pnpm", PNPM), ("yarn", YARN_1), ("yarn", BERRY), ("bun", BUN)],
+)
+def test_an_install_script_that_fails_is_a_fault_of_the_build(tool: str, text: str) -> None:
+    """What it could not download says nothing about the registry; package and last lines are named."""
+    error = install_failed(packages(tool), "exit code 1", text.encode().split(b"\n"))
+
+    assert type(error) is BuildFailed
+    assert error.what == "An install script of native failed"
+    assert error.why == "; ".join(SAID.splitlines())
+    assert "downloads a file" in error.todo
+
+
+@pytest.mark.parametrize(
+    ("tool", "text"),
+    [
+        ("npm", "npm error code 3\nnpm error path /x\nnpm error command failed\nnpm error command sh -c exit 3"),
+        ("pnpm", ". postinstall: no\n. postinstall: Failed\n ELIFECYCLE  Command failed with exit code 3."),
+        ("yarn", "$ exit 3\nerror Command failed with exit code 3."),
+        ("yarn", "➤ YN0009: │ shop@workspace:. couldn't be built successfully (exit code 3, logs: /tmp/build.log)"),
+    ],
+)
+def test_an_install_script_of_the_app_itself_is_named_so(tool: str, text: str) -> None:
+    """It has no package's name."""
+    error = install_failed(packages(tool), "exit code 3", text.encode().split(b"\n"))
+
+    assert (type(error), error.what) == (BuildFailed, "An install script of the app failed")
+
+
+def test_a_script_whose_own_npm_does_not_reach_the_registry_is_worth_another_attempt() -> None:
+    """`"postinstall": "npm install --prefix client"` of an app, while the registry is away."""
+    text = b"npm error code ECONNREFUSED\nnpm error code 1\nnpm error path /x\nnpm error command failed"
+
+    assert type(install_failed(packages("npm"), "exit code 1", text.split(b"\n"))) is RegistryUnavailable
+
+
+def test_an_answered_attempt_after_a_warning_is_no_outage() -> None:
+    """Yarn 1 warns about the network and goes on; a script fails later."""
+    warning = b"info There appears to be trouble with your network connection. Retrying..."
+    text = warning + b"\nerror /x/node_modules/a: Command failed."
+
+    assert type(install_failed(packages("yarn"), "exit code 1", text.split(b"\n"))) is BuildFailed
+
+
+def test_a_missing_compiler_is_named() -> None:
+    """The error says what the machine that builds lacks."""
+    text = b"npm error path /x/node_modules/a\nnpm error command failed\nnpm error gyp ERR! find Python"
+
+    assert "C++ compiler" in install_failed(packages("npm"), "exit code 1", text.split(b"\n")).todo

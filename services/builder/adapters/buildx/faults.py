@@ -1,6 +1,7 @@
 """How a build with buildx failed, in; whose fault it is, and whether another attempt may help, out. Pure.
 
-A step of the app that ended with an error is final, unless its last lines say that a package registry was not there. An
+A step of the app that ended with an error is final, unless its last lines say that a package registry was not there.
+These are the package manager's own lines, and not those of an install script, which is a part of the app's build. An
 engine, a base image's registry or our own registry that did not answer may do so the next time.
 """
 
@@ -12,6 +13,7 @@ from services.builder.adapters.buildx.kitchen import Explain
 from services.builder.adapters.buildx.progress import Progress, Step
 from services.builder.adapters.layers.sandbox import ToolFailed
 from services.builder.errors import BuildFailed, CannotBuild, OutOfMemory, RegistryUnavailable
+from services.builder.install import go, node_faults, python_faults
 
 Rule = tuple[re.Pattern[str], type[KnarrError], str, str]
 """What is said; what that means, what happened, and what to do next."""
@@ -31,9 +33,10 @@ _NETWORK = re.compile(
 _STEP_NETWORK = re.compile(
     rb"Temporary failure (in name resolution|resolving)|Could not resolve host|Network is unreachable"
     rb"|Max retries exceeded|Retrying \(Retry\(total=0|ReadTimeoutError|ConnectTimeoutError|NewConnectionError"
-    rb"|code (ECONNRESET|ECONNREFUSED|ETIMEDOUT|ESOCKETTIMEDOUT|ENOTFOUND|EAI_AGAIN|ERR_SOCKET_TIMEOUT|E5\d\d|E429)"
     rb"|HTTP error (429|5\d\d)|50[0234] (Bad Gateway|Service Unavailable|Gateway Time-?out)|Failed to fetch .*50\d "
 )
+_UNKNOWN_HOST = re.compile(r"lookup (\S+)(?: on \S+)?: no such host")
+"""The answer of a name server, and no outage: the engine's network does not have that name."""
 _EXIT = re.compile(r"exit code: (\d+)")
 _PACKAGES = re.compile(r"\[\w+-packages ")
 _KILLED = 137
@@ -106,11 +109,11 @@ def explained(
     why = _why(error, progress)
     if error.exit_code < 0:
         return Unavailable("The docker command was ended before the build", why=error.ending, todo="It is tried again.")
-    found = _by_rule(_BEFORE_STEPS, text, why) or (_of_step(step, why, registry, memory_bytes) if step else None)
-    if step and explain and type(found) is BuildFailed and _PACKAGES.match(step.name):
-        return explain(tuple(step.lines), found.why)
+    if not (step and _PACKAGES.match(step.name)):
+        explain = None
     return (
-        found
+        _by_rule(_BEFORE_STEPS, text, why)
+        or (_of_step(step, why, registry, memory_bytes, explain) if step else None)
         or _by_rule(_AFTER_STEPS, text, why)
         or BuildFailed("The build failed", why=why, todo="The last lines of the log say why.")
     )
@@ -120,17 +123,24 @@ def _by_rule(rules: Sequence[Rule], text: str, why: str) -> KnarrError | None:
     return next((kind(what, why=why, todo=todo) for pattern, kind, what, todo in rules if pattern.search(text)), None)
 
 
-def _of_step(step: Step, why: str, registry: str, memory_bytes: int) -> KnarrError | None:
+def _of_step(step: Step, why: str, registry: str, memory_bytes: int, explain: Explain | None) -> KnarrError | None:
     if base := _BASE.match(step.name):
         return _base_image(base[1], step.error, why)
     if step.name.startswith(("pushing", "exporting")):
         return _pushing(step, why, registry)
     if found := _EXIT.search(step.error):
-        return _exited(int(found[1]), step, why, memory_bytes)
+        return _exited(int(found[1]), step, why, memory_bytes, explain)
     return None
 
 
 def _base_image(image: str, error: str, why: str) -> KnarrError:
+    if unknown := _UNKNOWN_HOST.search(error):
+        return CannotBuild(
+            f"The base image {image} cannot be pulled",
+            why=f"the engine's network does not know the host {unknown[1]}",
+            todo="Give the engine access to that registry or a mirror of it, or load the image there (`docker load`).",
+            code="no_base_image",
+        )
     if _NETWORK.search(error):
         return RegistryUnavailable(f"The base image {image} cannot be had now", why=why)
     return CannotBuild(
@@ -157,18 +167,24 @@ def _pushing(step: Step, why: str, registry: str) -> KnarrError | None:
     )
 
 
-def _exited(exit_code: int, step: Step, why: str, memory_bytes: int) -> KnarrError:
-    if exit_code == _KILLED or any(b"MemoryError" in line or b"heap out of memory" in line for line in step.lines):
+def _exited(exit_code: int, step: Step, why: str, memory_bytes: int, explain: Explain | None) -> KnarrError:
+    lines = tuple(step.lines)
+    ending = f"exit code {exit_code}"
+    if exit_code == _KILLED or any(b"MemoryError" in line or b"heap out of memory" in line for line in lines):
         return OutOfMemory(
             "A step of the build was killed, or ran out of memory",
             why=f"{why}; each process may take {memory_bytes // 1024**2} MiB",
             todo="Make the build smaller, or raise KNARR_BUILD_MEMORY_BYTES or what the engine may take.",
         )
-    if any(_STEP_NETWORK.search(line) for line in step.lines):
+    if explain:
+        return explain(lines, ending)
+    if any(node_faults.AWAY.search(line) or go.AWAY.search(line) for line in lines) or (
+        any(_STEP_NETWORK.search(line) for line in lines)
+        and not python_faults.is_failed_build(lines)
+        and node_faults.script_failed(lines, ending) is None
+    ):
         return RegistryUnavailable(f"A package registry did not answer to {step.name[:100]}", why=why)
-    return BuildFailed(
-        f"The step {step.name[:200]} failed", why=f"exit code {exit_code}", todo="The last lines of the log say why."
-    )
+    return BuildFailed(f"The step {step.name[:200]} failed", why=ending, todo="The last lines of the log say why.")
 
 
 def _why(error: ToolFailed, progress: Progress) -> str:

@@ -15,6 +15,7 @@ from services.builder.errors import CannotBuild
 from services.builder.install import node as plan
 from services.builder.install import yarn_lock
 from services.builder.install.node import Tool
+from services.builder.install.node_faults import install_failed
 from services.builder.install.requirements import ReadFile
 from services.builder.ports import BuildOrder
 from services.source.contract import Packages
@@ -25,6 +26,11 @@ _REGISTRY = (
     'registry="${NPM_CONFIG_REGISTRY-${npm_config_registry-}}"; if [ -n "$registry" ]; then '
     'export YARN_NPM_REGISTRY_SERVER="$registry" BUN_CONFIG_REGISTRY="$registry"; fi'
 )
+_HEADERS = (
+    'node="$(readlink -f "$(command -v node)")"; if [ -f "${node%/bin/*}/include/node/node.h" ]; then '
+    'export npm_config_nodedir="${node%/bin/*}"; fi'
+)
+"""node-gyp compiles with the headers beside node, and downloads none."""
 _ONLY_MODULES = (
     "find . -name node_modules -prune -o \\( -type f -o -type l \\) -exec rm -f {} +; "
     "find . -mindepth 1 -type d -empty ! -path '*/node_modules/*' -delete"
@@ -100,7 +106,7 @@ def node_part(order: BuildOrder, packages: Packages, read: ReadFile, kitchen: Ki
             _ONLY_WRITTEN if in_image else "find . -name node_modules -prune -exec rm -rf {} +",
             "rm -f .yarn/install-state.gz .yarn/build-state.yml",
         ],
-        explain=lambda lines, ending: plan.install_failed(packages, ending, lines),
+        explain=lambda lines, ending: install_failed(packages, ending, lines),
         writes_app=plan.has_own_scripts(manifests),
     )
 
@@ -133,7 +139,7 @@ class _Installing:
         env = plan.tool_environment(self._tool, caches=_CACHES, environ={})
         options = f'export NODE_OPTIONS="--max-old-space-size={heap_mib} ${{NODE_OPTIONS-}}"'
         yarn_cache = ["if ! [ -d .yarn/cache ]; then export YARN_ENABLE_GLOBAL_CACHE=true; fi"]
-        return [*_exports(env), _REGISTRY, options, *(yarn_cache if self._tool.berry else [])]
+        return [*_exports(env), _REGISTRY, _HEADERS, options, *(yarn_cache if self._tool.berry else [])]
 
     def line(self, *, dev: bool, then: Sequence[str], installs: bool) -> str:
         """The line that installs, and what follows in it."""

@@ -19,7 +19,7 @@ import orjson
 
 from services.builder.ports import BuildOutput
 
-_LINES = 60
+_LINES = 400
 _RECORD_BYTES = 4 * 1024 * 1024
 """A larger record is no progress any more; it is shown as text."""
 _PARTIAL_BYTES = 64 * 1024

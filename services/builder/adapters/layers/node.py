@@ -31,6 +31,7 @@ from services.builder.adapters.layers.workshop import Workshop, wrapper
 from services.builder.errors import CannotBuild
 from services.builder.install import node as plan
 from services.builder.install import yarn_lock
+from services.builder.install.node_faults import install_failed
 from services.source.contract import Packages
 
 MODULES = Path(tree.MODULES)
@@ -174,6 +175,7 @@ class NodePackages:
         return {
             **plan.tool_environment(self._programs.tool, caches=caches, environ=environ),
             "PATH": f"{self._bins}:{shop.sandbox.path}",
+            **plan.headers_environment(self._programs.node.node),
             **({"YARN_ENABLE_GLOBAL_CACHE": "true"} if ".yarn/cache" in self._leftovers else {}),
             "NODE_OPTIONS": f"--max-old-space-size={heap_mib} {shop.order.variables.get('NODE_OPTIONS', '')}".strip(),
         }
@@ -248,7 +250,7 @@ class NodePackages:
         try:
             await self._shop.run(argv, env=env, shown=install.shown)
         except ToolFailed as error:
-            raise plan.install_failed(self._packages, error.ending, error.lines) from error
+            raise install_failed(self._packages, error.ending, error.lines) from error
         await asyncio.to_thread(self._restore)
 
     def _restore(self) -> None:

@@ -23,6 +23,7 @@ from services.builder.adapters.layers.workshop import Workshop
 from services.builder.errors import CannotBuild, RegistryUnavailable
 from services.builder.install import node as plan
 from services.builder.install.node import Tool
+from services.builder.install.node_faults import reasons
 from services.builder.locks import Locks
 
 _NO_VERSION = re.compile(rb"code (ETARGET|E404|ENOVERSIONS|EINVALIDTAGNAME)")
@@ -219,7 +220,7 @@ class NodeTools:
 
 
 def _not_fetched(error: ToolFailed, spec: str, what: str) -> CannotBuild | RegistryUnavailable:
-    why = "; ".join(plan.reasons(error.lines)) or error.ending
+    why = "; ".join(reasons(error.lines)) or error.ending
     if error.says(_NO_VERSION):
         return CannotBuild(
             f"The npm registry has no {what}",

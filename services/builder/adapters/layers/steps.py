@@ -12,7 +12,8 @@ from pathlib import Path, PurePosixPath
 
 from services.builder.adapters.layers.sandbox import ToolFailed
 from services.builder.adapters.layers.workshop import Workshop
-from services.builder.errors import BuildFailed
+from services.builder.errors import BuildFailed, RegistryUnavailable
+from services.builder.install import go, node_faults
 from services.source.contract import BuildStep
 
 
@@ -26,12 +27,17 @@ async def run_step(shop: Workshop, step: BuildStep, env: Mapping[str, str]) -> N
 
     Raises:
         BuildFailed: It ended with an error.
+        RegistryUnavailable: It installs packages, and their registry did not answer.
     """
     shop.note(f"running {step.name}")
     await asyncio.to_thread(_bring, shop, step)
     try:
         await shop.run(step.command, env=shop.environment({**env, **step.env}), shown=shlex.join(step.command))
     except ToolFailed as error:
+        if error.says(node_faults.AWAY) or error.says(go.AWAY):
+            raise RegistryUnavailable(
+                f"A package registry did not answer to the build step {step.name}", why=error.ending
+            ) from error
         raise BuildFailed(
             f"The build step {step.name} failed", why=error.ending, todo="The last lines of the log say why."
         ) from error

@@ -20,7 +20,8 @@ from pydantic import SecretStr
 
 from dockerengine import Endpoint, EngineApi, find_endpoint
 from knarr.home import Home
-from knarr.own_registry import PORT_OFFSET, USER, OwnRegistry, start_registry, watch_registry
+from knarr.htpasswd import USER
+from knarr.own_registry import PORT_OFFSET, OwnRegistry, start_registry, watch_registry
 from seedwork.errors import Conflict, KnarrError, Misconfigured
 from seedwork.extras import need_extra
 from services.deployer.adapters.naming import short_hash

@@ -1,7 +1,8 @@
 """The secrets of a new installation, made once: random values out, in files for compose or in a cluster as Secrets.
 
 A bundle is what changes together, as `NAME=value`: `platform` for all services; one for each service, its database
-user; `<service>-key` for those that encrypt what they keep; `mysql` for the server and the job that makes schemas. What
+user; `<service>-key` for those that encrypt what they keep; `mysql` for the server and the job that makes schemas; in
+files, `images` for the registry and those that push and pull. What
 is there already stays as it is, so that this may run before every start; whoever deletes a bundle gets a new one the
 next time. (Without its key, what was encrypted cannot be read again.)
 
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import httpx2
 
+from knarr.htpasswd import USER, htpasswd
 from seedwork.chassis.settings import SERVICE_PORTS
 from seedwork.errors import KnarrError, NotAllowed, Unavailable
 
@@ -31,6 +33,10 @@ USER_ID = 10001
 KEYS = {"webhook-key": "KNARR_SECRET_KEY", "deployer-key": "KNARR_CONFIG_KEY"}
 """What encrypts webhook secrets and config vars at rest."""
 BUNDLES = ("platform", "mysql", *SERVICE_PORTS, *KEYS)
+REGISTRY_BUNDLE = "images"
+"""Login of the registry that compose starts. In a cluster the registry is the operator's."""
+REGISTRY_USERS = ("builder", "registry", "deployer")
+"""Services that push, copy or pull images."""
 _POD = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TIMEOUT_S = 30.0
 
@@ -41,7 +47,7 @@ def make(bundle: str, database: str) -> Bundle:
     """A new bundle of that name.
 
     Args:
-        bundle: One of `BUNDLES`.
+        bundle: One of `BUNDLES`, or `REGISTRY_BUNDLE`.
         database: `host[:port]` of the MySQL server.
     """
     if bundle == "platform":
@@ -49,6 +55,8 @@ def make(bundle: str, database: str) -> Bundle:
     if bundle in KEYS:
         return {KEYS[bundle]: base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()}
     password = secrets.token_urlsafe(24)
+    if bundle == REGISTRY_BUNDLE:
+        return {"KNARR_REGISTRY_USER": USER, "KNARR_REGISTRY_PASSWORD": password}
     if bundle == "mysql":
         return {
             "MYSQL_ROOT_PASSWORD": password,
@@ -65,12 +73,12 @@ def to_files(folder: Path, homes: Path, database: str, owners: Mapping[str, int]
 
     Args:
         folder: Only for us.
-        homes: Holds a folder for each service and for `mysql`, which gets its password as a file.
+        homes: Holds a folder for each service, and for `mysql` and `images`, which get their passwords as files.
         database: `host[:port]` of the MySQL server.
         owners: The user by service, where it is not `USER_ID`.
     """
     made = []
-    for name in BUNDLES:
+    for name in (*BUNDLES, REGISTRY_BUNDLE):
         path = folder / f"{name}.env"
         if not path.exists():
             _write(path, _lines(make(name, database)))
@@ -80,11 +88,18 @@ def to_files(folder: Path, homes: Path, database: str, owners: Mapping[str, int]
         home = homes / service
         os.chown(home, owner, owner)
         own = [name for name in ("platform", service, f"{service}-key") if name in BUNDLES]
+        own += [REGISTRY_BUNDLE] if service in REGISTRY_USERS else []
         _write(home / ".env", "".join((folder / f"{name}.env").read_text() for name in own), owner=owner)
-    root = dict(line.split("=", 1) for line in (folder / "mysql.env").read_text().splitlines())
+    root = _read(folder / "mysql.env")
     # The server's own user reads it, whose number is the image's affair; only the server has this folder.
     _write(homes / "mysql" / "root-password", root["MYSQL_ROOT_PASSWORD"], mode=0o444)
+    login = _read(folder / f"{REGISTRY_BUNDLE}.env")
+    _write(homes / "images" / "htpasswd", htpasswd(login["KNARR_REGISTRY_PASSWORD"]).decode(), mode=0o444)
     return made
+
+
+def _read(path: Path) -> Bundle:
+    return dict(line.split("=", 1) for line in path.read_text().splitlines())
 
 
 def _lines(bundle: Bundle) -> str:

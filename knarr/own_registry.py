@@ -16,13 +16,13 @@ import structlog
 
 from dockerengine import Endpoint, EngineApi
 from knarr.home import Home
+from knarr.htpasswd import USER, htpasswd
 from ocistore.upkeep import upkeep_of
 from seedwork.errors import KnarrError, Misconfigured, NotFound, Unavailable
 from services.registry.adapters.own_registry import COLLECTOR, DATA
 
 LABEL_INSTALLATION = "io.knarr.installation"
 LABEL_REGISTRY = "io.knarr.registry"
-USER = "knarr"
 PORT_OFFSET = 90
 """Above the port base: 8790, between the services and the apps."""
 READY_S = 60.0
@@ -85,7 +85,7 @@ async def start_registry(
     for candidate in range(port, port + ports):
         if known is None:
             await _create(engine, name, installation=installation, image=image, port=candidate)
-        await engine.put_file(name, _PASSWORDS, _htpasswd(password))  # also into a container of an earlier start
+        await engine.put_file(name, _PASSWORDS, htpasswd(password))  # also into a container of an earlier start
         try:
             await engine.call("POST", f"containers/{name}/start")
         except KnarrError as error:
@@ -164,16 +164,6 @@ def _config(name: str, image: str, port: int, labels: Mapping[str, str]) -> dict
             "LogConfig": {"Type": "json-file", "Config": {"max-size": "4m", "max-file": "2"}},
         },
     }
-
-
-def _htpasswd(password: str) -> bytes:
-    """Return the password file; the registry reads bcrypt only.
-
-    Cost 5: the password has 256 random bits, so a slow hash protects nothing, and each request pays for it.
-    """
-    import bcrypt
-
-    return f"{USER}:".encode() + bcrypt.hashpw(password.encode(), bcrypt.gensalt(5)) + b"\n"
 
 
 def _is_taken(error: KnarrError) -> bool:

@@ -61,7 +61,17 @@ class BuilderSettings(ImageStoreSettings):
     """Bytes of build caches (`.next/cache`, npm, pip, Go) of all apps; the least recently built app's go first."""
 
     build_pass_env: CommaSeparated = ()
-    """More names of environment variables that build tools get, such as those a private index needs."""
+    """More names of environment variables that build tools get, such as those a private index needs. An app's own
+    Dockerfile gets none of them: give it config vars with the scope `build`.
+    """
+
+    build_dockerfile_registries: CommaSeparated = ()
+    """Hosts of registries whose logins of the platform an app's own Dockerfile may use in `FROM`, such as `docker.io`.
+    Default: none, since a login that reads private images reads those of all apps.
+    """
+
+    buildx_network: Literal["default", "none"] = "default"
+    """Network of build steps: `none` for installations whose builds need no network. Never the network of the host."""
 
     buildx_registry: str | None = None
     """`host[:port][/prefix]` under which the engine reaches the registry of `image_store`, where its view differs.

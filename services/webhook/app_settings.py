@@ -85,10 +85,10 @@ def _docker_target(name: str) -> str:
 
 def _docker_args(names: Sequence[str]) -> tuple[str, ...]:
     for name in _few("docker_args", names):
-        if not _VARIABLE.fullmatch(name):
+        if not _VARIABLE.fullmatch(name) or name.upper().startswith("BUILDKIT_"):
             raise InvalidInput(
                 f"docker_args: {name[:60]!r} is no name of a config var",
-                why="the value of a build argument is that of the config var of its name",
+                why="a build argument has the value of the config var of its name; BUILDKIT_… belong to the platform",
                 todo="Give names such as VERSION; set values with `knarr config set APP VERSION=1`.",
             )
     return tuple(dict.fromkeys(names))

@@ -4,6 +4,7 @@ import os
 import stat
 from pathlib import Path
 
+import bcrypt
 import pytest
 
 from knarr import first_secrets
@@ -19,7 +20,7 @@ def places(tmp_path: Path) -> tuple[Path, Path]:
     """Where bundles are kept, and the homes."""
     folder, homes = tmp_path / "secrets", tmp_path / "homes"
     folder.mkdir()
-    for name in ("mysql", *SERVICE_PORTS):
+    for name in ("mysql", "images", *SERVICE_PORTS):
         (homes / name).mkdir(parents=True)
     return folder, homes
 
@@ -31,7 +32,7 @@ def read(path: Path) -> dict[str, str]:
 def test_a_second_run_changes_nothing(places: tuple[Path, Path]) -> None:
     """It runs before every start of compose."""
     folder, homes = places
-    assert first_secrets.to_files(folder, homes, "mysql:3306", {}) == list(first_secrets.BUNDLES)
+    assert first_secrets.to_files(folder, homes, "mysql:3306", {}) == [*first_secrets.BUNDLES, "images"]
     before = {service: (homes / service / ".env").read_text() for service in SERVICE_PORTS}
     assert first_secrets.to_files(folder, homes, "mysql:3306", {}) == []
     assert {service: (homes / service / ".env").read_text() for service in SERVICE_PORTS} == before
@@ -60,6 +61,19 @@ def test_services_share_tokens_and_no_database_password(places: tuple[Path, Path
         assert url.startswith(f"mysql+asyncmy://knarr_{service}:")
         assert url.endswith(f"@db.example:3306/knarr_{service}")
     assert not any("ADMIN" in name or "ROOT" in name for each in found for name in each)
+
+
+def test_the_registry_has_a_password_that_only_its_users_know(places: tuple[Path, Path]) -> None:
+    """Any Dockerfile could otherwise take the image of another app as its base."""
+    folder, homes = places
+    first_secrets.to_files(folder, homes, "mysql:3306", {})
+    passwords = {service: read(homes / service / ".env").get("KNARR_REGISTRY_PASSWORD") for service in SERVICE_PORTS}
+    assert {service for service, password in passwords.items() if password} == {"builder", "registry", "deployer"}
+    user, _, hashed = (homes / "images" / "htpasswd").read_text().strip().partition(":")
+    password = passwords["builder"]
+    assert password is not None
+    assert user == read(homes / "builder" / ".env")["KNARR_REGISTRY_USER"]
+    assert bcrypt.checkpw(password.encode(), hashed.encode())
 
 
 def test_each_file_is_its_readers_alone(places: tuple[Path, Path]) -> None:
@@ -91,6 +105,6 @@ def test_the_services_take_their_keys_from_it(places: tuple[Path, Path], monkeyp
 
 def test_a_value_needs_no_quotes_anywhere() -> None:
     """The same text in a `.env` file, in a shell and in a URL."""
-    for bundle in first_secrets.BUNDLES:
+    for bundle in (*first_secrets.BUNDLES, first_secrets.REGISTRY_BUNDLE):
         for value in first_secrets.make(bundle, "mysql:3306").values():
             assert not set(value) & set(" '\"\\$`#\n")

@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -131,13 +132,14 @@ async def test_a_step_of_the_apps_own_dockerfile_has_its_limit_of_memory(yard: Y
     assert isinstance(error, OutOfMemory)
 
 
-async def test_a_secret_reaches_the_step_that_mounts_it(yard: Yard, small: str) -> None:
-    """From the platform's environment through buildx; the next step does not have it."""
+async def test_a_config_var_reaches_the_step_that_mounts_it(yard: Yard, small: str) -> None:
+    """From the app's settings through buildx; the next step does not have it."""
     dockerfile = small + (
         "RUN --mount=type=secret,id=NPM_TOKEN sha256sum /run/secrets/NPM_TOKEN\n"
         "RUN ! test -e /run/secrets/NPM_TOKEN\nCMD true\n"
     )
+    order = replace(yard.bench.order(DOCKERFILE, {"Dockerfile": dockerfile}), variables={"NPM_TOKEN": "of the app"})
 
-    await yard.build(DOCKERFILE, {"Dockerfile": dockerfile})
+    await yard.run(order, yard.builder())
 
-    assert hashlib.sha256(b"of the tests").hexdigest() in yard.output
+    assert hashlib.sha256(b"of the app").hexdigest() in yard.output

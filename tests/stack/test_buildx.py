@@ -530,7 +530,7 @@ async def test_a_step_that_takes_too_much_memory_is_ended(
     assert isinstance(error, OutOfMemory)
 
 
-async def test_a_secret_is_mounted_and_in_no_layer(
+async def test_a_secret_of_the_platform_is_mounted_and_in_no_layer(
     tmp_path: Path, settings: BuilderSettings, images: DistributionStore
 ) -> None:
     """A token for a package index reaches the step that installs, and neither image nor log nor argument keeps it."""
@@ -538,13 +538,14 @@ async def test_a_secret_is_mounted_and_in_no_layer(
     bench = make_bench(tmp_path, environ={"PATH": os.environ["PATH"], "NPM_TOKEN": token})
     yard = Yard(folder=tmp_path, bench=bench, images=images, settings=settings)
     seen: set[str] = set()
-
+    told = "console.log(require('crypto').createHash('sha256').update(process.env.NPM_TOKEN).digest('hex'))"
     files = {
-        "Dockerfile": SMALL + "RUN --mount=type=secret,id=NPM_TOKEN sha256sum /run/secrets/NPM_TOKEN; "
-        f"echo {new_id()}; sleep 1\n"
-        f"RUN echo {new_id()} && ! test -e /run/secrets/NPM_TOKEN\nCMD true\n"
+        "package.json": '{"name": "shop", "scripts": {"build": "node make.js && sleep 1"}}',
+        "make.js": f"{told} // {new_id()}\n",
+        "server.js": "",
     }
-    building = asyncio.create_task(yard.build(DOCKERFILE, files))
+    step = BuildStep(name="build", command=("npm", "run", "build"), language="node")
+    building = asyncio.create_task(yard.build(NODE.model_copy(update={"build": (step,)}), files))
     while not building.done():
         seen |= {argument for process in psutil.process_iter() for argument in _argv(process)}
         await asyncio.sleep(0.05)
@@ -562,6 +563,100 @@ async def test_a_secret_is_mounted_and_in_no_layer(
             text = tail + content.decompress(piece)
             assert token.encode() not in text
             tail = text[-100:]
+
+
+# --- what an app's own Dockerfile does not get ------------------------------------------------------------------------
+
+
+async def test_a_dockerfile_gets_no_secret_of_the_platform(
+    tmp_path: Path, settings: BuilderSettings, images: DistributionStore
+) -> None:
+    """It says itself which secrets it mounts, and any app would have every token."""
+    bench = make_bench(tmp_path, environ={"PATH": os.environ["PATH"], "NPM_TOKEN": "of-the-platform"})
+    yard = Yard(folder=tmp_path, bench=bench, images=images, settings=settings)
+    dockerfile = f"{SMALL}RUN --mount=type=secret,id=NPM_TOKEN ls /run/secrets; echo {new_id()}\nCMD true\n"
+
+    await yard.build(DOCKERFILE, {"Dockerfile": dockerfile})
+
+    assert "NPM_TOKEN" not in yard.output.text.decode().split("ls /run/secrets")[-1]
+
+
+async def test_caches_of_a_dockerfile_are_its_apps_alone(yard: Yard) -> None:
+    """Whoever names the cache of another app, or the namespace that it is in, finds nothing there."""
+    marker = new_id()
+    kept = f"{SMALL}ARG BUILDKIT_CACHE_MOUNT_NS\nRUN --mount=type=cache,id={marker},target=/kept "
+    write = {"Dockerfile": f"{kept}echo mine > /kept/file\nCMD true\n"}
+    look = {"Dockerfile": f"{kept}echo found=$(cat /kept/file 2>/dev/null || echo none) {new_id()}\nCMD true\n"}
+    described = DOCKERFILE.model_copy(update={"docker_args": ("BUILDKIT_CACHE_MOUNT_NS",)})
+    own = yard.bench.order(DOCKERFILE, write)
+    await yard.run(own, yard.builder())
+    await yard.run(replace(yard.bench.order(DOCKERFILE, look), app_id=own.app_id), yard.builder())
+    assert "found=mine" in yard.output
+
+    stranger = replace(yard.bench.order(described, look), app_id=new_id(), variables={"BUILDKIT_CACHE_MOUNT_NS": ""})
+    await yard.run(stranger, yard.builder())
+
+    assert "found=none" in yard.output
+
+
+async def test_a_dockerfile_does_not_pull_with_the_logins_of_the_platform(
+    yard: Yard, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Images of other apps stay closed to FROM, unless the setting opens their registry; knarr's own recipes may."""
+    from tests.stack.test_distribution_auth import HTPASSWD, PASSWORD
+
+    folder = tmp_path_factory.mktemp("auth")
+    (folder / "htpasswd").write_text(HTPASSWD)
+    env = {"REGISTRY_AUTH": "htpasswd", "REGISTRY_AUTH_HTPASSWD_REALM": "test"}
+    env["REGISTRY_AUTH_HTPASSWD_PATH"] = "/auth/htpasswd"
+    with own_registry(tmp_path_factory.mktemp("registry"), env=env, volumes=[f"{folder}:/auth:ro"]) as registry:
+        given = {"image_store": registry.url, "registry_user": "knarr", "registry_password": PASSWORD}
+        yard.settings = BuilderSettings(**{**yard.settings.model_dump(), **given})
+        store = yard.settings.open_image_store()
+        assert isinstance(store, DistributionStore)
+        yard.images, kept = store, yard.images
+        first = await yard.build(DOCKERFILE, {"Dockerfile": f'FROM scratch\nCOPY Dockerfile /{new_id()}\nCMD ["x"]\n'})
+        host = registry.url.removeprefix("http://")
+        files = {"Dockerfile": f"FROM {host}/{first.repository}@{first.digest}\n"}
+        docker("image", "prune", "--force")
+
+        with pytest.raises(CannotBuild, match="let the engine log in"):
+            await yard.build(DOCKERFILE, files)
+        assert await yard.build(DOCKERFILE, files, builder=yard.builder({"build_dockerfile_registries": (host,)}))
+
+        yard.images = kept
+        await store.close()
+
+
+@pytest.mark.stack("BUILDKIT_HOST")
+async def test_a_buildkit_that_may_not_push_hands_the_image_over(
+    yard: Yard, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The Dockerfile is built without the registry's password; knarr stores what it made."""
+    from tests.stack.test_distribution_auth import HTPASSWD, PASSWORD
+
+    folder = tmp_path_factory.mktemp("auth")
+    (folder / "htpasswd").write_text(HTPASSWD)
+    env = {"REGISTRY_AUTH": "htpasswd", "REGISTRY_AUTH_HTPASSWD_REALM": "test"}
+    env["REGISTRY_AUTH_HTPASSWD_PATH"] = "/auth/htpasswd"
+    with own_registry(tmp_path_factory.mktemp("registry"), env=env, volumes=[f"{folder}:/auth:ro"]) as registry:
+        given = {
+            "image_store": registry.url,
+            "registry_user": "knarr",
+            "registry_password": PASSWORD,
+            "buildkit_host": os.environ["BUILDKIT_HOST"],
+        }
+        yard.settings = BuilderSettings(**{**yard.settings.model_dump(), **given})
+        store = yard.settings.open_image_store()
+        assert isinstance(store, DistributionStore)
+        yard.images, kept = store, yard.images
+
+        built = await yard.build(DOCKERFILE, {"Dockerfile": 'FROM scratch\nCOPY Dockerfile /\nCMD ["/x"]\n'})
+
+        image = await yard.image(built)
+        assert (image.digest, len(image.layers)) == (built.digest, 1)
+        yard.images = kept
+        await store.close()
 
 
 def _argv(process: psutil.Process) -> list[str]:

@@ -236,6 +236,9 @@ def _target(build: JsonObject, findings: Findings) -> str | None:
 def _docker_args(build: JsonObject, findings: Findings) -> tuple[str, ...]:
     value = build.get("args", [])
     if isinstance(value, list) and all(isinstance(item, str) and _ENV_NAME.fullmatch(item) for item in value):
+        if platforms := [name for name in value if name.upper().startswith("BUILDKIT_")]:
+            findings.refuse(f"{build.place('args')} names {platforms[0]}, which the platform sets", todo="Remove it.")
+            return ()
         return tuple(value)
     findings.refuse(
         f"{build.place('args')} is no list of names of config vars", todo="For example `args: [PUBLIC_URL]`."

@@ -31,6 +31,7 @@ from ocistore.upkeep import Upkeep
 from seedwork.archives import ArchiveLimits, disk_errors, extract_tar
 from seedwork.errors import KnarrError, NotFound, StorageFull, Unavailable
 from seedwork.threads import in_thread
+from services.builder.adapters.buildx.archive import read_archive
 from services.builder.adapters.buildx.engine import RESERVED, BuildInputs, Engine
 from services.builder.adapters.buildx.faults import explained
 from services.builder.adapters.buildx.image import built_layers, stored_config, stored_layers
@@ -174,10 +175,10 @@ class BuildxBuilder:
         *,
         explain: Explain | None,
     ) -> str:
-        """The digest of what the engine pushed."""
+        """The digest of what the engine pushed, or what we stored of what it exported."""
         own = order.description.runtime.kind == "dockerfile"
         try:
-            return await self._engine.build(
+            made = await self._engine.build(
                 context,
                 dockerfile,
                 saga_id=order.saga_id,
@@ -189,6 +190,8 @@ class BuildxBuilder:
                     variables=order.variables,
                     arguments=order.description.docker_args if own else (),
                     target=order.description.docker_target if own else None,
+                    own_dockerfile=own,
+                    cache_namespace=self._names.named(order.app_id).digest("dockerfile")[:32] if own else "",
                 ),
             )
         except ToolFailed as error:
@@ -203,6 +206,16 @@ class BuildxBuilder:
             raise StorageFull(
                 "There is no room left for the build", why=error.why, todo="Make room here or where the engine builds."
             ) from error
+        return made.digest or await self._bring(made.archive, order.saga_id, scratch)
+
+    async def _bring(self, archive: Path | None, saga_id: str, scratch: Path) -> str:
+        """Store an exported image as if the engine had pushed it; its digest."""
+        if archive is None:
+            raise Unavailable("The build made no image", todo="It is tried again.")
+        config, layers = await asyncio.to_thread(read_archive, archive, scratch)
+        await asyncio.to_thread(archive.unlink)
+        image = await self._images.put(INCOMING, config=config, layers=layers, tags=[_tag(saga_id)])
+        return image.digest
 
     async def _pushed(self, digest: str) -> Image:
         """It, as the registry has it."""

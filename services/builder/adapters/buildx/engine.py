@@ -5,24 +5,27 @@ engine ends a build whose client is gone, so that no step of it goes on behind o
 engine on this machine is asked by its socket (https://docs.docker.com/reference/api/engine/, "Remove an image").
 
 Each build has a private configuration folder (`DOCKER_CONFIG`, mode 0700): the platform user's logins, and our own for
-the registry. It goes with the build's folder; no password is in an argument or in a log.
+the registry. It goes with the build's folder; no password is in an argument or in a log. An app's own Dockerfile is
+built without them (see `logins`): a second command, which runs nothing of the app, pushes or stores the image.
 """
 
 import asyncio
-import base64
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import httpx2
 import orjson
 from pydantic import SecretStr
 
 from seedwork.errors import Unavailable
+from services.builder.adapters.buildx.faults import push_failed
 from services.builder.adapters.buildx.image import LABEL_BUILD
+from services.builder.adapters.buildx.logins import docker_config
 from services.builder.adapters.buildx.progress import Progress
 from services.builder.adapters.layers.sandbox import Sandbox, ToolFailed
 from services.builder.ports import BuildOutput
@@ -33,6 +36,9 @@ _PASSED = ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_TLS",
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
 _REMOTE = "knarr"
 _USUAL = "unix:///var/run/docker.sock"
+_PUSHED = re.compile(rb"digest: (sha256:[0-9a-f]{64}) size: ")
+_OF_BUILDKIT = re.compile(r"BUILDKIT_", re.IGNORECASE)
+"""Build arguments that decide how BuildKit builds; an app that sets them would leave its cache namespace."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +59,10 @@ class EngineOptions:
     cgroup_parent: str | None = None
     """Under which the engine puts a build's steps, whose limits then hold for them."""
     memory_bytes: int = 2048 * 1024 * 1024
+    network: str = "default"
+    """Of a build's steps: `default` or `none`."""
+    dockerfile_registries: tuple[str, ...] = ()
+    """Hosts whose logins an app's own Dockerfile may use."""
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     """The platform's: where its docker configuration and the engine are."""
 
@@ -73,6 +83,20 @@ class BuildInputs:
     """Names of variables that are build arguments too. An image's history shows those."""
     target: str | None = None
     """Stage that is built; None: the last one."""
+    own_dockerfile: bool = False
+    """The app wrote the Dockerfile: it gets no login and no variable of the platform."""
+    cache_namespace: str = ""
+    """In which the ids of the Dockerfile's cache mounts are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """Where the image of a build is."""
+
+    digest: str | None = None
+    """Of the manifest that was pushed."""
+    archive: Path | None = None
+    """An OCI archive, where the build had no login to push with."""
 
 
 class Engine:
@@ -118,16 +142,20 @@ class Engine:
         scratch: Path,
         progress: Progress,
         inputs: BuildInputs | None = None,
-    ) -> str:
-        """Build and push; the digest of the manifest that was pushed.
+    ) -> Made:
+        """Build and push, or export where the Dockerfile is the app's and the registry wants a login.
 
         Raises:
             ToolFailed: buildx ended with an error; `progress` has what it said.
-            Unavailable: It did not say what it pushed.
+            Unavailable: It did not say what it pushed; the engine could not push.
+            NotAllowed: The registry does not take the image.
         """
-        environment = await self._environment(saga_id, scratch)
+        inputs = inputs or BuildInputs()
+        environment = await self._environment(saga_id, scratch, own_dockerfile=inputs.own_dockerfile)
         driver = await self._find_out(environment, progress)
         told = scratch / "pushed.json"
+        archive = scratch / "image.tar"
+        how = self._way_out(driver, own_dockerfile=inputs.own_dockerfile)
         argv = [
             *self._on_builder("build"),
             "--progress=rawjson",
@@ -135,18 +163,37 @@ class Engine:
             f"--metadata-file={told}",
             f"--tag={image}",
             f"--label={LABEL_BUILD}={saga_id}",
+            f"--network={self._options.network}",
             f"--ulimit=data={self._options.memory_bytes}:{self._options.memory_bytes}",
             *([f"--cgroup-parent={self._options.cgroup_parent}"] if self._options.cgroup_parent else []),
-            *await asyncio.to_thread(self._given, inputs or BuildInputs(), scratch, environment),
+            *await asyncio.to_thread(self._given, inputs, scratch, environment),
             *(f"--build-arg={name}" for name in environment if name.upper() in _PROXIES),
-            *self._output(driver, app_id),
+            *([f"--build-arg=BUILDKIT_CACHE_MOUNT_NS={inputs.cache_namespace}"] if inputs.cache_namespace else []),
+            *self._output(how, driver, app_id, archive),
             str(context),
         ]
         try:
             await self._sandbox.run(argv, cwd=scratch, env=environment, output=progress)
         finally:
             await asyncio.to_thread(progress.finish)
-        return await asyncio.to_thread(_pushed_digest, told)
+        if how == "export":
+            return Made(archive=archive)
+        if how == "push-apart":
+            return Made(digest=await self._push(image, saga_id, scratch))
+        return Made(digest=await asyncio.to_thread(_pushed_digest, told))
+
+    async def _push(self, image: str, saga_id: str, scratch: Path) -> str:
+        """Push what the engine has built; the digest of its manifest there."""
+        environment = await self._environment(saga_id, scratch)
+        kept = _Kept()
+        try:
+            await self._sandbox.run(["docker", "push", image], cwd=scratch, env=environment, output=kept)
+        except ToolFailed as error:
+            said = kept.text.decode(errors="replace").strip().rpartition("\n")[2]
+            raise push_failed(said or error.ending, registry=self._options.registry) from error
+        if found := _PUSHED.search(kept.text):
+            return found[1].decode()
+        raise Unavailable("The engine did not say which image it pushed", todo="It is tried again.")
 
     async def forget(self, image: str, *, saga_id: str, scratch: Path) -> None:
         """Let the engine forget the image's name; its layers stay as long as its build cache wants them.
@@ -173,16 +220,21 @@ class Engine:
         Secrets of the app are files of the build's private folder. Build arguments are variables of the command.
         """
         variables = {name: value for name, value in inputs.variables.items() if name not in RESERVED}
+        platforms = () if inputs.own_dockerfile else self.secrets()
         folder = scratch / "variables"
         folder.mkdir(mode=0o700, exist_ok=True)
         for name, value in variables.items():
             path = folder / name
             path.touch(mode=0o600)
             path.write_bytes(value.encode())
-        arguments = [name for name in inputs.arguments if name in variables and name not in environment]
+        arguments = [
+            name
+            for name in inputs.arguments
+            if name in variables and name not in environment and not _OF_BUILDKIT.match(name)
+        ]
         environment.update({name: variables[name] for name in arguments})
         return [
-            *(f"--secret=id={name},env={name}" for name in self.secrets() if name not in variables),
+            *(f"--secret=id={name},env={name}" for name in platforms if name not in variables),
             *(f"--secret=id={name},src={folder / name}" for name in sorted(variables)),
             *(f"--build-arg={name}" for name in arguments),
             *([f"--target={inputs.target}"] if inputs.target else []),
@@ -194,12 +246,25 @@ class Engine:
         name = _REMOTE if self._options.buildkit_host else self._options.builder
         return [*self._buildx, verb, *([f"--builder={name}"] if name else [])]
 
-    def _output(self, driver: str, app_id: str) -> list[str]:
+    def _way_out(self, driver: str, *, own_dockerfile: bool) -> Literal["push", "push-apart", "export"]:
+        """How the image leaves the build; one that has no login for the registry does not push by itself."""
+        if not own_dockerfile:
+            return "push"
+        if driver == "docker":
+            return "push-apart"
+        host = self._options.registry.partition("/")[0]
+        open_to_all = self._options.user is None or host in self._options.dockerfile_registries
+        return "push" if open_to_all else "export"
+
+    def _output(self, how: str, driver: str, app_id: str, archive: Path) -> list[str]:
         """The engine's own builder pushes through the engine; every other one by itself, and says what it makes."""
         if driver == "docker":
-            return ["--push"]
+            return ["--push"] if how == "push" else []
+        attestations = ["--provenance=false", "--sbom=false"]
+        if how == "export":
+            return [*attestations, f"--output=type=oci,dest={archive}"]
         insecure = ",registry.insecure=true" if self._options.insecure else ""
-        argv = ["--provenance=false", "--sbom=false", f"--output=type=image,push=true,oci-mediatypes=true{insecure}"]
+        argv = [*attestations, f"--output=type=image,push=true,oci-mediatypes=true{insecure}"]
         if self._options.cache_in_registry:
             cache = f"type=registry,ref={self._options.registry}/cache/{app_id}{insecure}"
             argv += [f"--cache-from={cache}", f"--cache-to={cache},mode=max,ignore-error=true"]
@@ -255,17 +320,24 @@ class Engine:
                 todo="Is it running, and reachable from here?",
             ) from error
 
-    async def _environment(self, saga_id: str, scratch: Path) -> dict[str, str]:
-        return await asyncio.to_thread(self._make_environment, saga_id, scratch)
+    async def _environment(self, saga_id: str, scratch: Path, *, own_dockerfile: bool = False) -> dict[str, str]:
+        return await asyncio.to_thread(self._make_environment, saga_id, scratch, own_dockerfile)
 
-    def _make_environment(self, saga_id: str, scratch: Path) -> dict[str, str]:
+    def _make_environment(self, saga_id: str, scratch: Path, own_dockerfile: bool) -> dict[str, str]:
         environ = self._options.environ
         platform = Path(environ.get("DOCKER_CONFIG") or Path(environ.get("HOME", "/")) / ".docker")
-        config = scratch / "docker"
+        config = scratch / ("docker-of-the-app" if own_dockerfile else "docker")
         config.mkdir(mode=0o700, exist_ok=True)
         path = config / "config.json"
         path.touch(mode=0o600)
-        path.write_bytes(orjson.dumps(self._docker_config(platform)))
+        logins = docker_config(
+            platform,
+            registry=self._options.registry,
+            user=self._options.user,
+            password=self._options.password,
+            only=self._options.dockerfile_registries if own_dockerfile else None,
+        )
+        path.write_bytes(orjson.dumps(logins))
         known_builders = self._buildx_home if not self._options.builder else platform / "buildx"
         ours = self._sandbox.environment(saga_id, scratch)
         del ours["SOURCE_DATE_EPOCH"]  # buildx passes it on, and then no step says when it ran: see `built_layers`
@@ -277,23 +349,6 @@ class Engine:
             "BUILDX_NO_DEFAULT_ATTESTATIONS": "1",
             "BUILDX_METADATA_PROVENANCE": "disabled",
         }
-
-    def _docker_config(self, platform: Path) -> dict[str, Any]:
-        """The platform user's logins, for base images, and ours; where plugins are found as that user finds them."""
-        try:
-            theirs = orjson.loads((platform / "config.json").read_bytes())
-        except (FileNotFoundError, PermissionError, orjson.JSONDecodeError):
-            theirs = {}
-        kept = {name: theirs[name] for name in ("auths", "credHelpers", "credsStore") if name in theirs}
-        plugins = [str(platform / "cli-plugins"), *(theirs.get("cliPluginsExtraDirs") or ())]
-        config: dict[str, Any] = {**kept, "cliPluginsExtraDirs": plugins}
-        if self._options.user is not None and self._options.password is not None:
-            host = self._options.registry.partition("/")[0]
-            login = f"{self._options.user}:{self._options.password.get_secret_value()}"
-            auth = {"auth": base64.b64encode(login.encode()).decode()}
-            config["auths"] = {**config.get("auths", {}), host: auth}
-            config["credHelpers"] = {name: each for name, each in kept.get("credHelpers", {}).items() if name != host}
-        return config
 
 
 @dataclass

@@ -150,6 +150,12 @@ def _base_image(image: str, error: str, why: str) -> KnarrError:
     )
 
 
+def push_failed(said: str, *, registry: str) -> KnarrError:
+    """The error of a push whose last line is `said`."""
+    found = _pushing(Step(number=0, name="pushing", error=said), said[:500], registry)
+    return found or Unavailable("The engine that builds went away during the push", why=said[:500])
+
+
 def _pushing(step: Step, why: str, registry: str) -> KnarrError | None:
     if _DENIED.search(step.error) and not _NETWORK.search(step.error):
         return NotAllowed(

@@ -52,6 +52,8 @@ def make_buildx_builder(
             cache_in_registry=settings.buildx_cache == "registry",
             cgroup_parent=settings.buildx_cgroup_parent,
             memory_bytes=settings.build_memory_bytes,
+            network=settings.buildx_network,
+            dockerfile_registries=settings.build_dockerfile_registries,
             environ=os.environ if environ is None else environ,
         ),
     )

@@ -44,7 +44,7 @@ class Options:
     host: str
     port_base: int
     test_endpoints: bool | None = None
-    """None: on loopback, where only this machine's users can reach them."""
+    """None: by KNARR_TEST_ENDPOINTS, else off."""
     log_file: Path | None = None
     """None: `<home>/knarr.log`."""
     activity: bool = True
@@ -133,11 +133,8 @@ def create_apps(options: Options, bus: InProcessBus, defaults: Mapping[str, Any]
         "token": SecretStr(options.home.keep_secret(options.home.token_file)),
         "service_token": SecretStr(options.home.keep_secret(options.home.service_token_file)),
     }
-    wanted = options.test_endpoints
-    if wanted is None and "KNARR_TEST_ENDPOINTS" not in os.environ:
-        wanted = is_loopback(options.host)
-    if wanted is not None:
-        common["test_endpoints"] = wanted
+    if options.test_endpoints is not None:
+        common["test_endpoints"] = options.test_endpoints
     settings = {name: _settings(name, options.home, common, defaults or {}) for name in SERVICE_PORTS}
     refuse_incomplete(options.home, settings)
     return {

@@ -43,7 +43,8 @@ def up(  # noqa: PLR0917  options of a command line
     test_endpoints: Annotated[
         bool | None,
         typer.Option(
-            "--test-endpoints/--no-test-endpoints", help="Routes that put messages on the bus. [default: on loopback]"
+            "--test-endpoints/--no-test-endpoints",
+            help="Routes that put messages on the bus. [default: KNARR_TEST_ENDPOINTS, else off]",
         ),
     ] = None,
     log_file: LogFileOption = None,

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
+from seedwork.access import Caller
 from seedwork.chassis.auth import require
 from seedwork.chassis.streams import until
 from seedwork.clock import Clock
@@ -21,6 +22,8 @@ _PIECE_BYTES = 64 * 1024
 _LOOK_S = 0.2
 """Between two looks at a log that is followed: soon enough for a person, no load for a disk."""
 NEXT_OFFSET = "X-Next-Offset"
+
+Reader = Annotated[Caller, Depends(require("read"))]
 
 
 class BuildView(BaseModel):
@@ -41,12 +44,12 @@ class BuildView(BaseModel):
 
 def router(builds: Builds, logs: BuildLogs, clock: Clock, stopping: asyncio.Event) -> APIRouter:
     """The routes; `stopping` ends logs that are followed."""
-    routes = APIRouter(tags=["builds"], dependencies=[Depends(require("read"))])
+    routes = APIRouter(tags=["builds"])
 
     @routes.get("/builds/{saga_id}", summary="A build")
-    async def build(saga_id: str) -> BuildView:
+    async def build(saga_id: str, caller: Reader) -> BuildView:
         await asyncio.to_thread(logs.path, saga_id)
-        found = await builds.get(saga_id)
+        found = await builds.get(saga_id, caller.access)
         if found is None:
             raise _not_found(saga_id)
         return _view(found, await asyncio.to_thread(logs.size, saga_id))
@@ -65,10 +68,13 @@ def router(builds: Builds, logs: BuildLogs, clock: Clock, stopping: asyncio.Even
     )
     async def log(
         saga_id: str,
+        caller: Reader,
         offset: Annotated[int, Query(ge=0, le=2**62, description="Bytes to skip.")] = 0,
         follow: Annotated[bool, Query(description="Go on until the build has ended, or the service stops.")] = False,
     ) -> StreamingResponse:
         size = await asyncio.to_thread(logs.size, saga_id)
+        if not await builds.visible(saga_id, caller.access):
+            raise _not_found(saga_id)
         if not size and not await builds.goes_on(saga_id):
             raise _not_found(saga_id)
         lines = _read(logs, saga_id, offset, end=size)

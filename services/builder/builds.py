@@ -8,6 +8,8 @@ import orjson
 from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from seedwork.access import Access
+from seedwork.messages import Envelope
 from seedwork.participant import Work
 from seedwork.unit_of_work import Database, database_now_ms
 from services.builder.contract import BuildImage, BuiltLayer
@@ -39,17 +41,31 @@ class Builds:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def get(self, saga_id: str) -> Build | None:
-        """The saga's build."""
+    async def get(self, saga_id: str, access: Access) -> Build | None:
+        """Return the saga's build; None: there is none, or it is another team's."""
+        query = select(builds).where(builds.c.saga_id == saga_id, access.only(builds.c.team))
 
         async def find(conn: AsyncConnection) -> Build | None:
-            row = (await conn.execute(select(builds).where(builds.c.saga_id == saga_id))).mappings().one_or_none()
+            row = (await conn.execute(query)).mappings().one_or_none()
             return _build(row) if row else None
 
         return await self._db.read(find)
 
+    async def visible(self, saga_id: str, access: Access) -> bool:
+        """Return whether the saga has a build of these teams, also one that waits for a slot and has no row yet."""
+
+        async def find(conn: AsyncConnection) -> bool:
+            team = (await conn.execute(select(builds.c.team).where(builds.c.saga_id == saga_id))).scalar_one_or_none()
+            if team is not None:
+                return access.sees(team)
+            commands = (await conn.execute(select(kernel.jobs.c.command).where(kernel.jobs.c.saga_id == saga_id))).all()
+            teams = {Envelope.from_json(row.command).team for row in commands if row.command}
+            return bool(teams) and all(map(access.sees, teams))
+
+        return await self._db.read(find)
+
     async def goes_on(self, saga_id: str) -> bool:
-        """Whether something will still be printed: it waits for a slot, or is being built."""
+        """Return whether something will still be printed: it waits for a slot, or is being built."""
 
         async def find(conn: AsyncConnection) -> bool:
             jobs = kernel.jobs.c

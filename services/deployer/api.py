@@ -8,7 +8,8 @@ from fastapi import APIRouter, Body, Depends, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime, BaseModel, StrictInt, StrictStr
 
-from seedwork.chassis.auth import Caller, require
+from seedwork.access import Caller
+from seedwork.chassis.auth import require
 from seedwork.chassis.paging import Page, PagingQuery, page_of
 from seedwork.chassis.streams import until
 from seedwork.clock import Clock
@@ -270,10 +271,10 @@ def _add_config(routes: APIRouter, requests: Requests, started: Any) -> None:
         reveal: bool = False,
         scope: Annotated[Literal["build"] | None, Query(description="Only what a build of the app gets.")] = None,
     ) -> dict[str, str]:
-        if reveal and not caller.may("admin"):
+        if reveal and not caller.may("reveal"):
             raise NotAllowed(
                 f"The token {caller.name!r} may not see config values",
-                why="`reveal=1` needs the scope 'admin'",
+                why="`reveal=1` needs the scope 'reveal'",
                 todo="Use a token that has it, or leave `reveal` out to see the names.",
             )
         found = await requests.app(app, caller)

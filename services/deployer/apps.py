@@ -10,6 +10,8 @@ import orjson
 from sqlalchemy import or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from seedwork.access import Access
+from seedwork.errors import InvalidInput
 from seedwork.unit_of_work import database_now_ms, insert_ignore
 from services.deployer.models import apps
 
@@ -30,13 +32,20 @@ async def know_app(conn: AsyncConnection, app: App) -> None:
         await conn.execute(update(apps).where(apps.c.app_id == app.app_id).values(name=app.name, team=app.team))
 
 
-async def find_app(conn: AsyncConnection, name_or_id: str, *, team: str | None) -> App | None:
-    """By id or name; among several of one name (one is being removed) the newest. `team` None: of any."""
-    query = select(apps).where((apps.c.app_id == name_or_id) | (apps.c.name == name_or_id))
-    if team is not None:
-        query = query.where(apps.c.team == team)
-    row = (await conn.execute(query.order_by(apps.c.app_id.desc()).limit(1))).one_or_none()
-    return App(app_id=row.app_id, name=row.name, team=row.team) if row else None
+async def find_app(conn: AsyncConnection, name_or_id: str, access: Access, *, team: str | None = None) -> App | None:
+    """Find an app by id or name; among several of one name those of `team` count first, then the newest.
+
+    Raises:
+        InvalidInput: Several teams have an app of that name, and `team` is none of them.
+    """
+    query = select(apps).where((apps.c.app_id == name_or_id) | (apps.c.name == name_or_id), access.only(apps.c.team))
+    rows = (await conn.execute(query.order_by(apps.c.team != team, apps.c.app_id.desc()))).all()
+    if not rows:
+        return None
+    row = rows[0]
+    if row.team != team and len({each.team for each in rows}) > 1:
+        raise InvalidInput(f"Several teams have an app {name_or_id[:60]!r}", todo="Use the app's id.")
+    return App(app_id=row.app_id, name=row.name, team=row.team)
 
 
 async def all_apps(conn: AsyncConnection) -> Mapping[str, App]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from seedwork.chassis.auth import Caller
+from seedwork.access import Caller
 from seedwork.errors import Conflict, InvalidInput, NotFound
 from seedwork.messages import envelope, new_id
 from seedwork.outbox import Outbox
@@ -61,8 +61,7 @@ class Requests:
         Raises:
             NotFound: There is none of this name or id in the caller's team.
         """
-        team = None if "service" in caller.scopes else caller.team
-        found = await self._db.read(lambda conn: apps.find_app(conn, name_or_id, team=team))
+        found = await self._db.read(lambda conn: apps.find_app(conn, name_or_id, caller.access, team=caller.team))
         if found is None:
             raise NotFound(f"There is no app {name_or_id[:100]!r}", todo="Run `knarr apps list` to list the apps.")
         return found

@@ -18,7 +18,8 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, StrictStr
 
 from ocistore.store import ImageStore
-from seedwork.chassis.auth import Caller, require
+from seedwork.access import Caller
+from seedwork.chassis.auth import require
 from seedwork.chassis.streams import until
 from seedwork.errors import Conflict, InvalidInput
 from seedwork.unit_of_work import Database

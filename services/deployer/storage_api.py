@@ -9,8 +9,9 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, StrictInt, StrictStr
 
+from seedwork.access import Caller
 from seedwork.archives import disk_errors
-from seedwork.chassis.auth import Caller, require
+from seedwork.chassis.auth import require
 from seedwork.chassis.body import stream_limited
 from seedwork.chassis.paging import Page
 from seedwork.errors import Conflict, InvalidInput, NotFound
@@ -80,7 +81,7 @@ def router(
 def _add_lists(routes: APIRouter, db: Database, requests: Requests, provider: Volumes | None) -> None:
     @routes.get("/storage", summary="All volumes, also those of apps that were removed")
     async def all_volumes(caller: Reader) -> Page[ShownVolume]:
-        known = await db.read(lambda conn: volumes.of_team(conn, _team(caller)))
+        known = await db.read(lambda conn: volumes.visible(conn, caller.access))
         there = await db.read(apps.all_apps)
         return Page(items=[await _shown(each, provider, orphan=each.app_id not in there) for each in known])
 
@@ -114,8 +115,8 @@ def _add_changes(
                 todo=f"Repeat the command with `--confirm {name}`.",
             )
         _provided(provider)
-        known = await removal.mark(app_id, name, team=_team(caller))
-        app = await db.read(lambda conn: apps.find_app(conn, app_id, team=None))
+        known = await removal.mark(app_id, name, caller.access)
+        app = await db.read(lambda conn: apps.find_app(conn, app_id, caller.access))
         saga_id = await _restarted(db, requests, app, caller) if app else None
         if saga_id is None:
             await removal.finish()
@@ -202,7 +203,3 @@ def _provided(provider: Volumes | None) -> Volumes:
     if provider is None:
         raise CannotRun("This runtime has no volumes", todo="Set KNARR_RUNTIME to process, docker or kubernetes.")
     return provider
-
-
-def _team(caller: Caller) -> str | None:
-    return None if "service" in caller.scopes else caller.team

@@ -15,6 +15,7 @@ import structlog
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from seedwork.access import Access
 from seedwork.errors import Conflict, InvalidInput, KnarrError, NotFound, RetryableError
 from seedwork.unit_of_work import Database, database_now_ms
 from services.deployer import releases
@@ -91,10 +92,10 @@ async def of_app(conn: AsyncConnection, app_id: str) -> list[KnownVolume]:
     return [_known(row) for row in rows]
 
 
-async def of_team(conn: AsyncConnection, team: str | None) -> list[KnownVolume]:
-    """Return all volumes of a team, also of apps that were removed; None: of all teams."""
-    query = select(volumes).order_by(volumes.c.app, volumes.c.name)
-    rows = await conn.execute(query if team is None else query.where(volumes.c.team == team))
+async def visible(conn: AsyncConnection, access: Access) -> list[KnownVolume]:
+    """Return all volumes of the teams, also of apps that were removed."""
+    query = select(volumes).where(access.only(volumes.c.team)).order_by(volumes.c.app, volumes.c.name)
+    rows = await conn.execute(query)
     return [_known(row) for row in rows]
 
 
@@ -160,16 +161,16 @@ class VolumeRemoval:
         self._runtime = runtime
         self._provider = provider
 
-    async def mark(self, app_id: str, name: str, *, team: str | None) -> KnownVolume:
+    async def mark(self, app_id: str, name: str, access: Access) -> KnownVolume:
         """Mark a volume for deletion.
 
         Raises:
-            NotFound: The team has no such volume.
+            NotFound: No such volume, or another team's.
         """
 
         async def work(conn: AsyncConnection) -> KnownVolume:
             known = next((each for each in await of_app(conn, app_id) if each.name == name), None)
-            if known is None or team not in {None, known.team}:
+            if known is None or not access.sees(known.team):
                 raise NotFound(f"There is no volume {name[:100]!r}", todo="List all volumes: `knarr storage list`.")
             now_ms = await database_now_ms(conn)
             await conn.execute(_row(known).values(state="leaving", left_ms=now_ms))

@@ -6,7 +6,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel
 
-from seedwork.chassis.auth import Caller, require
+from seedwork.access import Caller
+from seedwork.chassis.auth import require
 from seedwork.chassis.paging import Page, Paging, PagingQuery, page_of
 from seedwork.messages import rfc3339_ms
 from services.registry.references import Published, Reference, References, tags_of
@@ -43,7 +44,7 @@ def router(references: References) -> APIRouter:
         app: Annotated[str | None, Query(max_length=100, description="An app's name or id.")] = None,
     ) -> Page[PublishedImage]:
         rows = await references.published(
-            team=None if "service" in caller.scopes else caller.team,
+            access=caller.access,
             app=app,
             after=_after(paging),
             limit=paging.limit + 1,

@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 from sqlalchemy import ColumnElement, and_, delete, exists, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from seedwork.access import Access
 from seedwork.clock import Clock
 from seedwork.messages import new_id
 from seedwork.unit_of_work import Database, database_now_ms, insert_ignore
@@ -187,19 +188,19 @@ class References:
         return await self._db.read(work)
 
     async def published(
-        self, *, team: str | None, app: str | None, after: tuple[int, str, str] | None, limit: int
+        self, *, access: Access, app: str | None, after: tuple[int, str, str] | None, limit: int
     ) -> Sequence[Published]:
         """Published images, newest first.
 
         Args:
-            team: Of this team only.
+            access: Whose images.
             app: Of this app only, by name or identity.
             after: `(published_ms, digest, repository)` of the last one seen.
             limit: At most so many.
         """
         query = select(images).order_by(images.c.published_ms.desc(), images.c.digest, images.c.repository).limit(limit)
-        if team is not None:
-            query = query.where(images.c.team == team)
+        if access.teams is not None:
+            query = query.where(access.only(images.c.team))
         if app is not None:
             query = query.where(or_(images.c.app == app, images.c.app_id == app))
         if after is not None:

@@ -10,15 +10,15 @@ from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime, BaseModel, Field
 
-from seedwork.chassis.auth import Caller, require
+from seedwork.access import Access, Caller
+from seedwork.chassis.auth import require
 from seedwork.chassis.paging import Page, PagingQuery, page_of
 from seedwork.chassis.streams import until
-from seedwork.errors import NotFound
 from seedwork.saga import Definitions, State, VerbName
 from seedwork.unit_of_work import Database
 from services.saga_coordinator.engine import Engine
 from services.saga_coordinator.feed import Feed
-from services.saga_coordinator.queries import Filters, Found, list_sagas, log_page, one_saga
+from services.saga_coordinator.queries import Filters, Found, list_sagas, log_page, one_saga, unknown_saga
 from services.saga_coordinator.shapes import EntryShape, SagaShape, entry_shape, saga_shape
 
 HEARTBEAT_S = 10.0
@@ -44,19 +44,16 @@ def router(*, db: Database, engine: Engine, feed: Feed, definitions: Definitions
     def shape(found: Found) -> SagaShape:
         return saga_shape(found.saga, definitions, found.holder)
 
-    async def look(saga_id: str) -> Found:
-        found = await db.read(lambda conn: one_saga(conn, saga_id))
+    async def look(saga_id: str, access: Access) -> Found:
+        found = await db.read(lambda conn: one_saga(conn, saga_id, access))
         if found is None:
-            raise NotFound(
-                f"There is no saga {saga_id!r}",
-                todo="Run `knarr sagas list` to list them. A new one appears after a few milliseconds.",
-            )
+            raise unknown_saga(saga_id)
         return found
 
     @routes.get("", summary="Sagas, newest first")
     async def sagas(
         *,
-        _caller: Reader,
+        caller: Reader,
         paging: PagingQuery,
         state: Annotated[State | None, Query()] = None,
         app: Annotated[str | None, Query(max_length=100, description="Name or id.")] = None,
@@ -75,18 +72,18 @@ def router(*, db: Database, engine: Engine, feed: Feed, definitions: Definitions
             since_ms=_ms(since),
             until_ms=_ms(until),
         )
-        rows = await db.read(lambda conn: list_sagas(conn, filters, paging))
+        rows = await db.read(lambda conn: list_sagas(conn, filters, paging, caller.access))
         return page_of(rows, paging, key=_list_key, show=shape)
 
     @routes.get("/{saga_id}", summary="A saga as it stands")
-    async def saga(saga_id: str, _caller: Reader) -> SagaShape:
-        return shape(await look(saga_id))
+    async def saga(saga_id: str, caller: Reader) -> SagaShape:
+        return shape(await look(saga_id, caller.access))
 
     @routes.get("/{saga_id}/log", summary="Its log, oldest first")
-    async def log(saga_id: str, _caller: Reader, paging: PagingQuery) -> Page[EntryShape]:
-        await look(saga_id)
+    async def log(saga_id: str, caller: Reader, paging: PagingQuery) -> Page[EntryShape]:
+        await look(saga_id, caller.access)
         after = paging.after("seq", int) or 0
-        rows = await db.read(lambda conn: log_page(conn, saga_id, after, paging.limit + 1))
+        rows = await db.read(lambda conn: log_page(conn, saga_id, after, paging.limit + 1, caller.access))
         return page_of(rows, paging, key=_log_key, show=entry_shape)
 
     @routes.get(
@@ -96,11 +93,11 @@ def router(*, db: Database, engine: Engine, feed: Feed, definitions: Definitions
         responses={200: {"content": {"text/event-stream": {}}}},
     )
     async def stream(
-        saga_id: str, _caller: Reader, last_event_id: Annotated[str | None, Header(max_length=20)] = None
+        saga_id: str, caller: Reader, last_event_id: Annotated[str | None, Header(max_length=20)] = None
     ) -> StreamingResponse:
-        await look(saga_id)
+        await look(saga_id, caller.access)
         after = int(last_event_id) if last_event_id and last_event_id.isascii() and last_event_id.isdigit() else 0
-        events = until(stopping, _events(db, feed, saga_id, after))
+        events = until(stopping, _events(db, feed, saga_id, after, caller.access))
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
@@ -109,22 +106,24 @@ def router(*, db: Database, engine: Engine, feed: Feed, definitions: Definitions
         saga_id: str, verb: VerbName, caller: Operator, response: Response, body: Press | None = None
     ) -> SagaShape:
         wish = body or Press()
-        decided = await engine.press(saga_id, verb, who=caller.name, why=wish.reason, force=wish.force)
+        decided = await engine.press(
+            saga_id, verb, access=caller.access, who=caller.name, why=wish.reason, force=wish.force
+        )
         if verb in ("retry", "compensate") and decided.ended and decided.linked_id:
             response.headers["Location"] = f"/sagas/{decided.linked_id}"
-        return shape(await look(saga_id))
+        return shape(await look(saga_id, caller.access))
 
     return routes
 
 
-async def _events(db: Database, feed: Feed, saga_id: str, after: int) -> AsyncIterator[bytes]:
+async def _events(db: Database, feed: Feed, saga_id: str, after: int, access: Access) -> AsyncIterator[bytes]:
     """Entries after that one, then each new one, until the saga has ended and all of them were sent."""
     with feed.listening(saga_id) as bell:
         while True:
             bell.clear()
-            found = await db.read(lambda conn: one_saga(conn, saga_id))
+            found = await db.read(lambda conn: one_saga(conn, saga_id, access))
             seen = after
-            rows = await db.read(lambda conn, seen=seen: log_page(conn, saga_id, seen, STREAM_PAGE))  # type: ignore[misc]
+            rows = await db.read(lambda conn, seen=seen: log_page(conn, saga_id, seen, STREAM_PAGE, access))  # type: ignore[misc]
             for row in rows:
                 after = row["seq"]
                 yield f"id: {after}\nevent: log\ndata: {entry_shape(row).model_dump_json()}\n\n".encode()

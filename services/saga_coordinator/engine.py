@@ -20,10 +20,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from seedwork import crash
+from seedwork.access import Access
 from seedwork.bus import Bus
 from seedwork.clock import Clock
 from seedwork.decide import UnknownSaga, decide
-from seedwork.errors import KnarrError, NotFound, RetryableError
+from seedwork.errors import KnarrError, RetryableError
 from seedwork.inbox import take_new
 from seedwork.messages import Envelope, new_id, rfc3339_ms
 from seedwork.outbox import Outbox
@@ -49,6 +50,7 @@ from seedwork.saga import (
 )
 from seedwork.unit_of_work import Database, after_commit, database_now_ms
 from services.saga_coordinator.models import kernel, sagas, timers
+from services.saga_coordinator.queries import unknown_saga
 from services.saga_coordinator.store import SOURCE, Cache, Moved, Sheet
 
 SUBSCRIPTION = "saga_coordinator"
@@ -185,11 +187,13 @@ class Engine:
             else:
                 done.set_exception(fault)
 
-    async def press(self, saga_id: str, verb: VerbName, *, who: str, why: str = "", force: bool = False) -> SagaState:
-        """An operator's verb, decided now.
+    async def press(
+        self, saga_id: str, verb: VerbName, *, access: Access, who: str, why: str = "", force: bool = False
+    ) -> SagaState:
+        """Decide an operator's verb now.
 
         Raises:
-            NotFound: No such saga.
+            NotFound: No such saga, or another team's.
             VerbRefused: Not in this state.
         """
 
@@ -197,8 +201,8 @@ class Engine:
             sheet = await self._sheet(conn, fresh=True)
             await sheet.load([saga_id])
             saga = sheet.saga(saga_id)
-            if saga is None:
-                raise NotFound(f"There is no saga {saga_id!r}", todo="Run `knarr sagas list` to list them.")
+            if saga is None or not access.sees(saga.origin.team):
+                raise unknown_saga(saga_id)
             given = Pressed(
                 at_ms=sheet.now_ms,
                 jitter=self._jitter(),

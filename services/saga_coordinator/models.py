@@ -25,6 +25,8 @@ sagas = Table(
     Column("created_ms", Ms, nullable=False),
     Column("origin", Json, nullable=False),  # what it began with, written once
     Column("body", Json, nullable=False),
+    # null: written by a coordinator of an earlier version during an upgrade; only platform-wide callers see such a row
+    Column("team", String(100)),
     # each filter of GET /sagas has its index, in the order of the list; the id makes the order total
     Index("ix_sagas_created", "created_ms", "id"),
     Index("ix_sagas_state", "state", "created_ms", "id"),
@@ -35,6 +37,7 @@ sagas = Table(
     Index("ix_sagas_at_step", "step", "created_ms", "id"),
     Index("ix_sagas_step", "step", "state", "created_ms", "id"),
     Index("ix_sagas_attention", "needs_attention", "created_ms", "id"),
+    Index("ix_sagas_team", "team", "created_ms", "id"),
 )
 
 saga_log = Table(

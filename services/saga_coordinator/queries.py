@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, and_, or_, select, tuple_
+from sqlalchemy import ColumnElement, Select, and_, exists, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from seedwork.access import Access
 from seedwork.chassis.paging import Paging
+from seedwork.errors import NotFound
 from seedwork.lanes import Lane
 from seedwork.saga import OPEN, SagaState
 from seedwork.saga_records import from_json
@@ -38,10 +40,12 @@ class Found:
     holder: SagaState | None = None
 
 
-def list_query(filters: Filters, paging: Paging) -> Select[Any]:
-    """One page and one more, newest first; each filter is the beginning of an index."""
+def list_query(filters: Filters, paging: Paging, access: Access) -> Select[Any]:
+    """One page and one more of the teams' sagas, newest first; each filter is the beginning of an index."""
     columns = sagas.c
     query = select(columns.origin, columns.body)
+    if access.teams is not None:
+        query = query.where(access.only(columns.team))
     if filters.app is not None:
         by_id = len(filters.app) == 36 and filters.app.count("-") == 4
         query = query.where((columns.app_id if by_id else columns.app) == filters.app)
@@ -66,16 +70,24 @@ def list_query(filters: Filters, paging: Paging) -> Select[Any]:
     return query.order_by(columns.created_ms.desc(), columns.id.desc()).limit(paging.limit + 1)
 
 
-async def list_sagas(conn: AsyncConnection, filters: Filters, paging: Paging) -> list[Found]:
+async def list_sagas(conn: AsyncConnection, filters: Filters, paging: Paging, access: Access) -> list[Found]:
     """A page of sagas, and one more if there are more."""
-    rows = await conn.execute(list_query(filters, paging))
+    rows = await conn.execute(list_query(filters, paging, access))
     return await _with_holders(conn, [from_json(row.origin, row.body) for row in rows])
 
 
-async def one_saga(conn: AsyncConnection, saga_id: str) -> Found | None:
-    """That saga."""
-    found = await find(conn, [saga_id])
-    return (await _with_holders(conn, list(found.values())))[0] if found else None
+async def one_saga(conn: AsyncConnection, saga_id: str, access: Access) -> Found | None:
+    """Return that saga; None: there is none of this id, or it is another team's."""
+    found = [saga for saga in (await find(conn, [saga_id])).values() if access.sees(saga.origin.team)]
+    return (await _with_holders(conn, found))[0] if found else None
+
+
+def unknown_saga(saga_id: str) -> NotFound:
+    """Return the one answer for a saga that does not exist and for another team's."""
+    return NotFound(
+        f"There is no saga {saga_id[:60]!r}",
+        todo="Run `knarr sagas list` to list them. A new one appears after a few milliseconds.",
+    )
 
 
 async def _with_holders(conn: AsyncConnection, page: Sequence[SagaState]) -> list[Found]:
@@ -103,15 +115,25 @@ async def versions_of(db: Database, saga_ids: Sequence[str]) -> dict[str, int]:
     return await db.read(look)
 
 
-async def log_page(conn: AsyncConnection, saga_id: str, after_seq: int, limit: int) -> list[dict[str, Any]]:
-    """Entries after that one, oldest first."""
+async def log_page(
+    conn: AsyncConnection, saga_id: str, after_seq: int, limit: int, access: Access
+) -> list[dict[str, Any]]:
+    """Entries after that one, oldest first; none of another team's saga."""
     query = (
         select(saga_log)
         .where(saga_log.c.saga_id == saga_id, saga_log.c.seq > after_seq)
+        .where(*_of_visible_saga(saga_id, access))
         .order_by(saga_log.c.seq)
         .limit(limit)
     )
     return [dict(row) for row in (await conn.execute(query)).mappings()]
+
+
+def _of_visible_saga(saga_id: str, access: Access) -> tuple[ColumnElement[bool], ...]:
+    """Return the condition that the saga's team is visible; none for a caller who sees every team."""
+    if access.teams is None:
+        return ()
+    return (exists().where(sagas.c.id == saga_id, access.only(sagas.c.team)),)
 
 
 async def forgotten(conn: AsyncConnection) -> list[str]:

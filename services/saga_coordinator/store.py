@@ -407,6 +407,7 @@ def _saga_columns(saga: SagaState) -> dict[str, Any]:
         "state": saga.state,
         "step": step_of(saga),
         "needs_attention": saga.needs_attention,
+        "team": saga.origin.team,
         "body": body_to_json(saga),
     }
 

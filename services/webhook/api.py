@@ -13,7 +13,7 @@ from seedwork.errors import InvalidInput
 from seedwork.messages import rfc3339_ms
 from services.webhook import github, rules
 from services.webhook.apps import Apps
-from services.webhook.apps_api import Deployer, Reader, SagaStarted, add_apps, team_of
+from services.webhook.apps_api import Deployer, Reader, SagaStarted, add_apps
 from services.webhook.bodies import Bodies
 from services.webhook.intake import Intake
 from services.webhook.judging import Arrival
@@ -149,7 +149,7 @@ def _add_deployments(
     ) -> DeploymentStarted:
         """Deploy a commit, the tip of a ref, or an uploaded `.tar.gz`."""
         key = None if idempotency_key is None else rules.idempotency_key(idempotency_key)
-        asker = Asker(app=app, team=team_of(caller), name=caller.name, idempotency_key=key)
+        asker = Asker(app=app, caller=caller, idempotency_key=key)
         requested = await _request(request, asker, requests, upload_max_bytes)
         response.headers["Location"] = location(requested.saga_id)
         return DeploymentStarted(
@@ -164,18 +164,18 @@ def _add_deliveries(routes: APIRouter, deliveries: Deliveries, location: Callabl
     @routes.get("/deliveries", tags=["deliveries"])
     async def list_deliveries(caller: Reader, paging: PagingQuery) -> Page[DeliveryShown]:
         """What arrived, the newest first."""
-        found = await deliveries.page(paging, team_of(caller))
+        found = await deliveries.page(paging, caller.access)
         return page_of(found, paging, key=lambda each: {"id": each.row.delivery_id}, show=_delivery)
 
     @routes.get("/deliveries/{delivery_id}", tags=["deliveries"])
     async def get_delivery(delivery_id: str, caller: Reader) -> DeliveryShown:
         """One delivery."""
-        return _delivery(await deliveries.get(delivery_id, team_of(caller)))
+        return _delivery(await deliveries.get(delivery_id, caller.access))
 
     @routes.post("/deliveries/{delivery_id}/redeliver", status_code=202, tags=["deliveries"])
     async def redeliver(delivery_id: str, caller: Deployer, response: Response) -> Redelivered:
         """Deploy what it asked for once more: new deployments, linked to the earlier ones."""
-        started = await deliveries.redeliver(delivery_id, team_of(caller), caller.name)
+        started = await deliveries.redeliver(delivery_id, caller)
         response.headers["Location"] = location(started[0])
         return Redelivered(id=started[0], saga_id=started[0], deployments=list(started))
 

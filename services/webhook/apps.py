@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, and_, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from seedwork.access import EVERY_TEAM, Access, Caller
 from seedwork.chassis.paging import Paging
 from seedwork.chassis.tracing import current_traceparent
 from seedwork.clock import Clock
@@ -116,36 +117,35 @@ class Apps:
             why = error.message if isinstance(error, KnarrError) else f"{clone_url} did not answer in time"
             return _MAIN, f"The default branch is not known, so the app follows main: {why}"
 
-    async def hold(self, name_or_id: str, team: str | None, *, by: str, why: str) -> AppRow:
+    async def hold(self, name_or_id: str, caller: Caller, *, why: str) -> AppRow:
         """Hold automatic deployments of the app.
 
         Raises:
             NotFound: The team has no such app.
             Conflict: It is being removed.
         """
-        return await self._db.write(partial(self._hold, name_or_id=name_or_id, team=team, by=by, why=why))
+        return await self._db.write(partial(self._hold, name_or_id=name_or_id, caller=caller, why=why))
 
-    async def release(self, name_or_id: str, team: str | None) -> tuple[AppRow, str | None]:
+    async def release(self, name_or_id: str, caller: Caller) -> tuple[AppRow, str | None]:
         """End the hold; the app's row, and the newest commit that was not deployed because of it.
 
         Raises:
             NotFound: The team has no such app.
         """
-        return await self._db.write(partial(self._release, name_or_id=name_or_id, team=team))
+        return await self._db.write(partial(self._release, name_or_id=name_or_id, caller=caller))
 
-    async def get(self, name_or_id: str, team: str | None) -> AppRow:
-        """One app. `team` None: of any team.
+    async def get(self, name_or_id: str, caller: Caller) -> AppRow:
+        """Return one app.
 
         Raises:
             NotFound: The team has no such app, or it was removed.
         """
-        return await self._db.read(partial(find, name_or_id=name_or_id, team=team))
+        return await self._db.read(partial(find, name_or_id=name_or_id, access=caller.access, own=caller.team))
 
-    async def page(self, paging: Paging, team: str | None) -> Sequence[AppRow]:
-        """Up to `paging.limit + 1` apps, by name."""
-        query = select(apps).where(apps.c.state != "removed").order_by(apps.c.name, apps.c.app_id)
-        if team is not None:
-            query = query.where(apps.c.team == team)
+    async def page(self, paging: Paging, access: Access) -> Sequence[AppRow]:
+        """Return up to `paging.limit + 1` apps, by name."""
+        query = select(apps).where(apps.c.state != "removed", access.only(apps.c.team))
+        query = query.order_by(apps.c.name, apps.c.app_id)
         if (name := paging.after("name", str)) and (app_id := paging.after("id", str)):
             query = query.where(or_(apps.c.name > name, and_(apps.c.name == name, apps.c.app_id > app_id)))
 
@@ -155,13 +155,13 @@ class Apps:
         return await self._db.read(load)
 
     async def change(
-        self, name_or_id: str, team: str | None, changes: Mapping[str, str | None]
+        self, name_or_id: str, caller: Caller, changes: Mapping[str, str | None]
     ) -> tuple[AppRow, str | None]:
         """Change those fields that are given; the row, and the webhook secret if it is a new one.
 
         Args:
             name_or_id: Which app.
-            team: Whose; None: anybody's.
+            caller: Who changes it.
             changes: New values of `repository`, `clone_url`, `ref`, `root`, `webhook_secret`. Null: the default, which
                 for the secret is a new one.
 
@@ -175,30 +175,30 @@ class Apps:
         if "webhook_secret" in changes:
             given = changes["webhook_secret"]
             secret = rules.new_secret() if given is None else rules.webhook_secret(given)
-        work = partial(self._update, name_or_id=name_or_id, team=team, changes=changes, secret=secret)
+        work = partial(self._update, name_or_id=name_or_id, caller=caller, changes=changes, secret=secret)
         app = await self._db.write(work)
         self._directory.forget()
         return app, secret
 
-    async def remove(self, name_or_id: str, team: str | None, requested_by: str) -> str:
+    async def remove(self, name_or_id: str, caller: Caller) -> str:
         """Begin to remove an app, or say which saga does already; the saga's id.
 
         Raises:
             NotFound: The team has no such app.
         """
-        work = partial(self._remove, name_or_id=name_or_id, team=team, requested_by=requested_by)
+        work = partial(self._remove, name_or_id=name_or_id, caller=caller)
         return await self._db.write(work)
 
-    async def _hold(self, conn: AsyncConnection, *, name_or_id: str, team: str | None, by: str, why: str) -> AppRow:
-        app = await find(conn, name_or_id=name_or_id, team=team, lock=True)
+    async def _hold(self, conn: AsyncConnection, *, name_or_id: str, caller: Caller, why: str) -> AppRow:
+        app = await find(conn, name_or_id=name_or_id, access=caller.access, own=caller.team, lock=True)
         _must_be_active(app)
-        await holds.hold(conn, app.app_id, now_ms=self._clock.now_ms(), by=by, why=why)
-        return await find(conn, name_or_id=app.app_id, team=None)
+        await holds.hold(conn, app.app_id, now_ms=self._clock.now_ms(), by=caller.name, why=why)
+        return await find(conn, name_or_id=app.app_id, access=EVERY_TEAM)
 
-    async def _release(self, conn: AsyncConnection, *, name_or_id: str, team: str | None) -> tuple[AppRow, str | None]:
-        app = await find(conn, name_or_id=name_or_id, team=team, lock=True)
+    async def _release(self, conn: AsyncConnection, *, name_or_id: str, caller: Caller) -> tuple[AppRow, str | None]:
+        app = await find(conn, name_or_id=name_or_id, access=caller.access, own=caller.team, lock=True)
         await holds.release(conn, app.app_id, now_ms=self._clock.now_ms())
-        return await find(conn, name_or_id=app.app_id, team=None), app.held_commit
+        return await find(conn, name_or_id=app.app_id, access=EVERY_TEAM), app.held_commit
 
     async def _insert(self, conn: AsyncConnection, *, values: Mapping[str, Any]) -> AppRow:
         taken = await conn.scalar(
@@ -211,7 +211,7 @@ class Apps:
                 todo="Choose another name, or remove that app first: `knarr apps remove NAME`.",
             )
         await conn.execute(insert(apps).values(values))
-        app = await find(conn, name_or_id=values["app_id"], team=None)
+        app = await find(conn, name_or_id=values["app_id"], access=EVERY_TEAM)
         await self._tell(conn, AppCreated, app)
         return app
 
@@ -220,11 +220,11 @@ class Apps:
         conn: AsyncConnection,
         *,
         name_or_id: str,
-        team: str | None,
+        caller: Caller,
         changes: Mapping[str, Any],
         secret: str | None,
     ) -> AppRow:
-        app = await find(conn, name_or_id=name_or_id, team=team, lock=True)
+        app = await find(conn, name_or_id=name_or_id, access=caller.access, own=caller.team, lock=True)
         _must_be_active(app)
         values = self._changed(app, changes)
         if values:  # what was seen of the earlier source says nothing about this one
@@ -241,7 +241,7 @@ class Apps:
             values |= {"webhook_secret": self._vault.encrypt(secret), "secret_version": app.secret_version + 1}
         if any(value != app._mapping[name] for name, value in values.items()):  # noqa: SLF001  public, despite its name
             await conn.execute(update(apps).where(apps.c.app_id == app.app_id).values(values))
-            app = await find(conn, name_or_id=app.app_id, team=None)
+            app = await find(conn, name_or_id=app.app_id, access=EVERY_TEAM)
             await self._tell(conn, AppChanged, app)
         return app
 
@@ -274,15 +274,15 @@ class Apps:
             "clone_url": clone_url,
         }
 
-    async def _remove(self, conn: AsyncConnection, *, name_or_id: str, team: str | None, requested_by: str) -> str:
-        app = await find(conn, name_or_id=name_or_id, team=team, lock=True)
+    async def _remove(self, conn: AsyncConnection, *, name_or_id: str, caller: Caller) -> str:
+        app = await find(conn, name_or_id=name_or_id, access=caller.access, own=caller.team, lock=True)
         if app.state == "removing":
             return str(app.removal_saga_id)
         saga_id = new_id()
         await conn.execute(
             update(apps).where(apps.c.app_id == app.app_id).values(state="removing", removal_saga_id=saga_id)
         )
-        await self._send(conn, AppRemovalRequested(app=app.name, requested_by=requested_by), app, saga_id)
+        await self._send(conn, AppRemovalRequested(app=app.name, requested_by=caller.name), app, saga_id)
         return saga_id
 
     async def _tell(self, conn: AsyncConnection, event: type[AppCreated | AppChanged], app: AppRow) -> None:
@@ -316,22 +316,23 @@ def _must_be_active(app: AppRow) -> None:
         raise Conflict(f"The app {app.name} cannot be changed", why="it is being removed")
 
 
-async def find(conn: AsyncConnection, *, name_or_id: str, team: str | None, lock: bool = False) -> AppRow:
-    """The app of that name or id that was not removed.
+async def find(
+    conn: AsyncConnection, *, name_or_id: str, access: Access, own: str | None = None, lock: bool = False
+) -> AppRow:
+    """Return the app of that name or id that was not removed; among several of one name that of the team `own`.
 
     Raises:
-        NotFound: The team has no such app.
-        InvalidInput: Several teams have an app of that name, and no team was named.
+        NotFound: The teams have no such app.
+        InvalidInput: Several teams have an app of that name, and `own` is none of them.
     """
     which: ColumnElement[bool] = (
         apps.c.app_id == name_or_id if rules.is_app_id(name_or_id) else apps.c.name_key == name_or_id
     )
-    query = select(apps).where(which, apps.c.state != "removed")
-    if team is not None:
-        query = query.where(apps.c.team == team)
+    query = select(apps).where(which, apps.c.state != "removed", access.only(apps.c.team))
     rows = (await conn.execute(query.with_for_update() if lock else query)).all()
+    rows = [row for row in rows if row.team == own] or rows
     if not rows:
         raise NotFound(f"There is no app {name_or_id[:60]!r}", todo="Run `knarr apps list` to list the apps.")
     if len(rows) > 1:
-        raise InvalidInput(f"Several teams have an app {name_or_id!r}", todo="Use the app's id.")
+        raise InvalidInput(f"Several teams have an app {name_or_id[:60]!r}", todo="Use the app's id.")
     return rows[0]

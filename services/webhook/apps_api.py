@@ -7,7 +7,8 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 
-from seedwork.chassis.auth import Caller, require
+from seedwork.access import Caller
+from seedwork.chassis.auth import require
 from seedwork.chassis.paging import Page, PagingQuery, page_of
 from seedwork.messages import rfc3339_ms
 from services.webhook.app_settings import settings_of
@@ -146,26 +147,26 @@ def add_apps(routes: APIRouter, apps: Apps, location: Callable[[str], str]) -> N
 
     @routes.get("/apps", tags=["apps"])
     async def list_apps(caller: Reader, paging: PagingQuery) -> Page[App]:
-        """The team's apps, by name."""
-        rows = await apps.page(paging, team_of(caller))
+        """The apps of the caller's teams, by name."""
+        rows = await apps.page(paging, caller.access)
         return page_of(rows, paging, key=lambda row: {"name": row.name, "id": row.app_id}, show=app_shown)
 
     @routes.get("/apps/{app}", tags=["apps"])
     async def getapp_shown(app: str, caller: Reader) -> App:
         """One app, by its name or id."""
-        return app_shown(await apps.get(app, team_of(caller)))
+        return app_shown(await apps.get(app, caller))
 
     @routes.patch("/apps/{app}", tags=["apps"])
     async def changeapp_shown(app: str, changes: AppChanges, caller: Deployer) -> App | AppWithSecret:
         """Change an app. A new webhook secret is in the answer, and nowhere else afterwards."""
-        row, secret = await apps.change(app, team_of(caller), changes.model_dump(exclude_unset=True))
+        row, secret = await apps.change(app, caller, changes.model_dump(exclude_unset=True))
         shown = app_shown(row)
         return shown if secret is None else AppWithSecret(**shown.model_dump(), webhook_secret=secret)
 
     @routes.delete("/apps/{app}", status_code=202, tags=["apps"])
     async def removeapp_shown(app: str, caller: Deployer, response: Response) -> SagaStarted:
         """Remove an app with all that it has; asked again, the same saga answers."""
-        saga_id = await apps.remove(app, team_of(caller), caller.name)
+        saga_id = await apps.remove(app, caller)
         response.headers["Location"] = location(saga_id)
         return SagaStarted(id=saga_id, saga_id=saga_id)
 
@@ -177,12 +178,12 @@ def _add_holds(routes: APIRouter, apps: Apps) -> None:
     async def hold_app(app: str, caller: Deployer, wanted: HoldWanted | None = None) -> App:
         """Hold automatic deployment: pushes are recorded and not deployed until the app is released."""
         why = wanted.why if wanted else ""
-        return app_shown(await apps.hold(app, team_of(caller), by=caller.name, why=why))
+        return app_shown(await apps.hold(app, caller, why=why))
 
     @routes.post("/apps/{app}/release", tags=["apps"])
     async def release_app(app: str, caller: Deployer) -> Released:
         """End the hold. The next poll deploys the tip of the ref, where it is a commit that was not deployed yet."""
-        row, waiting = await apps.release(app, team_of(caller))
+        row, waiting = await apps.release(app, caller)
         return Released(**app_shown(row).model_dump(), waiting_commit=waiting)
 
 
@@ -190,11 +191,6 @@ def _new_app(wanted: AppWanted, team: str) -> NewApp:
     fields = wanted.model_dump(exclude_unset=True)
     settings = {name: fields.pop(name) for name in AppSettings.model_fields if name in fields}
     return NewApp(team=team, settings=settings, **fields)
-
-
-def team_of(caller: Caller) -> str | None:
-    """Return the team whose apps the caller sees; None: every team's, for another service."""
-    return None if "service" in caller.scopes else caller.team
 
 
 def app_shown(row: Row[Any]) -> App:

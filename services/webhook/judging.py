@@ -175,9 +175,10 @@ class Desk:
             status = "held"
         reason = "; ".join(verdict.reason for _, verdict in verdicts if verdict.reason) or None
         team = mine[0].row.team if mine else case.picture.teams[min(case.holders)]
+        kept = "; ".join(each.reason for app, each in verdicts if each.reason and app.row.team == team) or None
         if not verdicts:
-            reason = _why_nothing(case, team)
-        self.deliveries.append(self._delivery(case, status, reason, team))
+            kept = reason = _why_nothing(case, team)
+        self.deliveries.append(self._delivery(case, status, kept, team))
         self.links += [{**link, "position": position} for position, link in enumerate(links)]
         return Answer(status, tuple(link["saga_id"] for link in links), reason)
 

@@ -15,6 +15,7 @@ import orjson
 from sqlalchemy import Row, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from seedwork.access import EVERY_TEAM, Access, Caller
 from seedwork.chassis.paging import Paging
 from seedwork.errors import Conflict, NotFound, TooLarge, Unauthenticated
 from seedwork.outbox import Outbox
@@ -48,8 +49,7 @@ class _Again:
     push: Push
     holders: frozenset[bytes]
     picture: Picture
-    team: str | None
-    requested_by: str
+    caller: Caller
 
 
 class Deliveries:
@@ -60,22 +60,22 @@ class Deliveries:
         self._outbox = outbox
         self._directory = directory
 
-    async def page(self, paging: Paging, team: str | None) -> Sequence[Delivery]:
-        """Up to `paging.limit + 1` deliveries, the newest first. `team` None: of all teams."""
+    async def page(self, paging: Paging, access: Access) -> Sequence[Delivery]:
+        """Return up to `paging.limit + 1` deliveries, the newest first."""
         query = select(*_SHOWN).order_by(deliveries.c.delivery_id.desc()).limit(paging.limit + 1)
-        if team is not None:
-            query = query.where(deliveries.c.team == team)
+        if access.teams is not None:
+            query = query.where(access.only(deliveries.c.team))
         if after := paging.after("id", str):
             query = query.where(deliveries.c.delivery_id < after)
 
         async def load(conn: AsyncConnection) -> Sequence[Delivery]:
             rows = (await conn.execute(query)).all()
-            linked = await _linked(conn, [row.delivery_id for row in rows])
+            linked = await _linked(conn, [row.delivery_id for row in rows], access)
             return [Delivery(row, tuple(linked.get(row.delivery_id, ()))) for row in rows]
 
         return await self._db.read(load)
 
-    async def get(self, delivery_id: str, team: str | None) -> Delivery:
+    async def get(self, delivery_id: str, access: Access) -> Delivery:
         """One delivery.
 
         Raises:
@@ -84,22 +84,22 @@ class Deliveries:
 
         async def load(conn: AsyncConnection) -> Delivery:
             row = (await conn.execute(select(*_SHOWN).where(deliveries.c.delivery_id == delivery_id))).one_or_none()
-            if row is None or team not in (None, row.team):
+            if row is None or not access.sees(row.team):
                 raise _unknown(delivery_id)
-            linked = await _linked(conn, [delivery_id])
+            linked = await _linked(conn, [delivery_id], access)
             return Delivery(row, tuple(linked.get(delivery_id, ())))
 
         return await self._db.read(load)
 
-    async def redeliver(self, delivery_id: str, team: str | None, requested_by: str) -> tuple[str, ...]:
+    async def redeliver(self, delivery_id: str, caller: Caller) -> tuple[str, ...]:
         """Start new deployments from a stored delivery; their saga ids, one at least.
 
         Raises:
             NotFound: No such delivery, or it is another team's.
             Conflict: It starts nothing; the text says why.
         """
-        row = await self._db.read(partial(_stored, delivery_id=delivery_id))
-        if row is None or team not in (None, row.team):
+        row = await self._db.read(partial(_stored, delivery_id=delivery_id, access=caller.access))
+        if row is None:
             raise _unknown(delivery_id)
         if not row.body:
             raise _nothing_to_start("its body is not kept any more: it is older than KNARR_DELIVERY_BODY_KEEP_DAYS")
@@ -113,7 +113,7 @@ class Deliveries:
         with contextlib.suppress(Unauthenticated, TooLarge):  # then the apps that it led to before are the only ones
             candidates = candidates_of(picture, (github.repository_key(push.repository),), len(arrival.body))
             holders = await asyncio.to_thread(github.signers, candidates, arrival.body, digest)
-        again = _Again(delivery_id, row, arrival, push, holders, picture, team, requested_by)
+        again = _Again(delivery_id, row, arrival, push, holders, picture, caller)
         started = await self._db.write(partial(self._start, again=again))
         if not started:
             raise _nothing_to_start("none of its apps is active, follows its ref and holds the secret that signed it")
@@ -128,7 +128,7 @@ class Deliveries:
         ]
         if not links:
             return ()
-        count = sum(1 for _ in (await _linked(conn, [again.delivery_id])).get(again.delivery_id, ()))
+        count = sum(1 for _ in (await _linked(conn, [again.delivery_id], EVERY_TEAM)).get(again.delivery_id, ()))
         rows = [link | {"position": count + index} for index, link in enumerate(links)]
         await conn.execute(insert(delivery_deployments), rows)
         await conn.execute(
@@ -145,7 +145,7 @@ class Deliveries:
             commit=again.push.commit,
             ref=again.push.ref,
             trigger="push",
-            requested_by=again.requested_by,
+            requested_by=again.caller.name,
             parent_id=parent_id,
             force=True,
         )
@@ -176,7 +176,7 @@ async def _apps_concerned(conn: AsyncConnection, again: _Again, linked: Sequence
 
 
 def _is_concerned(app: Row[Any], again: _Again, parents: Mapping[str, str]) -> bool:
-    if app.state != "active" or again.team not in (None, app.team):
+    if app.state != "active" or not again.caller.access.sees(app.team):
         return False
     if app.app_id in parents:
         return True
@@ -193,17 +193,18 @@ async def _came_before(conn: AsyncConnection, app_id: str, provider_id: str | No
     return await conn.scalar(select(links.saga_id).where(links.app_id == app_id, same).limit(1)) is not None
 
 
-async def _stored(conn: AsyncConnection, *, delivery_id: str) -> Row[*tuple[Any, ...]] | None:
-    return (await conn.execute(select(deliveries).where(deliveries.c.delivery_id == delivery_id))).one_or_none()
+async def _stored(conn: AsyncConnection, *, delivery_id: str, access: Access) -> Row[*tuple[Any, ...]] | None:
+    query = select(deliveries).where(deliveries.c.delivery_id == delivery_id, access.only(deliveries.c.team))
+    return (await conn.execute(query)).one_or_none()
 
 
-async def _linked(conn: AsyncConnection, delivery_ids: Sequence[str]) -> Mapping[str, Sequence[str]]:
+async def _linked(conn: AsyncConnection, delivery_ids: Sequence[str], access: Access) -> Mapping[str, Sequence[str]]:
+    """Return the sagas of the teams' apps by delivery: one delivery may have led to deployments of several teams."""
     links = delivery_deployments.c
-    rows = await conn.execute(
-        select(links.delivery_id, links.saga_id)
-        .where(links.delivery_id.in_(delivery_ids))
-        .order_by(links.delivery_id, links.position)
-    )
+    query = select(links.delivery_id, links.saga_id).where(links.delivery_id.in_(delivery_ids))
+    if access.teams is not None:
+        query = query.join(apps, apps.c.app_id == links.app_id).where(access.only(apps.c.team))
+    rows = await conn.execute(query.order_by(links.delivery_id, links.position))
     found: dict[str, list[str]] = {}
     for row in rows:
         found.setdefault(row.delivery_id, []).append(row.saga_id)

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from sqlalchemy import Row, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from seedwork.access import Caller
 from seedwork.clock import Clock
 from seedwork.errors import Conflict, InvalidInput, StorageFull
 from seedwork.git import GitUrlPolicy
@@ -40,10 +41,7 @@ class Asker:
 
     app: str
     """Its name or id."""
-    team: str | None
-    """Whose app; None: anybody's."""
-    name: str
-    """The token's name."""
+    caller: Caller
     idempotency_key: str | None = None
 
 
@@ -107,11 +105,11 @@ class Requests:
             raise InvalidInput("commit and ref cannot both be given", todo="Give the one that you mean, or neither.")
         if commit is not None:
             wanted = Wanted(
-                commit=rules.commit(commit), trigger="api", requested_by=asker.name, ref=app.ref, force=force
+                commit=rules.commit(commit), trigger="api", requested_by=asker.caller.name, ref=app.ref, force=force
             )
         else:
             ref, tip = await self._tip(app.clone_url, app.ref if ref is None else ref)
-            wanted = Wanted(commit=tip, trigger="api", requested_by=asker.name, ref=ref, force=force)
+            wanted = Wanted(commit=tip, trigger="api", requested_by=asker.caller.name, ref=ref, force=force)
         is_tip = commit is None and ref == app.ref
         return await self._db.write(partial(self._request, app=app, asker=asker, wanted=wanted, is_tip=is_tip))
 
@@ -142,14 +140,14 @@ class Requests:
             await self._archives.put(digest, draft)
         finally:
             await asyncio.to_thread(draft.unlink, missing_ok=True)
-        wanted = Wanted(commit=None, source_digest=digest, trigger="upload", requested_by=asker.name, force=True)
+        wanted = Wanted(commit=None, source_digest=digest, trigger="upload", requested_by=asker.caller.name, force=True)
         return await self._db.write(partial(self._request, app=app, asker=asker, wanted=wanted))
 
     async def _begin(self, asker: Asker) -> tuple[Row[Any], Requested | None]:
         """The app, and the deployment if this request came before."""
 
         async def load(conn: AsyncConnection) -> tuple[Row[Any], Requested | None]:
-            app = await find(conn, name_or_id=asker.app, team=asker.team)
+            app = await find(conn, name_or_id=asker.app, access=asker.caller.access, own=asker.caller.team)
             return app, await _known(conn, app.app_id, asker.idempotency_key)
 
         app, known = await self._db.read(load)

@@ -24,7 +24,7 @@ from typing import Any
 
 import orjson
 
-from seedwork.chassis.auth import Caller
+from seedwork.access import Caller
 from seedwork.errors import KnarrError
 from seedwork.messages import Envelope, Event, envelope, new_id
 from seedwork.saga_records import from_json, replay
@@ -311,7 +311,10 @@ class History:
         self.count(f"operator: {press.verb}")
         try:
             await self._within(
-                running, lambda: engine.press(saga_id, press.verb, who="ingrid", why="a simulation", force=press.force)
+                running,
+                lambda: engine.press(
+                    saga_id, press.verb, access=OPERATOR.access, who="ingrid", why="a simulation", force=press.force
+                ),
             )
             self.world.say(f"{press.verb} of {saga_id}")
         except KnarrError as error:

@@ -1,11 +1,13 @@
 """Who is calling, and what they may do.
 
-Callers show `Authorization: Bearer …`. A token is either the one that services share, or a row in `tokens` with a
-team, scopes and the SHA-256 of the token: whoever reads the database learns no token. Rows are kept in memory for a
-few seconds, so that a request costs no query; a token that was just revoked may pass until then.
+Callers show `Authorization: Bearer …`. A token is the operator's (a setting), the one that services share (a setting),
+or a granted one (`knarr tokens create`): a row with teams, scopes, an expiry and the SHA-256 of the token, so that a
+reader of the database learns no token. Granted tokens are stored by one service; the others read them over HTTP. Rows
+are kept in memory for a few seconds, so that a request costs no query; a revoked token may pass until then.
 
     @router.get("/apps")
     async def apps(caller: Annotated[Caller, Depends(require("read"))]) -> ...
+        rows = await queries.apps(conn, caller.access)
 """
 
 import asyncio
@@ -13,50 +15,59 @@ import hashlib
 import hmac
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, get_args
 
+import structlog
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import SecretStr
 from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from seedwork.access import OPERATOR, Caller, Scope
 from seedwork.clock import Clock
-from seedwork.errors import NotAllowed, Unauthenticated
+from seedwork.errors import KnarrError, NotAllowed, Unauthenticated
+from seedwork.messages import rfc3339_ms
 from seedwork.tables import KernelTables
 from seedwork.unit_of_work import Database, database_now_ms
 
-Scope = Literal["read", "deploy", "admin", "service"]
-"""`deploy`: apps, deployments, verbs; `admin`: everything; `service`: another service of this installation."""
+__all__ = ["Auth", "Caller", "Known", "Scope", "digest_of", "require"]
+
+OPERATOR_NAME = "local"
+"""Name of the operator's token; no granted token has it."""
+SERVICE_NAME = "service"
+"""Name of the token that services share; no granted token has it."""
 
 _FRESH_MS = 5_000
-"""How long the rows are believed: bounds how long a revoked token passes."""
+"""Age in milliseconds up to which rows are used as they are: bounds how long a revoked token passes."""
 _RELOAD_MS = 500
-"""How often unknown tokens make us look again: a new one works at once, guessing costs two queries a second."""
+"""Age in milliseconds from which an unknown token makes rows be read again: a new one works at once, and guessing
+costs two reads a second."""
+_STALE_MS = 60_000
+"""Age in milliseconds up to which granted tokens are used while the service that stores them does not answer."""
+_ASK_S = 2.0
+"""Seconds that this service waits for the granted tokens; requests with such tokens wait as long."""
 
 _BEARER = HTTPBearer(
     auto_error=False, description="A token of this installation; `knarr up` writes one to `<home>/token`."
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Somebody with a valid token."""
-
-    name: str
-    team: str
-    scopes: frozenset[str]
-
-    def may(self, scope: Scope) -> bool:
-        """Whether this caller has the scope; `admin` and `service` imply all."""
-        return bool(self.scopes & {scope, "admin", "service"})
+log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """A token that is known here, by its digest."""
+
     digest: str
+    """SHA-256 in hex."""
     caller: Caller
+    expires_ms: int | None = None
+    """Milliseconds since 1970; None: it does not expire."""
+
+
+Granted = Callable[[], Awaitable[Sequence[Known]]]
+"""Reads all granted tokens; raises `KnarrError` where they cannot be read now."""
 
 
 class Auth:
@@ -65,72 +76,86 @@ class Auth:
     Args:
         db: The service's database.
         tables: The kernel's tables in it.
-        service_token: What services show each other; None: nobody is taken for a service.
-        home: knarr's home, named in errors.
-        clock: For the age of the rows in memory.
+        service_token: What services show each other; None: no caller is taken for a service.
+        clock: For the age of the rows in memory, and for expiry.
+        operator_token: The operator's; None: there is none.
+        team: The operator's team.
+        granted: Reads the tokens that were granted; None: `read_granted_by` names it, or there are none.
     """
 
     def __init__(
-        self, db: Database, tables: KernelTables, *, service_token: SecretStr | None, home: Path, clock: Clock
+        self,
+        db: Database,
+        tables: KernelTables,
+        *,
+        service_token: SecretStr | None,
+        clock: Clock,
+        operator_token: SecretStr | None = None,
+        team: str = "default",
+        granted: Granted | None = None,
     ) -> None:
         self._db = db
         self._tokens = tables.tokens
-        self._service = (
-            _Known(digest_of(service_token.get_secret_value()), Caller("service", "default", frozenset({"service"})))
-            if service_token and service_token.get_secret_value()
-            else None
-        )
-        self._home = home
+        self._settings = [
+            *_from_setting(service_token, Caller(SERVICE_NAME, "default", frozenset({"service"}))),
+            *_from_setting(operator_token, Caller(OPERATOR_NAME, team, frozenset(OPERATOR))),
+        ]
         self._clock = clock
-        self._rows: Sequence[_Known] = ()
+        self._granted = granted
+        self._rows: Sequence[Known] = ()
+        self._granted_rows: Sequence[Known] = ()
+        self._granted_ms: int | None = None
         self._read_ms: int | None = None
         self._reading = asyncio.Lock()
 
+    def read_granted_by(self, granted: Granted) -> None:
+        """Read granted tokens this way from now on."""
+        self._granted = granted
+        self.forget()
+
     async def caller(self, token: str) -> Caller:
-        """Whose token this is.
+        """Return who holds this token.
 
         Raises:
-            Unauthenticated: Nobody's.
+            Unauthenticated: It is not known, or has expired.
         """
         digest = digest_of(token)
-        if self._service is not None and hmac.compare_digest(digest, self._service.digest):
-            return self._service.caller
-        await self._load(_FRESH_MS)
-        found = self._find(digest)
+        found = _find(self._settings, digest)
+        if found is None:
+            await self._load(_FRESH_MS)
+            found = self._find(digest)
         if found is None:
             await self._load(_RELOAD_MS)
             found = self._find(digest)
         if found is None:
             raise self.refused("The token is not known here")
-        return found
+        if found.expires_ms is not None and found.expires_ms <= self._clock.now_ms():
+            raise self.refused(f"The token {found.caller.name!r} expired at {rfc3339_ms(found.expires_ms)}")
+        return found.caller
 
     def refused(self, what: str) -> Unauthenticated:
-        """The error of a caller without a valid token."""
+        """Return the error of a caller without a valid token. It names no path of the machine."""
         return Unauthenticated(
             what,
             why="this needs `Authorization: Bearer <token>`",
-            todo=f"The operator's token is in {self._home / 'token'}; `knarr doctor` checks it.",
+            todo="Set KNARR_TOKEN to a valid token: `knarr tokens create` makes one, `knarr doctor` checks it.",
         )
 
     async def make_known(self, name: str, token: SecretStr, *, team: str, scopes: Iterable[Scope]) -> None:
-        """Store a token under that name, in place of the one that had it."""
+        """Store a token in this service's own table under that name, in place of the one that had it."""
         digest = digest_of(token.get_secret_value())
         tokens = self._tokens
 
         async def store(conn: AsyncConnection) -> None:
-            known = (await conn.execute(select(tokens).where(tokens.c.name == name))).one_or_none()
-            wanted = " ".join(sorted(scopes))
-            if known is not None and (known.hash, known.team, known.scopes) == (digest, team, wanted):
-                return
             await conn.execute(delete(tokens).where((tokens.c.name == name) | (tokens.c.hash == digest)))
-            row = {"name": name, "team": team, "scopes": wanted, "hash": digest}
+            row = {"name": name, "team": team, "scopes": " ".join(sorted(scopes)), "hash": digest}
             await conn.execute(insert(tokens).values(**row, created_ms=await database_now_ms(conn)))
 
         await self._db.write(store)
         self.forget()
 
     async def revoke(self, name: str) -> None:
-        """Make the token of that name unknown."""
+        """Delete the token of that name from this service's own table."""
 
         async def drop(conn: AsyncConnection) -> None:
             await conn.execute(delete(self._tokens).where(self._tokens.c.name == name))
@@ -139,16 +164,11 @@ class Auth:
         self.forget()
 
     def forget(self) -> None:
-        """Look into the database at the next request."""
+        """Read the rows at the next request."""
         self._read_ms = None
 
-    def _find(self, digest: str) -> Caller | None:
-        """Compare with every row in constant time, so that the time taken tells nothing."""
-        found = None
-        for each in self._rows:
-            if hmac.compare_digest(digest, each.digest):
-                found = each.caller
-        return found
+    def _find(self, digest: str) -> Known | None:
+        return _find((*self._rows, *self._granted_rows), digest)
 
     async def _load(self, max_age_ms: int) -> None:
         async with self._reading:
@@ -156,26 +176,61 @@ class Auth:
             if self._read_ms is not None and now_ms - self._read_ms < max_age_ms:
                 return
             self._rows = await self._db.read(self._read)
-            self._read_ms = now_ms
+            await self._load_granted()
+            self._read_ms = self._clock.now_ms()
 
-    async def _read(self, conn: AsyncConnection) -> Sequence[_Known]:
+    async def _load_granted(self) -> None:
+        """Read granted tokens; while they cannot be read, those from before stay for a bounded time."""
+        if self._granted is None:
+            return
+        try:
+            async with asyncio.timeout(_ASK_S):
+                self._granted_rows = await self._granted()
+            self._granted_ms = self._clock.now_ms()
+        except (KnarrError, TimeoutError) as error:
+            why = error.message if isinstance(error, KnarrError) else f"no answer within {_ASK_S} s"
+            stale = self._granted_ms is None or self._clock.now_ms() - self._granted_ms >= _STALE_MS
+            if stale:
+                self._granted_rows = ()
+            log.warning("auth.granted_tokens_unavailable", why=why, kept=len(self._granted_rows))
+
+    async def _read(self, conn: AsyncConnection) -> Sequence[Known]:
         rows = (await conn.execute(select(self._tokens))).all()
-        return [_Known(row.hash, Caller(row.name, row.team, frozenset(row.scopes.split()))) for row in rows]
+        return [
+            Known(digest=row.hash, caller=Caller(row.name, row.team, frozenset(row.scopes.split())))
+            for row in rows
+            if row.name != OPERATOR_NAME  # a row of earlier versions: the setting counts
+        ]
+
+
+def _from_setting(token: SecretStr | None, caller: Caller) -> list[Known]:
+    """Return the token of a setting; an empty one is none."""
+    text = token.get_secret_value() if token else ""
+    return [Known(digest=digest_of(text), caller=caller)] if text else []
+
+
+def _find(known: Iterable[Known], digest: str) -> Known | None:
+    """Compare with every row in constant time, so that the time taken tells nothing."""
+    found = None
+    for each in known:
+        if hmac.compare_digest(digest, each.digest):
+            found = each
+    return found
 
 
 def digest_of(token: str) -> str:
     """SHA-256 in hex. Enough for tokens of 128 random bits and more, which cannot be guessed from a dictionary."""
-    return hashlib.sha256(token.encode()).hexdigest()
+    return hashlib.sha256(token.encode(errors="surrogatepass")).hexdigest()
 
 
-def require(scope: Scope) -> Callable[..., Awaitable[Caller]]:
-    """A dependency that lets only callers with that scope in: `Depends(require("read"))`.
+def require(*scopes: Scope) -> Callable[..., Awaitable[Caller]]:
+    """Return a dependency that lets only callers with all those scopes in: `Depends(require("read"))`.
 
     Raises:
-        ValueError: There is no such scope; said when the route is made.
+        ValueError: No scope is named, or there is no such scope; raised when the route is made.
     """
-    if scope not in get_args(Scope):
-        raise ValueError(f"no scope is called {scope!r}")
+    if not scopes or not set(scopes) <= set(get_args(Scope)):
+        raise ValueError(f"these are no scopes: {scopes!r}")
 
     async def authenticated(
         request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
@@ -184,12 +239,13 @@ def require(scope: Scope) -> Callable[..., Awaitable[Caller]]:
         if credentials is None:
             raise auth.refused("No token was shown")
         caller = await auth.caller(credentials.credentials)
-        if not caller.may(scope):
-            raise NotAllowed(
-                f"The token {caller.name!r} may not do this",
-                why=f"it has the scopes {', '.join(sorted(caller.scopes)) or 'none'}, and this needs {scope!r}",
-                todo="Use a token that has it.",
-            )
+        for scope in scopes:
+            if not caller.may(scope):
+                raise NotAllowed(
+                    f"The token {caller.name!r} may not do this",
+                    why=f"it has the scopes {', '.join(sorted(caller.scopes)) or 'none'}, and this needs {scope!r}",
+                    todo="Use a token that has it.",
+                )
         return caller
 
     return authenticated

@@ -163,8 +163,8 @@ class Disk:
             await self._clock.sleep(self._every_s)
 
     def router(self) -> APIRouter:
-        """Return the routes; both are about the whole platform, so both want `admin`."""
-        routes = APIRouter(tags=["disk"], dependencies=[Depends(require("admin"))])
+        """Return the routes; both are about the whole platform, so both want `admin` and `platform`."""
+        routes = APIRouter(tags=["disk"], dependencies=[Depends(require("admin", "platform"))])
 
         @routes.get("/disk", summary="What this service keeps, and what of it nothing needs")
         async def usage() -> Usage:

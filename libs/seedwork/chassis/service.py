@@ -90,7 +90,12 @@ class Service:
             timing=Timing.of_lease(settings.lease_s),
         )
         self.auth = Auth(
-            self.db, self.tables, service_token=settings.service_token, home=settings.home, clock=self.clock
+            self.db,
+            self.tables,
+            service_token=settings.service_token,
+            clock=self.clock,
+            operator_token=settings.token,
+            team=settings.team,
         )
         self.metrics = metrics.Metrics()
         self.start_error: KnarrError | None = None
@@ -184,11 +189,8 @@ class Service:
         app.include_router(docs_page.router(app))
         app.include_router(metrics.router(self.metrics, self.db, self.tables))
         app.include_router(dead_letters.router(self.db, self.tables, self.bus))
-        app.include_router(
-            test_endpoints.router(
-                service=self.name, bus=self.bus, enabled=self.settings.test_endpoints, messages=self.message_types
-            )
-        )
+        if self.settings.test_endpoints:
+            app.include_router(test_endpoints.router(service=self.name, bus=self.bus, messages=self.message_types))
         return app
 
     @contextlib.asynccontextmanager
@@ -220,7 +222,6 @@ class Service:
         await self.db.open()
         stack.push_async_callback(self.db.close)
         await migrate.prepare(self.db, self._migrations, self.name)
-        await self._make_operator_known()
         for stopping in self._on_stop:
             stack.push_async_callback(self._stopped, stopping)
         for starting in self._on_start:
@@ -270,12 +271,6 @@ class Service:
             log.error("a part of the service did not stop in time", part=name, limit_s=self.settings.stop_grace_s)  # noqa: TRY400  the traceback says nothing
         except KnarrError as error:
             log.error("a part of the service failed while it stopped", part=name, error=error.message)  # noqa: TRY400  likewise
-
-    async def _make_operator_known(self) -> None:
-        if self.settings.token is not None:
-            await self.auth.make_known(
-                "local", self.settings.token, team=self.settings.team, scopes=("read", "deploy", "admin")
-            )
 
 
 def _private_folder(path: Path) -> Path:

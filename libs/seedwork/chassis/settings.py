@@ -116,10 +116,10 @@ class ServiceSettings(BaseSettings):
     """What services show each other. Without one, no caller is taken for a service."""
 
     token: SecretStr | None = None
-    """The operator's token, known to every service as `local` with the scopes read, deploy and admin."""
+    """The operator's token, known to every service as `local`: it has every scope of people, for every team."""
 
     team: str = "default"
-    """The team of the operator's token."""
+    """The team of the operator's token: it owns what the operator creates."""
 
     test_endpoints: bool = False
     """Whether `POST /test/…` puts messages on the bus: for people who try things, never in production."""

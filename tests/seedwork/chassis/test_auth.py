@@ -65,13 +65,14 @@ async def test_a_token_may_do_what_its_scopes_say(guarded: Service) -> None:
 
 @pytest.mark.parametrize("header", [None, "Bearer", "Bearer ", "Bearer nobody-s", "Basic dXNlcjpwdw==", "nobody-s"])
 async def test_without_a_valid_token_nobody_gets_in(guarded: Service, header: str | None) -> None:
-    """The answer says where the token is and what checks it."""
+    """The answer says what to do; it tells a stranger no path of the machine."""
     async with running(guarded.app) as client:
         response = await client.get("/read", headers={"Authorization": header} if header is not None else {})
         assert response.status_code == 401
         assert response.headers["WWW-Authenticate"] == "Bearer"
-        assert "home/token" in response.json()["detail"]
+        assert "KNARR_TOKEN" in response.json()["detail"]
         assert "knarr doctor" in response.json()["detail"]
+        assert "/" not in response.json()["detail"], "the text names no path of the machine"
         assert "nobody-s" not in response.text
 
 
@@ -96,7 +97,7 @@ async def test_health_metrics_and_docs_are_open(guarded: Service) -> None:
 async def test_a_revoked_token_is_refused_everywhere_within_seconds(service: Service, clock: VirtualClock) -> None:
     """Another replica only sees the rows change: what it remembers is believed for five seconds."""
     async with running(service.app):
-        replica = Auth(service.db, service.tables, service_token=None, home=service.settings.home, clock=clock)
+        replica = Auth(service.db, service.tables, service_token=None, clock=clock)
         await service.auth.make_known("ci", SecretStr("ci-token"), team="acme", scopes=("read",))
         assert (await replica.caller("ci-token")).team == "acme"
         await service.auth.revoke("ci")
@@ -109,7 +110,7 @@ async def test_a_revoked_token_is_refused_everywhere_within_seconds(service: Ser
 async def test_a_new_token_works_soon_on_a_replica_that_has_just_looked(service: Service, clock: VirtualClock) -> None:
     """An unknown token makes it look again, at most twice a second."""
     async with running(service.app):
-        replica = Auth(service.db, service.tables, service_token=None, home=service.settings.home, clock=clock)
+        replica = Auth(service.db, service.tables, service_token=None, clock=clock)
         with pytest.raises(Unauthenticated):
             await replica.caller("ci-token")
         await service.auth.make_known("ci", SecretStr("ci-token"), team="acme", scopes=("read",))

@@ -86,7 +86,7 @@ async def test_a_stream_that_somebody_follows_does_not_hold_up_the_stop(tmp_path
 
 async def test_a_refused_body_is_never_read(tmp_path: Path, port: int) -> None:
     """The 413 comes while the client still sends, and the connection is closed."""
-    async with _process(tmp_path, port), asyncio.timeout(LIMIT_S):
+    async with _process(tmp_path, port, KNARR_TEST_ENDPOINTS="true"), asyncio.timeout(LIMIT_S):
         await _ready(port)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(

@@ -12,6 +12,7 @@ import orjson
 import pytest
 from pydantic import SecretStr
 
+from seedwork.access import EVERY_TEAM
 from seedwork.adapters.in_process import InProcessBus
 from seedwork.messages import Command, Envelope, Event, Message, envelope, new_id
 from seedwork.saga import Definitions, Saga
@@ -142,7 +143,7 @@ async def building(stage: Stage, **data: Any) -> str:
 async def follow(stage: Stage, saga_id: str, after: int) -> AsyncIterator[dict[str, Any]]:
     """Events of its stream as dicts, without heartbeats."""
     feed: Feed = stage.app.state.feed
-    async for text in api._events(stage.app.state.service.db, feed, saga_id, after):
+    async for text in api._events(stage.app.state.service.db, feed, saga_id, after, EVERY_TEAM):
         lines = dict(line.split(": ", 1) for line in text.decode().splitlines() if not line.startswith(":") and line)
         if lines:
             event: dict[str, Any] = {"event": lines["event"], "data": orjson.loads(lines["data"])}

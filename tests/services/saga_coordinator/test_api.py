@@ -9,6 +9,7 @@ from sqlalchemy import event
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from seedwork.access import EVERY_TEAM, Access
 from seedwork.chassis.paging import Paging
 from seedwork.messages import WorkReported, envelope, new_id
 from services.builder.contract import ImageBuildFailed
@@ -131,6 +132,16 @@ async def test_sagas_are_listed_newest_first_in_pages_and_by_filters(stage: Stag
     assert await listed(until=created) == ids[1::-1]
 
 
+async def test_a_teams_list_reads_an_index(stage: Stage) -> None:
+    """A team with few sagas does not wait for those of the others."""
+    statement = list_query(Filters(), Paging(limit=50), Access(frozenset({"acme"}))).compile(
+        dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}
+    )
+    plan = await query_plan(stage, str(statement))
+    assert "ix_sagas_team" in plan, plan
+    assert "TEMP B-TREE" not in plan, plan
+
+
 @pytest.mark.parametrize("later", [False, True], ids=["first page", "later page"])
 @pytest.mark.parametrize(
     ("filters", "index"),
@@ -154,7 +165,9 @@ async def test_sagas_are_listed_newest_first_in_pages_and_by_filters(stage: Stag
 async def test_each_filter_reads_an_index(stage: Stage, filters: Filters, index: str, *, later: bool) -> None:
     """In the order of the list: nothing is sorted, and no more is read than a page."""
     paging = Paging(limit=50, position={"created_ms": 5, "id": new_id()} if later else {})
-    statement = list_query(filters, paging).compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True})
+    statement = list_query(filters, paging, EVERY_TEAM).compile(
+        dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}
+    )
     plan = await query_plan(stage, str(statement))
     how = "SEARCH" if later or filters != Filters() else "SCAN"  # the newest of all: the index from its end
     assert plan.startswith(f"{how} {sagas.name} USING INDEX {index}"), plan

@@ -12,6 +12,7 @@ from msgspec import structs
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from seedwork.access import EVERY_TEAM
 from seedwork.adapters.sqlite import OneVisitConnection
 from seedwork.decide import decide
 from seedwork.errors import Misconfigured
@@ -267,7 +268,7 @@ async def test_the_log_in_the_database_replays_to_the_row(stage: Stage) -> None:
     async def read(conn: AsyncConnection) -> Any:
         columns = select(models.sagas.c.origin, models.sagas.c.body)
         row = (await conn.execute(columns.where(models.sagas.c.id == saga_id))).one()
-        return from_json(row.origin, row.body), await log_page(conn, saga_id, 0, 1000)
+        return from_json(row.origin, row.body), await log_page(conn, saga_id, 0, 1000, EVERY_TEAM)
 
     row, log = await stage.app.state.service.db.read(read)
 

@@ -110,7 +110,7 @@ async def test_a_path_that_is_no_digest_is_refused(client: httpx2.AsyncClient, d
 
 @pytest.mark.parametrize(("token", "status"), [("", 401), ("wrong", 401), ("the-operator-s", 200)])
 async def test_sources_are_for_services_only(app: FastAPI, token: str, status: int) -> None:
-    """`admin` implies every scope; without a token nobody learns whether a digest is there."""
+    """The operator may do what services may; without a token a stranger does not learn whether a digest is there."""
     data = upload_of(f=b"x")
     async with running(app, token=TOKEN) as client:
         await client.put(f"/sources/{digest_of(data)}", content=data)

@@ -10,6 +10,7 @@
     prepare   commands that run in a copy of the folder first: lock files are made, not kept
     then      files that are written after that
     config    config vars that are set before the deployment
+    docker    a table of keys that are others when the app runs as a container
 
 `make test-apps` runs them on the laptop, `make test-apps RUNTIME=docker` as containers.
 """
@@ -51,6 +52,7 @@ def _names() -> list[str]:
 def test_an_app_becomes_what_its_repository_says(name: str, knarr: Laptop, tmp_path: Path) -> None:
     """The app is live and answers with its own words, or it is refused for the reason that is true."""
     expected = tomllib.loads((CATALOG / name / "expect.toml").read_text())
+    expected |= expected.pop("docker", {}) if RUNTIME == "docker" else {}
     folder = _prepared(name, expected, tmp_path)
     if framework := expected.get("framework"):
         planned = json.loads(cli(knarr, "plan", str(folder), "--json").stdout)

@@ -141,6 +141,16 @@ def test_packages_that_cannot_be_installed_are_explained_as_on_this_machine() ->
     assert explained(error, progress, registry="r", memory_bytes=1).what.startswith("The step [python-packages")
 
 
+@pytest.mark.parametrize(("tool", "locked"), [("yarn", True), ("npm", False)])
+def test_the_cache_of_yarn_is_for_one_stage_at_a_time(tool: str, locked: bool) -> None:
+    """Two stages install at the same time; other tools' caches are made for that."""
+    packages = Packages(language="node", tool=tool, tool_version="1.22.22" if locked else None)
+    node = AppDescription(runtime=Runtime(kind="node"), packages=(packages,))
+    made = recipe(node, {"package.json": '{"dependencies": {"ms": "2"}}'})
+
+    assert ("target=/knarr/caches,sharing=locked" in made.dockerfile) is locked
+
+
 def test_words_of_the_app_are_no_commands_of_the_shell() -> None:
     """A group or a file with a quote in its name is one word."""
     packages = Packages(language="python", tool="pip", manifests=("a'; evil #.txt",))

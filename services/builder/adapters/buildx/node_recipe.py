@@ -132,6 +132,8 @@ class _Installing:
         self._packages = packages
         self._tool = tool
         self._kitchen = kitchen
+        self._sharing = ",sharing=locked" if tool.name == "yarn" else ""
+        """Two stages install at the same time, and Yarn's cache is for one process."""
 
     def exports(self) -> list[str]:
         """Commands that set the tool's variables."""
@@ -145,7 +147,7 @@ class _Installing:
         """The line that installs, and what follows in it."""
         command = plan.install(self._packages, self._tool, dev=dev, caches=_CACHES, environ={}).command
         steps = [*self.exports(), "unset NODE_ENV", shlex.join(command)] if installs else []
-        cache = f"id=knarr-node-{self._order.app_id},target={_CACHES}"
+        cache = f"id=knarr-node-{self._order.app_id},target={_CACHES}{self._sharing}"
         return run_line(self._kitchen, cache=cache, steps=[*steps, *then])
 
 

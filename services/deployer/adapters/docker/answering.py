@@ -17,7 +17,8 @@ from seedwork.errors import KnarrError
 from services.deployer.adapters.counts import CountsBySaga
 from services.deployer.adapters.docker import spec
 from services.deployer.adapters.docker.engine import Container, Engine
-from services.deployer.adapters.probe import ask
+from services.deployer.adapters.docker.listening import Elsewhere, elsewhere
+from services.deployer.adapters.probe import REFUSED, ask
 from services.deployer.adapters.router import Backend
 from services.deployer.checks import Check, Checks, Patience, checks_of
 
@@ -27,6 +28,10 @@ _FIRST_WAIT_S = 0.02
 _LONGEST_WAIT_S = 0.5
 _SEEN_LATE_MS = 5_000
 """A start that is older when it is seen first: it may have answered long ago."""
+_LOOK_ELSEWHERE_MS = 1_000
+"""How often the sockets of a container that refuses connections on PORT are looked at, in milliseconds."""
+_ADOPT_AFTER_MS = 3_000
+"""Time for which another port must be the only one that answers: an app may open a second port first."""
 NO_ADDRESS = "it has no address in the app's network"
 
 Start = tuple[str, int]
@@ -50,6 +55,14 @@ class _Known:
     unready: dict[str, str] = field(default_factory=dict)
     """Faults of readiness checks that have failed since."""
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    elsewhere: Elsewhere | None = None
+    """Where it listens instead of PORT, as last seen."""
+    looked_ms: int = 0
+    """Its age at that look."""
+    alone_since_ms: int | None = None
+    """Its age when the same port was first the only one that answers."""
+    adopted: int | None = None
+    """The port that gets its requests instead of PORT."""
 
     @property
     def at_start(self) -> tuple[Check, ...]:
@@ -83,6 +96,8 @@ class Answering:
         self._changed = changed
         self._failed = failed
         self.counts = CountsBySaga()
+        self.port_again_s = 5.0
+        """Poll interval in seconds of PORT, while another port is adopted."""
         self._known: dict[str, dict[Start, _Known]] = defaultdict(dict)
 
     def proved(self, container: Container) -> bool:
@@ -99,6 +114,16 @@ class Answering:
         """Why it gets no requests although it has started; empty: it gets them."""
         known = self._look_up(container)
         return next(iter(known.unready.values()), "") if known else ""
+
+    def adopted(self, container: Container) -> int | None:
+        """The port that was adopted instead of PORT; None: it listens on PORT."""
+        known = self._look_up(container)
+        return known.adopted if known else None
+
+    def elsewhere(self, container: Container) -> Elsewhere | None:
+        """Where it listens instead of PORT; None: it does, or it was not seen to listen at all."""
+        known = self._look_up(container)
+        return known.elsewhere if known else None
 
     def backend(self, container: Container) -> Backend | None:
         """Where its requests go, whether it is ready for new ones or not."""
@@ -126,6 +151,9 @@ class Answering:
             else:
                 known.faults[number] = fault
         if faults := [fault for fault in found if fault is not None]:
+            for number, fault in zip(waiting, found, strict=True):
+                if fault == REFUSED and known.at_start[number].port is None:
+                    await self._look_elsewhere(container, known, known.at_start[number])
             return faults[0]
         self._prove(container, known)
         return None
@@ -177,9 +205,11 @@ class Answering:
         known.proved = True
         if known.seen_ms < _SEEN_LATE_MS:
             known.first_answer_ms = self._age_ms(container)
-        address, port = _address(container), int(container.labels.get(spec.PORT) or 0)
+        address, port = _address(container), known.adopted or int(container.labels.get(spec.PORT) or 0)
         if address and port:
             known.backend = Backend(address, port, counts=self.counts.of(container.labels[spec.SAGA]))
+        if known.adopted:
+            self._begin(known, self._until_port_opens(container, known))
         for check in known.checks.readiness:
             self._begin(known, self._keep_ready(container, known, check))
         for check in known.checks.liveness:
@@ -193,11 +223,44 @@ class Answering:
             return None if age_s >= check.uptime_s else "it was started a moment ago"
         if check.command is not None:
             return await self._run(container, check, check.command)
-        port = check.port or int(container.labels.get(spec.PORT) or 0)
+        port = check.port or self._port(container)
         if not port:
             return f"{check.what} needs a port, and the process has none"
         address = _address(container)
         return await ask(address, port, check) if address else NO_ADDRESS
+
+    def _port(self, container: Container) -> int:
+        """Where its requests go; 0: it gets none."""
+        known = self._look_up(container)
+        return (known.adopted if known else None) or int(container.labels.get(spec.PORT) or 0)
+
+    async def _look_elsewhere(self, container: Container, known: _Known, check: Check) -> None:
+        """Adopt the only port that answers in place of PORT, unless the app names its port."""
+        age_ms, port, address = self._age_ms(container), self._port(container), _address(container)
+        if known.adopted or not (port and address) or age_ms - known.looked_ms < _LOOK_ELSEWHERE_MS:
+            return
+        known.looked_ms = age_ms
+        before = known.elsewhere.adoptable if known.elsewhere else None
+        known.elsewhere = await elsewhere(self._engine, container, address, port, check)
+        now = known.elsewhere.adoptable if known.elsewhere else None
+        if now is None or now != before or known.alone_since_ms is None:
+            known.alone_since_ms = age_ms if now else None
+        elif age_ms - known.alone_since_ms >= _ADOPT_AFTER_MS and not container.labels.get(spec.FIXED_PORT):
+            known.adopted = now
+            log.info("instance.port_adopted", container=container.name, port=now, instead_of=port)
+
+    async def _until_port_opens(self, container: Container, known: _Known) -> None:
+        """Send requests to PORT from the time on that it answers: the adopted port was opened before it."""
+        address, port = _address(container), int(container.labels[spec.PORT])
+        check = next(each for each in known.at_start if each.port is None and each.command is None)
+        while True:
+            await asyncio.sleep(self.port_again_s)
+            if await ask(address, port, check) is None:
+                break
+        log.info("instance.port_opened", container=container.name, port=port, instead_of=known.adopted)
+        known.adopted, known.elsewhere = None, None
+        known.backend = Backend(address, port, counts=self.counts.of(container.labels[spec.SAGA]))
+        self._changed(_app(container))
 
     async def _run(self, container: Container, check: Check, argv: tuple[str, ...]) -> str | None:
         try:

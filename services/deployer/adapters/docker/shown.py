@@ -109,7 +109,10 @@ class Shown:
         if not self._answering.proved(container):
             return "starting", why or "it does not answer yet"
         unready = self._answering.unready(container)
-        return ("starting", f"it gets no requests: {unready}") if unready else ("up", "")
+        if unready:
+            return "starting", f"it gets no requests: {unready}"
+        adopted = self._answering.adopted(container)
+        return "up", f"it listens on port {adopted} instead of PORT ({container.labels[spec.PORT]})" if adopted else ""
 
 
 def next_start_ms(container: Container) -> int:

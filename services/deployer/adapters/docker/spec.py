@@ -29,6 +29,8 @@ PROCESS = "io.knarr.process"
 """`web.1`"""
 PORT = "io.knarr.port"
 """Where a web process must listen; empty for others."""
+FIXED_PORT = "io.knarr.port-is-fixed"
+"""`1`: the app itself names its port, and no other is adopted; empty otherwise."""
 CHECKS = "io.knarr.process-checks"
 """Health checks of its process as the app declares them, in JSON; the image's own label has those of all processes."""
 ADDON = "io.knarr.addon"
@@ -81,6 +83,7 @@ def labels_of(installation: str, release: Release, label: str, *, step: str, por
         STEP: step,
         PROCESS: label,
         PORT: str(port) if process_of(label) == WEB else "",
+        FIXED_PORT: "1" if release.port else "",
         CHECKS: _CHECKS.dump_json(release.checks.get(process_of(label), ()), exclude_defaults=True).decode(),
     }
 

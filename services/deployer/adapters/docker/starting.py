@@ -185,9 +185,13 @@ class Starting:
 
     async def _not_ready(self, container: Container, release: Release, check: Check, fault: str) -> AppDoesNotStart:
         label, port = container.labels[spec.PROCESS], container.labels.get(spec.PORT)
+        elsewhere = self._answering.elsewhere(container)
+        instead = elsewhere.fault(label, int(port)) if elsewhere and port else None
         if fault == REFUSED and check.port is None:
-            what = f"{label} refuses connections on PORT ({port})"
-            todo = "Make it listen on 0.0.0.0 and on the port that the environment variable PORT names."
+            what, todo = instead or (
+                f"{label} refuses connections on PORT ({port})",
+                "Make it listen on 0.0.0.0 and on the port that the environment variable PORT names.",
+            )
         elif check.path is not None and fault != REFUSED:
             what = f"{label} listens on {check.port or 'PORT'}, but {fault}"
             todo = "Make the path of its health check answer 2xx or 3xx, or change the check in app.json."

@@ -590,6 +590,23 @@ def test_a_built_site_is_its_output_folder_and_nothing_else() -> None:
     assert lines[-6].startswith("FROM python:")
 
 
+@pytest.mark.parametrize(
+    ("version", "file", "image"),
+    [
+        ("1.13", "go.mod", "golang:1.24"),
+        ("1.25.1", "go.mod", "golang:1.25"),
+        ("1.22", ".tool-versions", "golang:1.22"),
+    ],
+)
+def test_the_version_of_go_mod_is_the_oldest_that_builds_it(version: str, file: str, image: str) -> None:
+    """An old module gets the default toolchain; a version that is named elsewhere is obeyed."""
+    packages = Packages(language="go", tool="go", version=version, version_file=file, manifests=("go.mod",))
+    step = BuildStep(name="go build", command=("go", "build", "."), language="go")
+    go = AppDescription(runtime=Runtime(kind="go"), packages=(packages,), build=(step,))
+
+    assert recipe(go, {"go.mod": "module x"}).dockerfile.startswith(f"FROM {image} ")
+
+
 def test_a_go_app_is_built_with_the_toolchain_and_runs_without() -> None:
     """By the minor version of go.mod; the final image has certificates and the app."""
     step = BuildStep(name="go build", command=("go", "build", "-o", "bin/web", "."), language="go")

@@ -12,8 +12,14 @@ _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
 
 def go_part(order: BuildOrder, packages: Packages, kitchen: Kitchen) -> Part:
-    """Return the toolchain's image by the minor version that go.mod asks for; go itself fetches a newer patch."""
+    """Return what Go brings: the image of the version that the app names, in which go fetches a newer patch.
+
+    A version in go.mod is the oldest that builds the module (https://go.dev/ref/mod#go-mod-file-go), so an older one
+    than the default gets the default.
+    """
     wanted = plan.minor(packages.version) if packages.version else kitchen.images.go_version
+    if packages.version_file == "go.mod" and plan.older(wanted, kitchen.images.go_version):
+        wanted = kitchen.images.go_version
     image = kitchen.images.pinned(kitchen.images.go.format(version=wanted))
     env = plan.environment(caches=_CACHES, fetch=True)
     return Part(

@@ -32,6 +32,7 @@ from services.deployer.adapters.kubernetes.cluster import (
     Object,
     Stale,
 )
+from services.deployer.adapters.kubernetes.reaching import leads_to_a_pod
 from services.deployer.adapters.naming import label as valid
 from services.deployer.adapters.naming import unique
 from services.deployer.errors import Fenced
@@ -321,7 +322,7 @@ class Front:
         log.warning("a Service has no addresses yet", namespace=namespace)
 
     async def until_open(self, namespace: str, *, limit_s: float) -> None:
-        """Until the app's first node port takes a connection, which is some 0.1 s later than the Service's addresses.
+        """Until the app's first node port leads to a pod, which is some 0.1 s later than the Service's addresses.
 
         Not every node can be reached from here, so that it is not waited for longer than that.
         """
@@ -330,17 +331,8 @@ class Front:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
-                while not await _takes_connections(self._ways.host, address.port):
+                while not await leads_to_a_pod(self._ways.host, address.port):
                     await self._clock.sleep(0.01)
-
-
-async def _takes_connections(host: str, port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection(host, port)
-    except OSError:
-        return False
-    writer.close()
-    return True
 
 
 def _moved(service: Object, saga_id: str | None, fence: int) -> Object:

@@ -5,6 +5,8 @@ API server, which passes an HTTP request on. A pod that a kubelet reaches and th
 the app.
 """
 
+import asyncio
+
 from seedwork.errors import KnarrError, Unavailable
 from services.deployer.adapters.kubernetes import verdicts
 from services.deployer.adapters.kubernetes.cluster import Cluster
@@ -13,6 +15,8 @@ from services.deployer.checks import Check
 
 _UNREACHED = b"error trying to reach service"
 """The API server's own answer for a pod that it does not reach."""
+_CLOSED_S = 0.5
+"""In which a program closes a connection on which nothing comes, usually; seconds."""
 
 
 class Reaching:
@@ -54,3 +58,24 @@ class Reaching:
         if check.content is not None and check.content.encode() not in body:
             return f"the answer to GET {check.path} does not contain {check.content[:60]!r}"
         return None
+
+
+async def leads_to_a_pod(host: str, port: int, *, within_s: float = _CLOSED_S) -> bool:
+    """Whether a program takes connections there and reads what is sent: nothing, so that it closes them.
+
+    A connection alone proves nothing. kube-proxy of older versions listens on node ports itself, to reserve them, and
+    never reads. Until its rules are there it receives the connections, and requests get no answer.
+    """
+    try:
+        async with asyncio.timeout(within_s):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                writer.write_eof()
+                await reader.read(1)
+            finally:
+                writer.close()
+    except ConnectionResetError:
+        return True
+    except OSError:
+        return False
+    return True

@@ -7,7 +7,7 @@ Service and the version that was read: an older deployment never overwrites a ne
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,8 +18,8 @@ from seedwork.clock import Clock
 from seedwork.errors import Conflict, Unavailable
 from services.deployer.adapters.images import Pullable, runnable_anywhere
 from services.deployer.adapters.kubernetes import jobs, objects, oneoff, verdicts
-from services.deployer.adapters.kubernetes.cluster import DEPLOYMENT, JOB, POD, REPLICA_SET, SECRET, Cluster
-from services.deployer.adapters.kubernetes.followed import WATCH_S
+from services.deployer.adapters.kubernetes.cluster import DEPLOYMENT, JOB, POD, SECRET, Cluster
+from services.deployer.adapters.kubernetes.ending import Ending
 from services.deployer.adapters.kubernetes.front import Front
 from services.deployer.adapters.kubernetes.observing import AGAIN, Observing, Watched
 from services.deployer.adapters.kubernetes.restoring import Manifests, Restoring
@@ -43,13 +43,6 @@ from services.deployer.ports import (
 
 log = structlog.get_logger(__name__)
 
-_LATE_S = 120.0
-"""A kubelet before 1.22 sees after one to one and a half minutes that a pod is to go which was just being started."""
-_HEARD_S, _LOOK_S = 10.0, 0.05
-"""How long the cluster's controllers may take to hear of a change before we go on, and how often to look."""
-_RELEASE_KINDS = (DEPLOYMENT, JOB, REPLICA_SET, POD, SECRET)
-"""In this order: who would make the next one goes before it."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -60,8 +53,10 @@ class Options:
     start_timeout_max_s: float = 600.0
     pull_timeout_s: float = 600.0
     settle_after_switch_s: float = 2.0
-    """Until every node's kube-proxy sends new connections to the new pods, before the old ones end: it writes its rules
-    once a second at most, and takes a moment for it."""
+    """Until nearly every node's kube-proxy sends new connections to the new pods: it writes its rules once a second at
+    most, and takes a moment for it."""
+    late_proxy_s: float = 6.0
+    """Until the last one does. For so long old pods go on serving, and a new app's port is waited for."""
 
 
 class KubernetesRuntime:
@@ -119,6 +114,7 @@ class KubernetesRuntime:
             volumes=self._volumes,
         )
         self._shown = Shown(cluster, front, self._observing, clock)
+        self._ending = Ending(cluster, clock, grace_s=self._shape.grace_s, late_s=options.late_proxy_s)
         self._ports: dict[str, tuple[int, str]] = {}
         """Port and name of an app, as far as they are known: a Service that is gone is made again with them."""
         self._prepared: dict[str, str] = {}
@@ -207,15 +203,16 @@ class KubernetesRuntime:
         before = await self._front.select(namespace, saga_id, fence=fence)
         if saga_id is not None and before != saga_id:
             routed = self._front.until_routed(namespace, app_id, saga_id)
-            settle_s = self._options.settle_after_switch_s
             if before == objects.NOBODY:
-                await asyncio.gather(routed, self._front.until_open(namespace, limit_s=settle_s))
+                await asyncio.gather(routed, self._front.until_open(namespace, limit_s=self._options.late_proxy_s))
             else:
                 await routed
-                await self._clock.sleep(settle_s)
+                self._ending.moved_away(before)
+                await self._clock.sleep(self._options.settle_after_switch_s)
 
     async def stop(self, app_id: str, saga_id: str) -> Sequence[str]:
         """See `Runtime.stop`: a pod's record stays for some seconds after its containers, until nothing is mounted."""
+        await self._ending.until_unused(saga_id)
         self._prepared.pop(saga_id, None)
         self._restoring.known.pop(saga_id, None)
         namespace = await self._front.namespace(app_id)
@@ -229,10 +226,7 @@ class KubernetesRuntime:
         for kind in (DEPLOYMENT, SECRET):
             listed = await self._cluster.list(kind, namespace, labels)
             found += [f"{kind.name} {each['metadata']['name']}" for each in listed.items]
-        await self._have_none_wanted(namespace, labels)
-        for kind in (*_RELEASE_KINDS, await self._cluster.budgets()):
-            await self._cluster.delete_all(kind, namespace, labels)
-        await self._until_pods_ended(namespace, labels)
+        await self._ending.remove(namespace, labels)
         if found and (left := await self._front.leave(app_id)):
             found.append(f"namespace {left}")
         return found
@@ -368,42 +362,6 @@ class KubernetesRuntime:
             await command.close()
         await self._restoring.close()
         await self._cluster.close()
-
-    # ── ending ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _have_none_wanted(self, namespace: str, labels: Mapping[str, str]) -> None:
-        """Until the cluster's controllers want no pod: one that has not heard of it makes another for each that goes.
-
-        They hear of what is deleted each in its own time, and the one of ReplicaSets was seen to hear of its pod first;
-        a pod that is just being started then takes up to a minute and a half to go.
-        """
-        for kind, none in ((DEPLOYMENT, {"replicas": 0}), (JOB, {"parallelism": 0})):
-            for each in (await self._cluster.list(kind, namespace, labels)).items:
-                await self._cluster.change(kind, namespace, each["metadata"]["name"], none)
-        until = asyncio.get_running_loop().time() + _HEARD_S
-        while asyncio.get_running_loop().time() < until:
-            kinds = (DEPLOYMENT, REPLICA_SET, JOB)
-            listed = await asyncio.gather(*(self._cluster.list(kind, namespace, labels) for kind in kinds))
-            if all(verdicts.wants_none(item) for each in listed for item in each.items):
-                return
-            await self._clock.sleep(_LOOK_S)
-
-    async def _until_pods_ended(self, namespace: str, labels: Mapping[str, str]) -> None:
-        """Then they are cleared away: nodes take 5 s more to do that, and up to 70 s if they missed how one ended."""
-        until = asyncio.get_running_loop().time() + self._shape.grace_s + _LATE_S
-        while True:
-            pods = await self._cluster.list(POD, namespace, labels)
-            found = verdicts.read_pods(pods.items)
-            if all(each.over for each in found):
-                for each in found:
-                    await self._cluster.delete(POD, namespace, each.name, grace_s=0)
-                return
-            if asyncio.get_running_loop().time() > until:
-                names = ", ".join(each["metadata"]["name"] for each in pods.items)
-                raise Unavailable("The cluster does not end pods", why=f"{names} in {namespace}; is their node away?")
-            if not all("deletionTimestamp" in each["metadata"] for each in pods.items):
-                await self._cluster.delete_all(POD, namespace, labels)  # made after we had looked
-            await self._cluster.changed(POD, namespace, labels, pods.version, limit_s=WATCH_S)
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 

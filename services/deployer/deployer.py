@@ -103,9 +103,18 @@ async def is_live(conn: AsyncConnection, saga_id: str) -> bool:
     return known is not None and known.state == "live"
 
 
-async def stop_others(app_id: str, runtime: Runtime, *, keep: AbstractSet[str]) -> None:
-    """Stop every instance of the app that belongs to another saga than those to keep."""
-    others = {each.saga_id for each in await runtime.instances(app_id)} - keep
+async def stop_others(
+    app_id: str, runtime: Runtime, *, keep: AbstractSet[str], also: AbstractSet[str] = frozenset()
+) -> None:
+    """Stop every instance of the app that belongs to another saga than those to keep.
+
+    Args:
+        app_id: The app.
+        runtime: Runs them.
+        keep: Sagas whose instances stay.
+        also: Sagas whose instances may be about to start.
+    """
+    others = ({each.saga_id for each in await runtime.instances(app_id)} | also) - keep
     await asyncio.gather(*(runtime.stop(app_id, other) for other in others))
 
 

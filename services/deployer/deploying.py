@@ -67,7 +67,7 @@ async def deploy_release(command: DeployRelease, *, work: Work, deployer: Deploy
         began = time.monotonic()
         await run(release, work, deployer, with_command=not served)
         answered_ms = int((time.monotonic() - began) * 1000)
-        await to_its_end(_take_traffic(known, work.fence, db, runtime))
+        await to_its_end(_take_traffic(known, before if command.observed else None, work.fence, db, runtime))
         served = True
     finally:
         served = served or await to_its_end(db.read(lambda conn: is_live(conn, work.saga_id)))
@@ -92,9 +92,11 @@ async def _before(conn: AsyncConnection, known: KnownRelease) -> KnownRelease | 
     return live if live and live.saga_id != known.saga_id else await releases.before(conn, known.app_id, known.saga_id)
 
 
-async def _take_traffic(known: KnownRelease, fence: int, db: Database, runtime: Runtime) -> None:
+async def _take_traffic(
+    known: KnownRelease, warm: KnownRelease | None, fence: int, db: Database, runtime: Runtime
+) -> None:
     """First the row, which is what a restart goes by; then the runtime."""
-    await db.write(lambda conn: releases.move_traffic(conn, known, fence=fence))
+    await db.write(lambda conn: releases.move_traffic(conn, known, fence=fence, warm=warm))
     await runtime.switch(known.app_id, known.saga_id, fence=fence)
 
 

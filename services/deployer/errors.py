@@ -7,6 +7,7 @@ FinalError
 ├── AddOnDoesNotStart       a database that the app asked for does not come up
 ├── CannotRun               the image needs something that this runtime does not have
 ├── Fenced                  a newer deployment has the traffic
+├── NotWarm                 the observation that kept a release running has ended
 └── Undone                  the release was undone while somebody still worked on it
 RetryableError
 ├── NoCapacity              the platform has no room for an instance, or lost the machine that it ran on
@@ -65,6 +66,14 @@ class Undone(FinalError):
     code = "undone"
     http_status = 409
     title = "The release was undone"
+
+
+class NotWarm(FinalError):
+    """The observation that kept a release warm has ended: it is not to run any more."""
+
+    code = "not_warm"
+    http_status = 409
+    title = "The release is not kept warm"
 
 
 class NoCapacity(RetryableError):

@@ -4,7 +4,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from seedwork.messages import Envelope
 from seedwork.participant import Work
-from services.deployer import apps, configs, releases
+from services.deployer import apps, configs, observations, releases
 from services.deployer.apps import App
 from services.deployer.contract import AppRetired, RetireApp
 from services.deployer.deployer import Deployer, retired
@@ -50,5 +50,9 @@ async def on_requested(event: DeploymentRequested, message: Envelope, conn: Asyn
 
 
 async def on_failed(_event: DeploymentFailed, message: Envelope, conn: AsyncConnection) -> None:
-    """A saga ended without success, perhaps before it came here: its config change waits no more."""
+    """A saga ended without success, perhaps before it came here: its config change waits no more.
+
+    Where an operator skipped the undo of its release, that one keeps the traffic: the one before is not kept warm.
+    """
     await configs.give_up(conn, message.appid, message.correlationid)
+    await observations.give_up(conn, message.correlationid)

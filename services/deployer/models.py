@@ -87,6 +87,19 @@ routes = Table(
     Column("moved_ms", Ms, nullable=False),
 )
 
+observations = Table(
+    "observations",
+    metadata,
+    # the app has one release that is observed
+    Column("app_id", Id, primary_key=True),
+    # whose release is observed
+    Column("saga_id", Id, nullable=False),
+    # whose release, the one before, stays warm
+    Column("warm_saga_id", Id, nullable=False),
+    # open, closed (it has passed), given_up (the release before is to be stopped)
+    Column("state", String(16), nullable=False),
+)
+
 drifts = Table(
     "drifts",
     metadata,

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from seedwork.participant import Work
 from seedwork.unit_of_work import database_now_ms
-from services.deployer import apps, releases
+from services.deployer import apps, observations, releases
 from services.deployer.apps import App
 from services.deployer.contract import ObservationStopped, ObserveRelease, ReleaseObserved, StopObserving
 from services.deployer.deployer import Deployer, retire_old, stop_others
@@ -59,13 +59,20 @@ async def observe_release(_command: ObserveRelease, *, work: Work, deployer: Dep
     window_s = await _window_s(known, deployer)
     began = await deployer.db.write(lambda conn: _begun(conn, known, window_s))
     before = await deployer.db.read(lambda conn: releases.before(conn, work.app_id, work.saga_id))
-    ended_early = await _watch(began, before, work, deployer) if window_s else ""
+    has_passed = await deployer.db.read(lambda conn: observations.is_closed(conn, work.saga_id))
+    ended_early = await _watch(began, before, work, deployer) if window_s and not has_passed else ""
     work.note("stopping the release before")
-    last = await deployer.db.read(lambda conn: _look(conn, work))
-    await stop_others(work.app_id, deployer.runtime, keep={work.saga_id})
+    last = await deployer.db.write(lambda conn: _close(conn, work))
+    warm = {before.saga_id} if before else set()
+    await stop_others(work.app_id, deployer.runtime, keep={work.saga_id}, also=warm)
     traffic = await deployer.runtime.traffic(work.app_id, before.saga_id) if before else None
     app = App(app_id=work.app_id, name=work.app, team=work.team)
-    work.with_outcome(lambda conn: retire_old(conn, app, work, deployer))
+
+    async def finish(conn: AsyncConnection) -> None:
+        await observations.end(conn, work.saga_id)
+        await retire_old(conn, app, work, deployer)
+
+    work.with_outcome(finish)
     return ReleaseObserved(
         number=known.number,
         observed_s=round(max(0.0, window_s - max(0, last.until_ms - last.now_ms) / 1000), 1),
@@ -117,6 +124,17 @@ async def _look(conn: AsyncConnection, work: Work) -> _Window:
         now_ms=await database_now_ms(conn),
         superseded=newest is not None and newest > work.saga_id,
     )
+
+
+async def _close(conn: AsyncConnection, work: Work) -> _Window:
+    """Nothing is warm any more: from now on a restart does not start the release before again.
+
+    Raises:
+        Undone: The release does not serve any more.
+    """
+    window = await _look(conn, work)
+    await observations.close(conn, work.saga_id)
+    return window
 
 
 async def _watch(began: _Window, before: KnownRelease | None, work: Work, deployer: Deployer) -> str:

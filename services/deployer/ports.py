@@ -180,6 +180,15 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Warm:
+    """A release that runs without traffic while the one after it is observed."""
+
+    saga_id: str
+    load: Callable[[], Awaitable[Release]]
+    """The release; raises `NotWarm` as soon as the observation has ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """What an app should look like after a restart of ours."""
 
@@ -193,6 +202,8 @@ class Standing:
     """Process types in its formation, also those of which there shall be no instance; empty: they are not known."""
     load: Callable[[], Awaitable[Release]]
     """The release that serves; called only where there is one, again after an error."""
+    warm: Warm | None = None
+    """The release before, while the one that serves is observed; a runtime without room for both may leave it out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,9 @@ from seedwork.errors import KnarrError
 from seedwork.messages import Envelope, envelope
 from seedwork.outbox import Outbox
 from seedwork.unit_of_work import Database
-from services.deployer import apps, drifts, releases
+from services.deployer import apps, drifts, observations, releases
 from services.deployer.contract import DriftDetected, DriftRepaired
+from services.deployer.observations import GivenUp
 from services.deployer.ports import Drift, Runtime, Standing
 
 log = structlog.get_logger(__name__)
@@ -59,10 +60,18 @@ class Reconciler:
                 log.warning("reconcile.failed", why=error.message)
 
     async def once(self) -> None:
-        """Compare once; publish what differed."""
+        """Compare once; publish what differed; stop releases that nothing needs warm any more."""
         found = await self._runtime.reconcile(await self._standings())
         if found:
             await self._db.write(lambda conn: self._publish(conn, found))
+        for each in await self._db.read(observations.given_up):
+            await self._stop(each)
+
+    async def _stop(self, given_up: GivenUp) -> None:
+        if not given_up.serves:
+            log.warning("observation.given_up", app_id=given_up.app_id, saga_id=given_up.warm_saga_id)
+            await self._runtime.stop(given_up.app_id, given_up.warm_saga_id)
+        await self._db.write(lambda conn: observations.end(conn, given_up.saga_id))
 
     async def _publish(self, conn: AsyncConnection, found: Sequence[Drift]) -> None:
         known = await apps.all_apps(conn)

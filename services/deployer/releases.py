@@ -15,7 +15,7 @@ from sqlalchemy import Select, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from seedwork.unit_of_work import database_now_ms, insert_ignore
-from services.deployer import configs
+from services.deployer import configs, observations
 from services.deployer.errors import Fenced, Undone
 from services.deployer.models import addons, apps, config_versions, drifts, releases, routes
 from services.deployer.ports import Address
@@ -189,6 +189,7 @@ async def retire_beyond(conn: AsyncConnection, app_id: str, keep: int) -> list[K
 
 async def drop_app(conn: AsyncConnection, app_id: str) -> None:
     """Remove everything of the app."""
+    await observations.drop(conn, app_id)
     for table in (routes, releases, config_versions, addons, drifts, apps):
         await conn.execute(delete(table).where(table.c.app_id == app_id))
 
@@ -213,14 +214,25 @@ async def add_route(conn: AsyncConnection, app_id: str, address: Address) -> Non
     await insert_ignore(conn, routes, [{**row, "moved_ms": await database_now_ms(conn)}])
 
 
-async def move_traffic(conn: AsyncConnection, release: KnownRelease, *, fence: int) -> None:
+async def move_traffic(
+    conn: AsyncConnection, release: KnownRelease, *, fence: int, warm: KnownRelease | None = None
+) -> None:
     """New requests are this release's from here on; what was live is superseded.
+
+    Args:
+        conn: The caller's transaction.
+        release: Which one.
+        fence: Under which the traffic moves.
+        warm: The release before, which keeps running until this one was observed; None: nothing is observed.
 
     Raises:
         Fenced: Traffic was moved under a higher fence.
         Undone: The release was undone.
     """
     await _write_route(conn, release.app_id, release.saga_id, fence=fence)
+    known = await of_saga(conn, release.saga_id)
+    if known is None or known.state != "live":  # else it was moved before, and its observation may have ended
+        await observations.begin(conn, release.app_id, release.saga_id, warm.saga_id if warm else None)
     others = (releases.c.app_id == release.app_id) & (releases.c.state == "live")
     await conn.execute(update(releases).where(others, releases.c.saga_id != release.saga_id).values(state="superseded"))
     allowed = update(releases).where(releases.c.saga_id == release.saga_id, releases.c.state.in_(KEPT_STATES))
@@ -247,6 +259,7 @@ async def move_back(conn: AsyncConnection, release: KnownRelease, previous: Know
         await move_traffic(conn, previous, fence=fence)
     else:
         await _write_route(conn, release.app_id, None, fence=fence)
+        await observations.drop(conn, release.app_id)
 
 
 async def _write_route(conn: AsyncConnection, app_id: str, saga_id: str | None, *, fence: int) -> None:

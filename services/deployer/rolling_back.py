@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from seedwork.errors import FinalError
 from seedwork.participant import Work
 from seedwork.unit_of_work import Database
-from services.deployer import releases
+from services.deployer import observations, releases
 from services.deployer.apps import App
 from services.deployer.contract import ReleaseRolledBack, RollBackRelease
 from services.deployer.deployer import Deployer, is_live, prepare, run, to_its_end
@@ -45,10 +45,15 @@ async def roll_back_release(_command: RollBackRelease, *, work: Work, deployer: 
 
 
 async def _undoing(conn: AsyncConnection, work: Work) -> KnownRelease | None:
-    """This saga's release; where there is none, nobody can make one any more."""
+    """This saga's release; where there is none, nobody can make one any more.
+
+    Of a live one the release before is warm from here on, also where its observation has passed: it is started again.
+    """
     known = await releases.of_saga(conn, work.saga_id)
     if known is None:
         await releases.refuse_for_ever(conn, work.app_id, work.saga_id)
+    elif known.state == "live" and (previous := await releases.before(conn, known.app_id, known.saga_id)):
+        await observations.begin(conn, known.app_id, known.saga_id, previous.saga_id)
     return known
 
 
@@ -69,6 +74,7 @@ async def _give_back(ours: KnownRelease, work: Work, deployer: Deployer) -> str:
     finally:
         back = back or await to_its_end(db.read(lambda conn: is_live(conn, previous.saga_id)))
         if not back and previous.saga_id not in running:
+            await to_its_end(db.write(lambda conn: observations.end(conn, ours.saga_id)))
             await runtime.stop(ours.app_id, previous.saga_id)
     return f"release {previous.number} serves again"
 

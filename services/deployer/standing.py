@@ -10,11 +10,12 @@ from ocistore.store import ImageStore
 from seedwork.clock import Clock
 from seedwork.errors import Conflict
 from seedwork.unit_of_work import Database
-from services.deployer import apps, releases
+from services.deployer import apps, observations, releases
 from services.deployer.addons import Removal
 from services.deployer.apps import App
 from services.deployer.assembly import assemble
-from services.deployer.ports import AddOns, Needed, Release, Runtime, Standing
+from services.deployer.errors import NotWarm
+from services.deployer.ports import AddOns, Needed, Release, Runtime, Standing, Warm
 from services.deployer.releases import KnownRoute
 from services.deployer.vault import Vault
 from services.deployer.volumes import VolumeRemoval
@@ -73,8 +74,14 @@ class Standby:
         known = await self._db.read(apps.all_apps)
         live = await self._db.read(lambda conn: releases.in_states(conn, ["live"]))
         processes = {each.saga_id: frozenset(each.formation) for each in live}
+        warm = await self._db.read(observations.warm)
         return [
-            self._standing(route, known[route.app_id], processes.get(route.saga_id or "", frozenset()))
+            self._standing(
+                route,
+                known[route.app_id],
+                processes.get(route.saga_id or "", frozenset()),
+                warm.get(route.saga_id or ""),
+            )
             for route in routes
             if route.app_id in known
         ]
@@ -100,7 +107,7 @@ class Standby:
         """Return the digests that a release may start again from."""
         return (await self._db.read(_needed)).images
 
-    def _standing(self, route: KnownRoute, app: App, processes: AbstractSet[str]) -> Standing:
+    def _standing(self, route: KnownRoute, app: App, processes: AbstractSet[str], warm: str | None) -> Standing:
         return Standing(
             app_id=app.app_id,
             app=app.name,
@@ -109,7 +116,13 @@ class Standby:
             saga_id=route.saga_id,
             processes=processes,
             load=partial(self._load, app, route.saga_id or ""),
+            warm=Warm(saga_id=warm, load=partial(self._load_warm, app, warm)) if warm else None,
         )
+
+    async def _load_warm(self, app: App, saga_id: str) -> Release:
+        if not await self._db.read(lambda conn: observations.is_needed(conn, saga_id)):
+            raise NotWarm(f"The release of the saga {saga_id} is not warm any more", why="the observation has ended")
+        return await self._load(app, saga_id)
 
     async def _load(self, app: App, saga_id: str) -> Release:
         known = await self._db.read(lambda conn: releases.of_saga(conn, saga_id))

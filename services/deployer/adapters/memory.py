@@ -7,8 +7,10 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from functools import partial
 
 from seedwork.clock import Clock, SystemClock
+from services.deployer.adapters import warming
 from services.deployer.errors import AppDoesNotStart, Fenced, ReleaseCommandFailed
 from services.deployer.ports import (
     Address,
@@ -198,10 +200,15 @@ class MemoryRuntime:
             self._ports[each.app_id] = each.port
             self._fences[each.app_id] = each.fence
             if each.saga_id:
-                release = await each.load()
                 self.serving[each.app_id] = each.saga_id
-                await self.start(release)
-                await self.observe(release, note=lambda _: None)
+                await self._bring_up(await each.load())
+            if each.warm:
+                stop = partial(self.stop, each.app_id, each.warm.saga_id)
+                await warming.bring_up(each.warm, start=self._bring_up, stop=stop, clock=self._clock)
+
+    async def _bring_up(self, release: Release) -> None:
+        await self.start(release)
+        await self.observe(release, note=lambda _: None)
 
     async def reconcile(self, standing: Sequence[Standing]) -> Sequence[Drift]:  # noqa: ARG002  the port's signature
         """See `Runtime.reconcile`."""

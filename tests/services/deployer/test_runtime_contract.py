@@ -13,8 +13,8 @@ from seedwork.messages import new_id
 from services.deployer.adapters.memory import MemoryRuntime
 from services.deployer.adapters.process.runtime import Limits, ProcessRuntime
 from services.deployer.adapters.router import Router
-from services.deployer.errors import AppDoesNotStart, Fenced, ReleaseCommandFailed
-from services.deployer.ports import Needed, Release, Runtime, Standing
+from services.deployer.errors import AppDoesNotStart, Fenced, NotWarm, ReleaseCommandFailed
+from services.deployer.ports import Needed, Release, Runtime, Standing, Warm
 from tests.services.deployer.conftest import PATIENCE_S, PYTHON, Shelf, eventually
 
 
@@ -139,6 +139,49 @@ class RuntimeContract:
         )
         assert (await runtime.expose(shelf.app_id, "shop", taken=frozenset())).port == port
 
+    async def test_recovery_runs_the_release_before_while_it_is_warm(
+        self, runtime: Runtime, shelf: Shelf, sound: Image
+    ) -> None:
+        """An undo of the release that is observed then moves the traffic, and starts nothing."""
+        before, live = shelf.release(sound), shelf.release(sound, number=2)
+        loads: list[str] = []
+
+        async def load() -> Release:
+            loads.append(before.saga_id)
+            return before
+
+        await runtime.recover([await _standing(runtime, live, Warm(saga_id=before.saga_id, load=load))])
+        await eventually(
+            lambda: runtime.instances(shelf.app_id),
+            until=lambda found: (
+                {(each.saga_id, each.state) for each in found} == {(before.saga_id, "up"), (live.saga_id, "up")}
+            ),
+        )
+        await eventually(lambda: _length(loads), until=lambda length: length >= 2)  # it is asked again afterwards
+        await runtime.switch(shelf.app_id, before.saga_id, fence=3)
+        await runtime.stop(shelf.app_id, live.saga_id)
+        assert {each.saga_id for each in await runtime.instances(shelf.app_id)} == {before.saga_id}
+
+    async def test_an_observation_that_ends_during_the_recovery_leaves_nothing_warm(
+        self, runtime: Runtime, shelf: Shelf, sound: Image
+    ) -> None:
+        """Whoever ended it stopped what was there; what was started since is stopped too."""
+        before, live = shelf.release(sound), shelf.release(sound, number=2)
+        loads: list[str] = []
+
+        async def load() -> Release:
+            loads.append(before.saga_id)
+            if len(loads) > 1:
+                raise NotWarm("The observation has ended")
+            return before
+
+        await runtime.recover([await _standing(runtime, live, Warm(saga_id=before.saga_id, load=load))])
+        await eventually(lambda: _length(loads), until=lambda length: length == 2)
+        await eventually(
+            lambda: runtime.instances(shelf.app_id),
+            until=lambda found: [(each.saga_id, each.state) for each in found] == [(live.saga_id, "up")],
+        )
+
     async def test_a_sweep_keeps_what_runs(self, runtime: Runtime, shelf: Shelf, sound: Image) -> None:
         """Whatever the caller forgot to name: who runs is needed."""
         release = shelf.release(sound)
@@ -188,6 +231,20 @@ async def broken(shelf: Shelf) -> Image:
 @pytest.fixture
 async def unmigrated(shelf: Shelf) -> Image:
     return await shelf.image(release=(PYTHON, "-c", "import sys; sys.exit('cannot migrate')"))
+
+
+async def _standing(runtime: Runtime, live: Release, warm: Warm) -> Standing:
+    """What the database says of an app whose release is observed."""
+    port = (await runtime.expose(new_id(), "gone", taken=frozenset())).port + 1000
+
+    async def load() -> Release:
+        return live
+
+    return Standing(app_id=live.app_id, app="shop", port=port, fence=3, saga_id=live.saga_id, load=load, warm=warm)
+
+
+async def _length(found: list[str]) -> int:
+    return len(found)
 
 
 async def _deploy(runtime: Runtime, release: Release) -> None:

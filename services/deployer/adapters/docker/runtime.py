@@ -19,6 +19,7 @@ import structlog
 
 from seedwork.clock import Clock
 from seedwork.errors import Conflict, KnarrError
+from services.deployer.adapters import warming
 from services.deployer.adapters.docker import spec
 from services.deployer.adapters.docker.answering import Answering
 from services.deployer.adapters.docker.differences import Difference, differences
@@ -45,6 +46,7 @@ from services.deployer.ports import (
     RunningCommand,
     Standing,
     Traffic,
+    Warm,
 )
 
 log = structlog.get_logger(__name__)
@@ -314,7 +316,7 @@ class DockerRuntime:
                 self._trouble(each, error)
                 self._in_background(each.app_id, self._reopen_some_day(each))
         containers = await self._engine.containers({**self._labels(), spec.SAGA: ""})
-        wanted = set(self._routes.served.values())
+        wanted = set(self._routes.served.values()) | {each.warm.saga_id for each in standing if each.warm}
         unwanted = [
             each for each in containers if each.labels[spec.SAGA] not in wanted or each.labels.get(spec.STEP) == "run"
         ]
@@ -324,6 +326,8 @@ class DockerRuntime:
         for each in standing:
             if each.saga_id:
                 self._in_background(each.saga_id, self._bring_up(each))
+            if each.warm:
+                self._in_background(each.warm.saga_id, self._bring_up_warm(each, each.warm))
             self._routes.look_soon(each.app_id)
         self._routes.follow()
 
@@ -400,6 +404,18 @@ class DockerRuntime:
         self._background.pop(standing.saga_id or "", None)
         self._routes.troubles.pop(standing.app_id, None)
         self._routes.look_soon(standing.app_id)
+
+    async def _bring_up_warm(self, standing: Standing, warm: Warm) -> None:
+        async def start(release: Release) -> None:
+            await self.start(release)
+            for container in await self._instances(release.app_id, release.saga_id):
+                await self._engine.keep_running(container.id)
+                if container.runs:
+                    self._answering.watch(container)
+
+        stop = partial(self.stop, standing.app_id, warm.saga_id)
+        await warming.bring_up(warm, start=start, stop=stop, clock=self._clock)
+        self._background.pop(warm.saga_id, None)
 
     async def _runs_somewhere(self, standing: Standing) -> bool:
         with contextlib.suppress(KnarrError):

@@ -7,6 +7,7 @@ business. What is applied is what a deployment applies, so a repair and a deploy
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 import structlog
@@ -31,8 +32,8 @@ from services.deployer.adapters.kubernetes.cluster import (
 from services.deployer.adapters.kubernetes.front import Front
 from services.deployer.adapters.kubernetes.shown import Known
 from services.deployer.adapters.kubernetes.volumes import KubernetesVolumes
-from services.deployer.errors import Fenced
-from services.deployer.ports import AddOns, Drift, Release, Standing
+from services.deployer.errors import Fenced, NotWarm
+from services.deployer.ports import AddOns, Drift, Release, Standing, Warm
 
 log = structlog.get_logger(__name__)
 
@@ -113,7 +114,8 @@ class Restoring:
         changed = self._changes.take()
         for each in standing:
             looked_ms = self._looked_ms.setdefault(each.app_id, now)
-            thorough = not changed.isdisjoint({(each.app_id, ""), (each.app_id, each.saga_id or "")})
+            sagas = {"", each.saga_id or "", each.warm.saga_id if each.warm else ""}
+            thorough = not changed.isdisjoint({(each.app_id, saga_id) for saga_id in sagas})
             if (thorough or now - looked_ms > _RESYNC_MS) and each.app_id not in self.forgetting:
                 self.begin(each, thorough=thorough)
         for gone in self._looked_ms.keys() - self.standing.keys():
@@ -189,7 +191,17 @@ class Restoring:
             return
         # First: what is gone because another process has put a newer release in its place must stay away.
         await self._front.select(namespace, standing.saga_id, fence=standing.fence)
-        if not (thorough or found or await self._lacks(namespace, standing)):
+        await self._restore_live(namespace, standing, pace, found, thorough=thorough)
+        if standing.warm is not None:
+            await self._restore_warm(namespace, standing, standing.warm)
+
+    async def _restore_live(
+        self, namespace: str, standing: Standing, pace: Pace, found: list[str], *, thorough: bool
+    ) -> None:
+        """Compare the release that serves, and repair it."""
+        if not (
+            thorough or found or await self._lacks(namespace, standing.app_id, standing.saga_id, standing.processes)
+        ):
             return
         release = await standing.load()
         self.know(release)
@@ -223,14 +235,28 @@ class Restoring:
                 await self._provider.provide(addon, note=lambda _: None)
         return namespace
 
-    async def _lacks(self, namespace: str, standing: Standing) -> bool:
+    async def _restore_warm(self, namespace: str, standing: Standing, warm: Warm) -> None:
+        """Make the release before again where it is gone while the one that serves is observed."""
+        if not await self._lacks(namespace, standing.app_id, warm.saga_id):
+            return
+        try:
+            release = await warm.load()
+            for each in await self._differing(namespace, release):
+                await self._cluster.apply(each.wanted)
+            await warm.load()
+        except NotWarm:  # whoever ended the observation stopped what was there: what was made since goes too
+            await self._removed(standing.app_id, warm.saga_id)
+
+    async def _lacks(
+        self, namespace: str, app_id: str, saga_id: str | None, processes: AbstractSet[str] = frozenset()
+    ) -> bool:
         """Whether it can be seen, without the release, that it is not all there."""
-        labels = self._front.labels(standing.app_id, standing.saga_id, step="deploy")
+        labels = self._front.labels(app_id, saga_id, step="deploy")
         secrets = await self._cluster.list(SECRET, namespace, labels, metadata_only=True)
         deployments = (await self._cluster.list(DEPLOYMENT, namespace, labels)).items
         return (
             not secrets.items
-            or len(deployments) < (len(standing.processes) or 1)
+            or len(deployments) < (len(processes) or 1)
             or any(comparing.tampered(each) for each in deployments)
         )
 
@@ -280,11 +306,11 @@ class Restoring:
             await self._front.select(namespace, standing.saga_id, fence=standing.fence)
         except Fenced:  # replaced meanwhile, perhaps cleared away before it was made again; unless it was put back
             if await self._front.serves(namespace) != standing.saga_id:
-                await self._removed(standing)
+                await self._removed(standing.app_id, standing.saga_id or "")
             raise
 
-    async def _removed(self, standing: Standing) -> None:
-        result = self._stop(standing.app_id, standing.saga_id or "")
+    async def _removed(self, app_id: str, saga_id: str) -> None:
+        result = self._stop(app_id, saga_id)
         if asyncio.iscoroutine(result):
             await result
 

@@ -22,6 +22,7 @@ import structlog
 from ocistore.store import ImageStore
 from seedwork.clock import Clock
 from seedwork.errors import Conflict, InvalidInput, KnarrError
+from services.deployer.adapters import warming
 from services.deployer.adapters.counts import CountsBySaga
 from services.deployer.adapters.process import leftovers, volumes
 from services.deployer.adapters.process.addons import ProcessAddOns
@@ -46,6 +47,7 @@ from services.deployer.ports import (
     RunningCommand,
     Standing,
     Traffic,
+    Warm,
 )
 
 log = structlog.get_logger(__name__)
@@ -333,6 +335,8 @@ class ProcessRuntime:
         for each in standing:
             if each.saga_id:
                 self._in_background(each.saga_id, self._bring_up(each))
+            if each.warm:
+                self._in_background(each.warm.saga_id, self._bring_up_warm(each, each.warm))
 
     async def reconcile(self, standing: Sequence[Standing]) -> Sequence[Drift]:
         """See `Runtime.reconcile`. Only the release that has the traffic is compared: one that stays warm is not."""
@@ -480,6 +484,18 @@ class ProcessRuntime:
         self._troubles.pop(standing.app_id, None)
         self._units[release.saga_id].keep()
         self._refresh(standing.app_id)
+
+    async def _bring_up_warm(self, standing: Standing, warm: Warm) -> None:
+        async def start(release: Release) -> None:
+            if fixed_port(release) is None:  # else it would take the port of the release that serves
+                await self.start(release)
+                self._units[release.saga_id].keep()
+
+        async def stop() -> None:
+            self._background.pop(warm.saga_id, None)  # this task, which `stop` would end
+            await self.stop(standing.app_id, warm.saga_id)
+
+        await warming.bring_up(warm, start=start, stop=stop, clock=self._clock)
 
     def _trouble(self, standing: Standing, error: Exception) -> None:
         text = error.message if isinstance(error, KnarrError) else str(error)

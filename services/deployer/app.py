@@ -18,7 +18,7 @@ from services.deployer.adapters.memory import MemoryRuntime
 from services.deployer.adapters.process.addons import ProcessAddOns
 from services.deployer.adapters.process.runtime import Limits, ProcessRuntime
 from services.deployer.adapters.process.volumes import ProcessVolumes
-from services.deployer.adapters.router import Router
+from services.deployer.adapters.router import make_router
 from services.deployer.contract import (
     AppRetired,
     DeployRelease,
@@ -163,7 +163,7 @@ def _runtime(
         return make_docker_runtime(settings, home, clock)
     if settings.runtime == "kubernetes":
         return make_kubernetes_runtime(settings, clock)
-    router = Router(host=settings.app_host, port_base=settings.app_port_base, idle_s=settings.request_idle_s)
+    router = make_router(settings)
     limits = Limits(
         start_timeout_s=settings.start_timeout_s,
         start_timeout_max_s=settings.start_timeout_max_s,

@@ -164,6 +164,18 @@ class DeployerSettings(ImageStoreSettings):
     request_idle_s: float = Field(default=300.0, gt=0)
     """Seconds without a byte in either direction after which a request through the router is given up."""
 
+    app_max_connections: int = Field(default=1_000, ge=1)
+    """Connections of clients to one app at the same time, web sockets too.
+
+    Over it the connection that has waited longest for a request is closed; if all are busy, the new one gets 503.
+    """
+
+    apps_max_connections: int = Field(default=5_000, ge=1)
+    """Connections of clients to all apps, likewise; never more than a quarter of the open files.
+
+    Each takes two files, and the other half is for the platform's own services, databases, builds and images.
+    """
+
     max_instances: int = Field(default=20, ge=1)
     """Instances of one process type at most: a typing error must not take the machine."""
 

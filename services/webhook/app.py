@@ -69,6 +69,7 @@ def create_app(
     bodies = BodyRetention(db, clock, keep_days=settings.delivery_body_keep_days)
     service.background("bodies", bodies.run)
     service.app.state.bodies = bodies
+    service.open_path("/github-webhook")  # tunnels and proxies send it under their own names
     service.app.include_router(
         api.router(
             intake=Intake(db, outbox, directory, clock),

@@ -1,13 +1,18 @@
-"""The HTTP server of a service: a port that is ours before anything starts, an end that open streams do not hold up."""
+"""The HTTP server of a service: a port of its own before anything starts, limits for strangers, an end in time."""
 
+import asyncio
 import contextlib
 import errno
+import functools
 import socket
+from typing import Any
 
 import psutil
 import uvicorn
 from fastapi import FastAPI
 
+from seedwork.chassis.server_connections import Connections, Minutely, Proxies, share_of_files
+from seedwork.chassis.server_protocol import PAGE_HEADERS, Guard, HttpProtocol
 from seedwork.chassis.service import Service
 from seedwork.errors import Conflict, KnarrError, Misconfigured, NotAllowed
 
@@ -32,22 +37,80 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: FastAPI) -> None:
         self.service: Service = app.state.service
+        settings = self.service.settings
+        proxies = ",".join(settings.trusted_proxies)
+        connections = Connections(
+            self.service.name,
+            most=share_of_files(settings.max_connections, 32),
+            most_of_client=settings.client_max_connections,
+            proxies=Proxies(settings.trusted_proxies),
+            settings="KNARR_MAX_CONNECTIONS, KNARR_CLIENT_MAX_CONNECTIONS",
+        )
+        protocol: Any = functools.partial(HttpProtocol, guard=Guard(connections, settings))
         super().__init__(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=protocol,
+                ws="none",
                 log_config=None,  # ours stays
                 access_log=False,
                 lifespan="on",
                 server_header=False,
-                timeout_graceful_shutdown=int(self.service.settings.stop_grace_s),
+                proxy_headers=bool(proxies),
+                forwarded_allow_ips=proxies,
+                headers=[(name.decode(), value.decode()) for name, value in PAGE_HEADERS],
+                timeout_keep_alive=2 * int(settings.http_idle_s) + 1,  # the sweep is before it
+                timeout_graceful_shutdown=int(settings.stop_grace_s),
             )
         )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve, and sweep the connections for deadlines."""
+        count_failed_accepts(asyncio.get_running_loop())
+        await super().startup(sockets)
+        self._sweeping = asyncio.create_task(self._sweep())
+
+    async def _sweep(self) -> None:
+        limits = self.service.settings
+        every_s = min(1.0, limits.http_head_s, limits.http_idle_s, limits.http_body_stall_s, limits.http_linger_s)
+        loop = asyncio.get_running_loop()
+        last_s = loop.time()
+        while True:
+            await asyncio.sleep(every_s)
+            now_s = loop.time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, HttpProtocol):
+                    connection.sweep(now_s, now_s - last_s)
+            last_s = now_s
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Tell the streams, then wait for the requests, then stop the service."""
         self.service.stopping.set()
         await super().shutdown(sockets)
+        self._sweeping.cancel()
+
+
+def count_failed_accepts(loop: asyncio.AbstractEventLoop) -> None:
+    """Write one line a minute, and no traceback for each, where no file is left for a new connection.
+
+    asyncio tries again a second later; all other errors go where they went before.
+    """
+    before = loop.get_exception_handler()
+    if getattr(before, "counts_failed_accepts", False):
+        return
+    line = Minutely("http.out_of_files", setting="KNARR_OPEN_FILES")
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
+            line.warning(error=error.strerror)
+        elif before is not None:
+            before(loop, context)
+        else:
+            loop.default_exception_handler(context)
+
+    handle.counts_failed_accepts = True  # type: ignore[attr-defined]
+    loop.set_exception_handler(handle)
 
 
 def listen(service: str, host: str, port: int) -> socket.socket:

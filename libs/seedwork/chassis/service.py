@@ -26,6 +26,8 @@ from seedwork.chassis.auth import Auth
 from seedwork.chassis.body import BodyLimit
 from seedwork.chassis.buses import bus_of
 from seedwork.chassis.http import HttpClients
+from seedwork.chassis.server_connections import raise_open_files
+from seedwork.chassis.server_hosts import HostCheck, names_of
 from seedwork.chassis.settings import SERVICE_PORTS, ServiceSettings
 from seedwork.chassis.supervisor import Supervisor
 from seedwork.chassis.tracing import Tracing
@@ -74,6 +76,7 @@ class Service:
         self.name = name
         self.settings = settings
         self.version = importlib.metadata.version("knarr")
+        raise_open_files(settings.open_files)
         self.home = _private_folder(settings.home_of(name))
         self.clock: Clock = clock or SystemClock()
         self.db = Database(settings.database_url_of(name), tls_ca=settings.database_tls_ca)
@@ -116,6 +119,7 @@ class Service:
         self._on_start: list[Callback] = []
         self._on_stop: list[Callback] = []
         self._started = False
+        self._open_paths: set[str] = set()
         self.app = self._make_app()
 
     def background(self, name: str, run: Callback) -> None:
@@ -127,6 +131,10 @@ class Service:
         if name in self._background:
             raise ValueError(f"there is a background task {name!r} already")
         self._background[name] = run
+
+    def open_path(self, path: str) -> None:
+        """Answer this path under every host name: what comes there is signed, whatever name it was sent to."""
+        self._open_paths.add(path)
 
     def on_start(self, callback: Callback) -> None:
         """Await this after the migrations, before messages flow; if it raises, the service does not start."""
@@ -172,6 +180,9 @@ class Service:
         app.state.auth = self.auth
         problems.install(app)
         app.add_middleware(BodyLimit)
+        if self.settings.checks_hosts:
+            names = (*self.settings.allowed_hosts, *names_of(self.settings.url_of(each) for each in SERVICE_PORTS))
+            app.add_middleware(HostCheck, names=names, open_paths=self._open_paths)
         app.add_middleware(Boundary, service=self.name, metrics=self.metrics, tracing=self._tracing)
         app.include_router(
             health.router(

@@ -6,49 +6,30 @@ so that one file can serve all of them.
 """
 
 import os
-from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Literal
 from urllib.parse import quote
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
-    NoDecode,
     PydanticBaseSettingsSource,
-    SettingsConfigDict,
     YamlConfigSettingsSource,
 )
 
-from seedwork.chassis import service_ports
+from seedwork.chassis import server_settings, service_ports
 from seedwork.errors import Misconfigured
 
 SERVICE_PORTS = service_ports.SERVICE_PORTS
 
 
-def _split(value: Any) -> Any:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+CommaSeparated = server_settings.CommaSeparated
+Networks = server_settings.Networks
 
 
-CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-"""A setting with several values: `a,b` in the environment, a list in `knarr.yaml`."""
-
-
-def _as_networks(values: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(str(ip_network(value)) for value in values)
-
-
-Networks = Annotated[CommaSeparated, AfterValidator(_as_networks)]
-"""IP networks in CIDR form, such as `10.0.0.0/8,fd00::/8`; an address alone is a network of one."""
-
-
-class ServiceSettings(BaseSettings):
+class ServiceSettings(server_settings.ServerSettings):
     """What each service needs to know, whatever it does."""
-
-    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
-        env_prefix="KNARR_", env_file=".env", extra="ignore", populate_by_name=True, hide_input_in_errors=True
-    )
 
     home: Path = Field(default_factory=lambda: Path.home() / ".knarr")
     """Where everything is kept, one folder a service. The user's home by default, since it outlives `/tmp`."""
@@ -154,6 +135,13 @@ class ServiceSettings(BaseSettings):
     """Base URL of `deployer`, likewise."""
     saga_coordinator_url: str | None = None
     """Base URL of `saga_coordinator`, likewise."""
+
+    @property
+    def checks_hosts(self) -> bool:
+        """Whether requests for unknown host names are refused: on loopback, and where names are set."""
+        return (
+            bool(self.allowed_hosts) or self.host == "localhost" or self.host.startswith("127.") or self.host == "::1"
+        )
 
     def port(self, name: str) -> int:
         """The port of that service.

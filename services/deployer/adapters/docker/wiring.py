@@ -15,7 +15,7 @@ from services.deployer.adapters.docker.volumes import DockerVolumes
 from services.deployer.adapters.images import Pullable
 from services.deployer.adapters.naming import short_hash
 from services.deployer.adapters.process.leftovers import home_id_of
-from services.deployer.adapters.router import Router
+from services.deployer.adapters.router import make_router
 from services.deployer.settings import MIB, DeployerSettings
 
 
@@ -51,7 +51,7 @@ def make_docker_runtime(
         engine=engine,
         networks=networks,
         pullable=Pullable(settings.pull_registry()),
-        router=Router(host=settings.app_host, port_base=settings.app_port_base, idle_s=settings.request_idle_s),
+        router=make_router(settings),
         clock=clock,
         options=options,
     )

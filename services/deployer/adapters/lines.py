@@ -1,4 +1,7 @@
-"""Pieces of a stream in, its lines out, whatever their length: a very long one is cut."""
+"""Pieces of a stream in, its lines out, whatever their length: a very long one is cut.
+
+A line ends at a line feed only: a carriage return before it is part of the line, as the app printed it.
+"""
 
 from collections.abc import Iterable, Iterator
 
@@ -19,7 +22,7 @@ class Lines:
         if b"\n" in data:
             *lines, rest = bytes(self._rest).split(b"\n")
             self._rest = bytearray(rest)
-            yield from (line.removesuffix(b"\r") for line in lines)
+            yield from lines
         if len(self._rest) > self._line_bytes:
             yield from self.end()
 
@@ -39,7 +42,7 @@ def blotted(lines: Iterable[bytes], secrets: Iterable[str]) -> tuple[str, ...]:
     hidden = sorted({each for each in secrets if len(each) >= SECRET_CHARS}, key=len, reverse=True)
     shown = []
     for raw in lines:
-        line = raw.decode(errors="replace")
+        line = raw.rstrip(b"\r").decode(errors="replace")
         for secret in hidden:
             line = line.replace(secret, "********")
         shown.append(line[:1000])

@@ -58,9 +58,13 @@ class App(http.server.BaseHTTPRequestHandler):
     def log_message(self, *args):
         pass
 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-print("listening", flush=True)
+print("50 %\\r100 %\\tlistening\\r", flush=True)
 http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), App).serve_forever()
 """
+
+
+PRINTS = b"50 %\r100 %\tlistening\r\n"
+"""What `WEB` prints when it begins."""
 
 
 async def eventually(

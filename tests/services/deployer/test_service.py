@@ -32,7 +32,7 @@ from services.deployer.contract import (
 )
 from services.deployer.settings import DeployerSettings
 from services.webhook.contract import AppCreated
-from tests.services.deployer.conftest import WEB, Shelf, eventually
+from tests.services.deployer.conftest import PRINTS, WEB, Shelf, eventually
 
 TOKEN = "the-operators-token"
 ANSWERS: list[type[Message]] = [
@@ -435,15 +435,15 @@ async def test_apps_of_another_team_are_not_seen(stack: Stack) -> None:
 
 
 async def test_logs_name_the_process_of_each_line(stack: Stack) -> None:
-    """The last lines, as text."""
+    """The last lines, as the bytes that were printed."""
     await stack.deploy(await stack.shelf.image())
 
-    async def lines() -> list[str]:
+    async def lines() -> list[bytes]:
         answer = await stack.client.get("/apps/shop/logs?lines=1")
-        return [answer.text] if "listening" in answer.text else []
+        return [answer.content] if b"listening" in answer.content else []
 
     (line,) = await eventually(lines)
-    assert line.endswith("web.1 | listening\n")
+    assert line.endswith(b"web.1 | " + PRINTS)
 
 
 async def test_a_stop_ends_a_log_that_is_followed(stack: Stack) -> None:

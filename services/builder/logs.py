@@ -128,6 +128,14 @@ class BuildLog:
             self.flush()
             self._append(b"".join(self._shown(line.encode(), ends=True)))
 
+    def write_unfinished(self, text: bytes) -> int:
+        """See `BuildOutput.write_unfinished`."""
+        with self._lock:
+            self.write(text)
+            self.show_unfinished()
+            left, self._partial = len(self._partial), b""
+            return len(text) - left
+
     def show_unfinished(self) -> None:
         """Write what came without a line's end, but not the beginning of what may be a secret."""
         with self._lock:

@@ -58,6 +58,15 @@ class BuildOutput(Protocol):
     def say(self, line: str) -> None:
         """A line of our own."""
 
+    def write_unfinished(self, text: bytes) -> int:
+        """Show the beginning of a line whose end has not come; `write` goes on with the line.
+
+        Call it only where everything written before is complete lines, or the beginning of this line.
+
+        Returns:
+            How many bytes were taken. The rest may be half of a secret; it is given again with what follows.
+        """
+
     def tail(self, lines: int) -> tuple[str, ...]:
         """The last lines, oldest first."""
 

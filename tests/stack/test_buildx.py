@@ -483,6 +483,19 @@ async def test_images_in_a_folder_do_not_go_with_an_engine(yard: Yard) -> None:
 # --- limits, cancelling, secrets --------------------------------------------------------------------------------------
 
 
+async def test_output_without_a_line_end_is_shown_while_its_step_runs(yard: Yard) -> None:
+    """A question that a tool asks is read before it times out."""
+    marker = f"{92_000_000 + os.getpid()}"
+    dockerfile = SMALL + f"RUN echo {new_id()}; printf 'Go on? [y/N] '; sleep {marker}\n"
+    building = asyncio.create_task(yard.run(yard.bench.order(DOCKERFILE, {"Dockerfile": dockerfile}), yard.builder()))
+    try:
+        await until(lambda: yard.output.text.endswith(b" Go on? [y/N] "))
+    finally:
+        building.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await building
+
+
 async def test_cancelling_a_build_ends_its_step_in_the_engine(yard: Yard) -> None:
     """The docker command is killed, the engine sees its client gone; nothing is stored, nothing is left."""
     marker = f"{91_000_000 + os.getpid()}"

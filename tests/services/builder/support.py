@@ -75,6 +75,11 @@ class Output:
         """See `BuildOutput`."""
         self.text += line.encode() + b"\n"
 
+    def write_unfinished(self, text: bytes) -> int:
+        """See `BuildOutput`."""
+        self.text += text
+        return len(text)
+
     def tail(self, lines: int) -> tuple[str, ...]:
         """See `BuildOutput`."""
         return tuple(self.text.decode().splitlines()[-lines:])

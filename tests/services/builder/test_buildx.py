@@ -3,10 +3,11 @@
 import base64
 import shlex
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
 import orjson
 import pytest
@@ -21,6 +22,8 @@ from services.builder.adapters.buildx.progress import Progress
 from services.builder.adapters.buildx.recipes import recipe_for
 from services.builder.adapters.layers.sandbox import ToolFailed
 from services.builder.errors import BuildFailed, CannotBuild, OutOfMemory, RegistryUnavailable
+from services.builder.logs import BuildLog
+from services.builder.masking import Mask
 from services.builder.ports import BuildOrder
 from services.source.contract import AppDescription, BuildStep, Packages, Runtime
 from tests.services.builder.support import COMMIT, NO_PACKAGES, NODE, NPM, PROCFILE, PYPROJECT, PYTHON, STATIC, Output
@@ -266,11 +269,75 @@ def test_a_step_is_shown_with_what_it_prints(indent: bool) -> None:
         "#2 [stage-0 2/2] RUN make",
         "#2 one",
         "#2 two",
-        "#2 done",
         "#2 no end",
+        "#2 done",
     ]
     assert notes == ["RUN make"]
     assert progress.began == datetime(2026, 11, 20, 23, 59, 36, 944429, tzinfo=UTC)
+
+
+class Reader:
+    """A build log whose progress is read at times of the test's choice."""
+
+    def __init__(self, folder: Path, secrets: Iterable[str] = ()) -> None:
+        self.path = folder / "log"
+        self.log = BuildLog(self.path, max_bytes=10_000, mask=Mask(secrets))
+        self.now_s = 0.0
+        self.progress = Progress(self.log, lambda _: None, monotonic=lambda: self.now_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.log.close()
+
+    def prints(self, name: str, text: str) -> None:
+        self.progress.write(orjson.dumps(output_of(name, text)) + b"\n")
+
+    def begins(self, *names: str) -> None:
+        for name in names:
+            self.progress.write(orjson.dumps(vertex(name, started=STARTED)) + b"\n")
+
+    def after(self, seconds: float) -> str:
+        self.now_s += seconds
+        self.progress.show_unfinished()
+        return self.path.read_text()
+
+
+def test_output_without_a_line_end_is_shown_and_goes_on(tmp_path: Path) -> None:
+    """After half a second; the rest of the line continues it."""
+    with Reader(tmp_path) as reader:
+        reader.begins("a")
+        reader.prints("a", "loading .")
+        assert reader.after(0.4) == "#1 a\n"
+        assert reader.after(0.2) == "#1 a\n#1 loading ."
+        reader.prints("a", ".")
+        assert reader.after(0.1) == "#1 a\n#1 loading .."
+        reader.prints("a", " done\nnext\n")
+        assert reader.after(0) == "#1 a\n#1 loading .. done\n#1 next\n"
+        assert next(iter(reader.progress.steps.values())).lines[0] == b"loading .. done"
+
+
+def test_an_unfinished_line_ends_where_another_step_prints(tmp_path: Path) -> None:
+    """Each line of the log is of one step."""
+    with Reader(tmp_path) as reader:
+        reader.begins("a", "b")
+        reader.prints("a", "one")
+        reader.after(1)
+        reader.prints("b", "two\n")
+        reader.prints("a", " more\n")
+        assert reader.after(0).splitlines()[2:] == ["#1 one", "#2 two", "#1  more"]
+
+
+def test_no_part_of_a_secret_is_shown_in_an_unfinished_line(tmp_path: Path) -> None:
+    """The beginning of a value waits for what follows, also where another step prints in between."""
+    with Reader(tmp_path, ["s3cret-value"]) as reader:
+        reader.begins("a", "b")
+        reader.prints("a", "key s3cret")
+        assert reader.after(1).splitlines()[2:] == ["#1 key "]
+        reader.prints("b", "two\n")
+        reader.prints("a", "-value\n")
+        assert reader.after(1).splitlines()[2:] == ["#1 key ", "#2 two", "#1 ****"]
 
 
 def test_a_cached_step_says_so_and_what_is_no_record_is_text() -> None:

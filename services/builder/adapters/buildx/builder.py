@@ -12,12 +12,13 @@ Limits: time by the caller. Memory per process (`ulimit -d`) in every step of a 
 """
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +37,7 @@ from services.builder.adapters.buildx.engine import RESERVED, BuildInputs, Engin
 from services.builder.adapters.buildx.faults import explained
 from services.builder.adapters.buildx.image import built_layers, stored_config, stored_layers
 from services.builder.adapters.buildx.kitchen import Explain, Kitchen, Recipe, file_time, ignored_by_app
-from services.builder.adapters.buildx.progress import Progress
+from services.builder.adapters.buildx.progress import LOOK_S, Progress
 from services.builder.adapters.buildx.recipes import recipe_for
 from services.builder.adapters.layers.caches import AppCaches
 from services.builder.adapters.layers.sandbox import Sandbox, ToolFailed
@@ -109,7 +110,8 @@ class BuildxBuilder:
         digest: str | None = None
         forgetting: asyncio.Task[None] | None = None
         try:
-            digest = await self._run_engine(order, context, dockerfile, scratch, progress, explain=recipe.explain)
+            async with _shown(progress):
+                digest = await self._run_engine(order, context, dockerfile, scratch, progress, explain=recipe.explain)
             forgetting = asyncio.create_task(self._clear_engine(order.saga_id, scratch))  # while we store
             pushed = await self._pushed(digest)
             note("storing the image")
@@ -245,6 +247,24 @@ class BuildxBuilder:
 
     async def _clear_engine(self, saga_id: str, scratch: Path) -> None:
         await self._engine.forget(self._engine.image(INCOMING, _tag(saga_id)), saga_id=saga_id, scratch=scratch)
+
+
+@contextlib.asynccontextmanager
+async def _shown(progress: Progress) -> AsyncIterator[None]:
+    """Show output without a line's end, for as long as the engine builds. `write` reports a full disk, not this."""
+
+    async def look() -> None:
+        with contextlib.suppress(StorageFull):
+            while True:
+                await asyncio.sleep(LOOK_S)
+                await asyncio.to_thread(progress.show_unfinished)
+
+    looking = asyncio.create_task(look())
+    try:
+        yield
+    finally:
+        looking.cancel()
+        await asyncio.gather(looking, return_exceptions=True)
 
 
 def _tag(saga_id: str) -> str:

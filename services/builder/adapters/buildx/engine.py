@@ -365,6 +365,11 @@ class _Kept:
         """Keep it."""
         self.text += line.encode() + b"\n"
 
+    def write_unfinished(self, text: bytes) -> int:
+        """Keep it."""
+        self.write(text)
+        return len(text)
+
     def tail(self, lines: int) -> tuple[str, ...]:
         """The last lines."""
         return tuple(self.text.decode(errors="replace").splitlines()[-lines:])

@@ -72,6 +72,11 @@ class _Kept:
         """Keep it."""
         self.text += line.encode()
 
+    def write_unfinished(self, text: bytes) -> int:
+        """Keep it."""
+        self.write(text)
+        return len(text)
+
     def tail(self, lines: int) -> tuple[str, ...]:
         """Return the last lines."""
         return tuple(self.text.decode(errors="replace").splitlines()[-lines:])

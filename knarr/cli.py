@@ -36,6 +36,7 @@ COMMANDS = {
     "storage": Entry("storage", "storage", "Folders of an app that outlive its releases."),
     "open": Entry("apps", "alone", "Print the app's address, and open it in a browser where there is one."),
     "sagas": Entry("sagas", "sagas", "The record of every deployment, and its verbs."),
+    "tokens": Entry("tokens", "tokens", "Tokens: who may do what, for which teams, until when."),
     "dead-letters": Entry("sagas", "alone", "Messages that a service could not use."),
     "webhook": Entry("webhook", "webhook", "What GitHub sends, sent from here."),
     "db": Entry("running", "db", "The services' databases."),

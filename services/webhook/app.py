@@ -13,7 +13,7 @@ from seedwork.git_credentials import GitCredentials
 from seedwork.messages import Catalog
 from services.deployer.contract import ReleaseRequested
 from services.saga_coordinator.contract import DeploymentFailed, DeploymentSucceeded
-from services.webhook import api, models
+from services.webhook import api, models, tokens_api
 from services.webhook.adapters.git_refs import GitRefs
 from services.webhook.adapters.source_http import HttpSourceArchive
 from services.webhook.apps import Apps
@@ -28,6 +28,7 @@ from services.webhook.redelivery import Deliveries
 from services.webhook.requests import Requests
 from services.webhook.retention import BodyRetention
 from services.webhook.settings import WebhookSettings
+from services.webhook.tokens import Tokens
 from services.webhook.vault import Vault
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -70,6 +71,9 @@ def create_app(
     service.background("bodies", bodies.run)
     service.app.state.bodies = bodies
     service.open_path("/github-webhook")  # tunnels and proxies send it under their own names
+    tokens = Tokens(db, clock)
+    service.auth.read_granted_by(tokens.known)
+    service.app.include_router(tokens_api.router(tokens, service.auth))
     service.app.include_router(
         api.router(
             intake=Intake(db, outbox, directory, clock),

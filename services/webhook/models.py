@@ -95,6 +95,26 @@ delivery_deployments = Table(
     UniqueConstraint("app_id", "body_sha256", name="uq_delivery_deployments_body"),
 )
 
+access_tokens = Table(
+    "access_tokens",
+    metadata,
+    Column("token_id", Id, primary_key=True),
+    Column("name", String(100), nullable=False),
+    Column("team", String(100), nullable=False),
+    # other teams, a JSON list
+    Column("more_teams", Text, nullable=False),
+    # with spaces between them
+    Column("scopes", Text, nullable=False),
+    # SHA-256 of the token in hex
+    Column("hash", String(64), nullable=False),
+    Column("created_ms", Ms, nullable=False),
+    Column("created_by", String(100), nullable=False),
+    # null: it does not expire
+    Column("expires_ms", Ms),
+    UniqueConstraint("team", "name", name="uq_access_tokens_name"),
+    UniqueConstraint("hash", name="uq_access_tokens_hash"),
+)
+
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,

@@ -1,4 +1,4 @@
-"""The two kinds of servers that strangers reach: a service, and the router before the apps."""
+"""What strangers and other teams reach: the two kinds of servers, and one whole platform for all tests."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from tests.security import serving
+from tests.security.house import House, house
+from tests.security.victim import Victim, settle
 
 Serve = Callable[..., AbstractAsyncContextManager[serving.Target]]
 
@@ -30,3 +33,16 @@ async def target(serve: Serve) -> AsyncIterator[serving.Target]:
     """One of both, with the limits as they are shipped."""
     async with serve() as started:
         yield started
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def platform(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+    """All services, with nothing in them: starting them costs more than all requests of the tests."""
+    async with house(tmp_path_factory.mktemp("house")) as started:
+        yield started
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def victim(platform: House) -> Victim:
+    """A team that has a row of every kind."""
+    return await settle(platform)

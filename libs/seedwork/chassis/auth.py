@@ -138,7 +138,7 @@ class Auth:
         return Unauthenticated(
             what,
             why="this needs `Authorization: Bearer <token>`",
-            todo="Set KNARR_TOKEN to a token of this installation; `knarr doctor` checks it.",
+            todo="Set KNARR_TOKEN to a valid token: `knarr tokens create NAME` makes one, `knarr doctor` checks it.",
         )
 
     async def make_known(self, name: str, token: SecretStr, *, team: str, scopes: Iterable[Scope]) -> None:

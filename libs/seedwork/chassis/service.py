@@ -25,9 +25,11 @@ from seedwork.chassis.asgi import Boundary
 from seedwork.chassis.auth import Auth
 from seedwork.chassis.body import BodyLimit
 from seedwork.chassis.buses import bus_of
+from seedwork.chassis.granted import RemoteTokens
 from seedwork.chassis.http import HttpClients
 from seedwork.chassis.server_connections import raise_open_files
 from seedwork.chassis.server_hosts import HostCheck, names_of
+from seedwork.chassis.service_ports import TOKENS_SERVICE
 from seedwork.chassis.settings import SERVICE_PORTS, ServiceSettings
 from seedwork.chassis.supervisor import Supervisor
 from seedwork.chassis.tracing import Tracing
@@ -113,6 +115,8 @@ class Service:
         self._http = HttpClients(
             service_token=settings.service_token, trusted=tuple(settings.url_of(each) for each in SERVICE_PORTS)
         )
+        if name != TOKENS_SERVICE and settings.service_token is not None:
+            self.auth.read_granted_by(RemoteTokens(self.client(settings.url_of(TOKENS_SERVICE))))
         self._supervisor = Supervisor(self.clock, self.metrics)
         self._background: dict[str, Callback] = {"housekeeping": Housekeeping(self.db, self.tables, self.clock).run}
         self._takes: dict[str, Sequence[type[Message]]] = {}

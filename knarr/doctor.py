@@ -30,6 +30,10 @@ ENOUGH_FILES = 1024
 CLOCK_SLACK_S = 5
 MOST_APPS = 1000
 """Apps that are looked at."""
+STORE = "image store"
+"""The name of the check that builder, registry and deployer make of it."""
+Checks = Mapping[str, Mapping[str, Any]]
+"""`ok` and `detail` of a service's health check, by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +54,8 @@ class Finding:
 def examine(home: Home, platform: Platform) -> Iterator[Finding]:
     """This machine, where the platform is here or nowhere; whether it runs; each service; who we are to it."""
     with ThreadPoolExecutor(len(SERVICE_PORTS)) as asking:
-        services = list(asking.map(partial(_service, platform), SERVICE_PORTS))
+        looked_at = list(asking.map(partial(_service, platform), SERVICE_PORTS))
+    services = [finding for finding, _ in looked_at]
     here, answered = holder(home), any(each.state != "note" for each in services)
     yield _python()
     if here or not answered:
@@ -59,6 +64,7 @@ def examine(home: Home, platform: Platform) -> Iterator[Finding]:
     for each in services:
         silent = each.state == "note" and (here or answered)
         yield (replace(each, state="wrong", fix="The platform runs without it: start it there.") if silent else each)
+    yield from _image_store({each.name: checks for each, checks in looked_at})
     if any(each.state != "note" for each in services):
         token = _token(platform, home)
         yield token
@@ -150,32 +156,48 @@ def _running(home: Home, here: Mapping[str, object] | None, *, answered: bool) -
     return Finding(name="platform", state="wrong", detail="does not run", fix="Run `knarr up`")
 
 
-def _service(platform: Platform, service: str) -> Finding:
-    """What its health check says, which includes jobs that all fail."""
+def _image_store(checks: Mapping[str, Checks]) -> Iterator[Finding]:
+    """Whether the services that need the image store can use it: each has settings of its own."""
+    probed = {service: found[STORE] for service, found in checks.items() if STORE in found}
+    faults: dict[str, list[str]] = {}
+    for service, each in probed.items():
+        if not each["ok"]:
+            faults.setdefault(str(each["detail"]), []).append(service)
+    for detail, services in faults.items():
+        yield Finding(
+            name=STORE,
+            state="wrong",
+            detail=f"{' and '.join(services)} cannot use it: {detail}",
+            fix="Deployments fail until it can be used. The settings are KNARR_IMAGE_STORE and KNARR_REGISTRY_…",
+        )
+    if probed and not faults:
+        yield Finding(name=STORE, state="ok", detail=f"can be used by {', '.join(probed)}")
+
+
+def _service(platform: Platform, service: str) -> tuple[Finding, Checks]:
+    """What its health check says, which includes jobs that all fail; and all its checks."""
     url = platform.url(service, "/healthcheck")
     try:
         answer = httpx2.get(url, timeout=5, trust_env=False)
     except httpx2.ConnectError:
-        return Finding(
-            name=service, state="note", detail=f"nothing listens at {platform.url(service)}", fix="Run `knarr up`"
-        )
+        nothing = f"nothing listens at {platform.url(service)}"
+        return Finding(name=service, state="note", detail=nothing, fix="Run `knarr up`"), {}
     except httpx2.HTTPError as error:
-        return Finding(
-            name=service,
-            state="wrong",
-            detail=f"{type(error).__name__} at {url}",
-            fix="Read the log of the platform, then start knarr again.",
-        )
+        silent = f"{type(error).__name__} at {url}"
+        fix = "Read the log of the platform, then start knarr again."
+        return Finding(name=service, state="wrong", detail=silent, fix=fix), {}
     try:
-        checks = answer.json()["checks"]
-        faults = [f"{name}: {check['detail'] or 'not well'}" for name, check in checks.items() if not check["ok"]]
-    except (ValueError, KeyError, TypeError):
-        faults = [f"answered with status {answer.status_code}, and not as knarr does"]
-    if not faults:
-        return Finding(name=service, state="ok", detail=f"well at {platform.url(service)}")
-    return Finding(
-        name=service, state="wrong", detail="; ".join(faults), fix="The log of the platform has the details."
-    )
+        checks: Checks = {
+            name: {"ok": each["ok"], "detail": each["detail"]} for name, each in answer.json()["checks"].items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        checks = {"answer": {"ok": False, "detail": f"status {answer.status_code}, and not as knarr answers"}}
+    wrong = {name: each for name, each in checks.items() if not each["ok"] and name != STORE}
+    if not wrong:
+        return Finding(name=service, state="ok", detail=f"well at {platform.url(service)}"), checks
+    faults = "; ".join(f"{name}: {each['detail'] or 'not well'}" for name, each in wrong.items())
+    fix = "The log of the platform has the details."
+    return Finding(name=service, state="wrong", detail=faults, fix=fix), checks
 
 
 def _token(platform: Platform, home: Home) -> Finding:

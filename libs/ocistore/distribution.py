@@ -84,6 +84,10 @@ class DistributionStore:
         """Give back the connections."""
         await self._registry.close()
 
+    async def probe(self) -> None:
+        """See `OpenedStore.probe`: the registry answers, and accepts our credentials."""
+        await self._registry.call("GET", "v2/", repository="the image store", doing="the check", again=False)
+
     def reference(self, repository: str, digest: str) -> str:
         """The image's name for whoever pulls it: `host[:port]/[prefix/]repository@sha256:…`."""
         _check(repository, digest)

@@ -10,6 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TypeVar
 
 from ocistore import manifest as oci
@@ -47,6 +48,17 @@ class OciLayout:
     async def close(self) -> None:
         """Leave nothing in the directory but images. A store can be used again after it."""
         await self._run(self._directory.close)
+
+    async def probe(self) -> None:
+        """See `OpenedStore.probe`: its folders are there, and files can be made in them."""
+
+        def look(stop: threading.Event) -> None:
+            self._directory.open(stop)
+            for folder in ("blobs/sha256", "repositories", "ingest"):
+                with TemporaryFile(dir=self._root / folder):
+                    pass
+
+        await self._run(look)
 
     async def put(
         self, repository: str, *, config: bytes, layers: Sequence[LayerFile], tags: Sequence[str] = ()

@@ -32,6 +32,13 @@ class OpenedStore(ImageStore, Protocol):
     async def close(self) -> None:
         """Leave nothing open."""
 
+    async def probe(self) -> None:
+        """Look once whether the store can be used.
+
+        Raises:
+            KnarrError: It cannot; the text says why, and what to do.
+        """
+
 
 class MakeClient(Protocol):
     """Makes a registry's HTTP client, such as `Service.client` with its circuit breaker."""

@@ -51,6 +51,7 @@ def create_app(settings: BuilderSettings | None = None, *, bus: Bus | None = Non
     settings = settings or BuilderSettings()
     service = Service("builder", settings, metadata=models.metadata, migrations=MIGRATIONS, bus=bus)
     images = settings.open_image_store(service.client)
+    service.needs("image store", images.probe)
     sandbox = make_sandbox(settings, service.home)
     layers = make_layers_builder(settings, service.home, images, sandbox)
     buildpacks = _or_why_not(partial(make_buildpacks_builder, settings, service.home, images))

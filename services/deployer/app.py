@@ -68,7 +68,10 @@ def create_app(
     """The service's app; nothing is connected before its lifespan. All but `settings` and `bus` are for tests."""
     settings = settings or DeployerSettings()
     service = Service("deployer", settings, metadata=models.metadata, migrations=MIGRATIONS, bus=bus, catalog=TELLS)
-    images = images or settings.open_image_store(service.client)
+    if images is None:
+        images = opened = settings.open_image_store(service.client)
+        service.needs("image store", opened.probe)
+        service.on_stop(opened.close)
     if runtime is None:
         runtime, provider, volumes = _runtime(settings, service.home, images, service.clock)
     vault = Vault.open(settings.config_key, service.home / "config.key")

@@ -36,6 +36,7 @@ def create_app(settings: RegistrySettings | None = None, *, bus: Bus | None = No
     settings = settings or RegistrySettings()
     service = Service("registry", settings, metadata=models.metadata, migrations=MIGRATIONS, bus=bus)
     images = settings.open_image_store(service.client)
+    service.needs("image store", images.probe)
     references = References(service.db, service.clock, shared=not service.db.sole_process)
     collector = Collector(
         images=images, references=references, every_s=settings.reconcile_s, figures=service.metrics.registry

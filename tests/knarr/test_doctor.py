@@ -87,6 +87,19 @@ def test_a_service_whose_jobs_all_fail_is_wrong(tmp_path: Path, answers: dict[st
     assert (found["source"].state, found["source"].detail) == ("wrong", f"jobs: {jobs['detail']}")
 
 
+def test_an_image_store_that_cannot_be_used_is_wrong_by_its_own_name(tmp_path: Path, answers: dict[str, Any]) -> None:
+    """Every service was well, and each deployment failed."""
+    fault = "The registry localhost:5000 failed the check of the image store: Connection refused"
+    answers["/healthcheck"] = {"checks": {"image store": {"ok": False, "detail": fault}}}
+    found = by_name(tmp_path, SERVICE_PORTS)
+    assert found["image store"].state == "wrong"
+    assert "cannot use it: The registry localhost:5000 failed" in found["image store"].detail
+    assert "KNARR_IMAGE_STORE" in found["image store"].fix
+
+    answers["/healthcheck"] = {"checks": {"image store": {"ok": True, "detail": ""}}}
+    assert by_name(tmp_path, SERVICE_PORTS)["image store"].state == "ok"
+
+
 def test_apps_in_trouble_failing_polls_and_waiting_sagas_are_wrong(tmp_path: Path, answers: dict[str, Any]) -> None:
     """Each with the command that shows more."""
     polling = {"failures": 2, "error": "the host does not answer"}

@@ -78,6 +78,7 @@ async def test_a_password_opens_the_registry(with_password: OwnRegistry, tmp_pat
     """Everything that the image store does."""
     store = opened(with_password)
 
+    await store.probe()
     await whole_life(store, tmp_path)
 
     await store.close()
@@ -91,6 +92,8 @@ async def test_a_wrong_password_is_told_with_what_to_change(
     store = opened(with_password, user, password)
 
     said = str(await refused(store))
+    with pytest.raises(Unauthenticated, match="KNARR_REGISTRY_PASSWORD"):
+        await store.probe()
 
     assert with_password.host in said
     assert "shop" in said

@@ -5,7 +5,7 @@ answers, every background task runs; otherwise 503 with the reasons. `/healthche
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Literal
 
 from fastapi import APIRouter, Response
@@ -20,6 +20,13 @@ from seedwork.unit_of_work import Database
 
 _DATABASE_ANSWERS_S = 2.0
 """A database that takes longer for `SELECT 1` is of no use to a request."""
+_NEED_ANSWERS_S = 3.0
+"""Time for one probe of another server, in seconds: shorter than the patience of those who read `/healthcheck`."""
+_PROBED_AGAIN_MS = 5_000
+"""`/healthcheck` is open to everybody: however often it is read, another server is asked no more often than this."""
+
+Probe = Callable[[], Awaitable[None]]
+"""Looks at something that a service needs; raises `KnarrError` where that cannot be used."""
 
 
 class Live(BaseModel):
@@ -65,6 +72,7 @@ class Health:
         clock: Clock,
         started: Callable[[], bool],
         jobs: Callable[[], str],
+        needs: Mapping[str, Probe],
     ) -> None:
         self._service = service
         self._version = version
@@ -73,6 +81,9 @@ class Health:
         self._clock = clock
         self._started = started
         self._jobs = jobs
+        self._needs = needs
+        self._probed: dict[str, tuple[int, Check]] = {}
+        self._probing = asyncio.Lock()
         self._since_ms = clock.now_ms()
 
     async def checks(self) -> Mapping[str, Check]:
@@ -94,8 +105,14 @@ class Health:
         return Ready(status="not ready" if reasons else "ready", reasons=reasons)
 
     async def healthcheck(self) -> Healthcheck:
-        """The details, and whether jobs fail: other replicas would fail at them too, so that readiness stays."""
+        """The details, and whether jobs fail: other replicas would fail at them too, so that readiness stays.
+
+        The same holds of other servers that the service needs.
+        """
         checks = dict(await self.checks())
+        async with self._probing:
+            for name, probe in self._needs.items():
+                checks[name] = await self._probe(name, probe)
         trouble = self._jobs()
         checks["jobs"] = Check(ok=not trouble, detail=trouble)
         return Healthcheck(
@@ -105,6 +122,22 @@ class Health:
             uptime_s=(self._clock.now_ms() - self._since_ms) // 1000,
             checks=checks,
         )
+
+    async def _probe(self, name: str, probe: Probe) -> Check:
+        now_ms = self._clock.now_ms()
+        probed_ms, known = self._probed.get(name, (0, None))
+        if known is not None and 0 <= now_ms - probed_ms < _PROBED_AGAIN_MS:
+            return known
+        try:
+            async with asyncio.timeout(_NEED_ANSWERS_S):
+                await probe()
+            found = Check(ok=True)
+        except TimeoutError:
+            found = Check(ok=False, detail=f"no answer within {_NEED_ANSWERS_S:g} s")
+        except KnarrError as error:
+            found = Check(ok=False, detail=error.message)
+        self._probed[name] = (self._clock.now_ms(), found)
+        return found
 
     async def _database(self) -> Check:
         async def ask(conn: AsyncConnection) -> None:

@@ -118,6 +118,7 @@ class Service:
         if name != TOKENS_SERVICE and settings.service_token is not None:
             self.auth.read_granted_by(RemoteTokens(self.client(settings.url_of(TOKENS_SERVICE))))
         self._supervisor = Supervisor(self.clock, self.metrics)
+        self._needs: dict[str, health.Probe] = {}
         self._background: dict[str, Callback] = {"housekeeping": Housekeeping(self.db, self.tables, self.clock).run}
         self._takes: dict[str, Sequence[type[Message]]] = {}
         self._on_start: list[Callback] = []
@@ -139,6 +140,10 @@ class Service:
     def open_path(self, path: str) -> None:
         """Answer this path under every host name: what comes there is signed, whatever name it was sent to."""
         self._open_paths.add(path)
+
+    def needs(self, name: str, probe: health.Probe) -> None:
+        """Show in `/healthcheck` whether something outside can be used."""
+        self._needs[name] = probe
 
     def on_start(self, callback: Callback) -> None:
         """Await this after the migrations, before messages flow; if it raises, the service does not start."""
@@ -198,6 +203,7 @@ class Service:
                     clock=self.clock,
                     started=lambda: self._started,
                     jobs=lambda: self.participant.streak.trouble,
+                    needs=self._needs,
                 )
             )
         )

@@ -16,6 +16,7 @@ from ocistore import directory
 from ocistore import manifest as oci
 from ocistore.ingest import Stopped
 from ocistore.layout import OciLayout
+from ocistore.opening import open_store
 from ocistore.store import ImageStore, LayerFile
 from ocistore.testing import Damage, ImageStoreContract, image_config, layer_file, put_image
 from seedwork.errors import StorageFull, Unavailable
@@ -330,3 +331,26 @@ async def run_script(name: str, *arguments: str | Path) -> str:
     out, err = await process.communicate()
     assert process.returncode == 0, err.decode()
     return out.decode().strip()
+
+
+async def test_a_probe_says_that_the_store_cannot_be_used(tmp_path: Path) -> None:
+    """Its folder is gone, or was never one; nothing of a probe stays."""
+    store = OciLayout(tmp_path / "images")
+    await store.probe()
+    assert list((tmp_path / "images" / "repositories").iterdir()) == []
+
+    (tmp_path / "images" / "repositories").rmdir()
+    with pytest.raises(Unavailable, match="cannot be used"):
+        await store.probe()
+    await store.close()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Unavailable, match="cannot be used"):
+        await OciLayout(tmp_path / "file").probe()
+
+
+async def test_a_probe_says_that_the_registry_does_not_answer() -> None:
+    """At once: nobody waits for it to come back."""
+    store = open_store("http://127.0.0.1:9")
+    with pytest.raises(Unavailable, match=r"The registry 127\.0\.0\.1:9 failed the check of the image store"):
+        await store.probe()
+    await store.close()

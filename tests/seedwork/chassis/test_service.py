@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from seedwork.adapters.in_process import InProcessBus
 from seedwork.chassis.service import Service
 from seedwork.chassis.settings import ServiceSettings
-from seedwork.errors import KnarrError, Misconfigured
+from seedwork.errors import KnarrError, Misconfigured, Unavailable
 from seedwork.messages import Envelope, envelope, new_id
 from seedwork.participant import Work
 from seedwork.testing.http import running
@@ -197,6 +197,32 @@ async def test_a_background_task_that_crashes_is_shown_counted_and_started_again
             assert checks["task sweep"] == {"ok": True, "detail": "crashed 1 times since the start"}
     crash = next(line for line in lines if line["event"] == "a background task crashed")
     assert isinstance(crash["exc_info"], ZeroDivisionError)
+
+
+async def test_what_a_service_needs_outside_is_probed_for_those_who_look(
+    settings: ServiceSettings, clock: VirtualClock
+) -> None:
+    """It does not count for readiness: another replica would need it too. Reading it often asks it seldom."""
+    service = Service("builder", settings, metadata=models.metadata, migrations=MIGRATIONS, clock=clock)
+    asked: list[str] = []
+
+    async def probe() -> None:
+        asked.append("store")
+        if len(asked) == 1:
+            raise Unavailable("The registry does not answer", todo="Start it.")
+
+    service.needs("image store", probe)
+    async with running(service.app) as client:
+        for _ in range(3):
+            answer = (await client.get("/healthcheck")).json()
+            assert answer["status"] == "degraded"
+            assert answer["checks"]["image store"]["ok"] is False
+            assert answer["checks"]["image store"]["detail"] == "The registry does not answer. Start it."
+        assert (await client.get("/readyz")).status_code == 200
+        assert asked == ["store"]
+
+        clock.advance(5.0)
+        assert (await client.get("/healthcheck")).json()["checks"]["image store"] == {"ok": True, "detail": ""}
 
 
 async def test_two_background_tasks_of_one_name_are_a_mistake(service: Service) -> None:

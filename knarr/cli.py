@@ -21,7 +21,7 @@ COMMANDS = {
         "processes", "alone", "Run one command in the environment of the app's release; its exit code is passed on."
     ),
     "deployments": Entry("deploy", "alone", "Deployments, newest first; with an ID, that one and its steps."),
-    "releases": Entry("deploy", "alone", "What ran, newest first."),
+    "releases": Entry("releases", "releases", "What ran, newest first, and what it is made of."),
     "rollback": Entry(
         "deploy", "alone", "Bring an earlier release back, with its image and its config, as a new release."
     ),

@@ -32,6 +32,8 @@ Saga = Mapping[str, Any]
 ENDED = frozenset({"SUCCEEDED", "COMPENSATED"})
 RECONNECT_S = 60.0
 """How long a platform may be away before watching gives up: longer than a restart takes."""
+_LOGGED = frozenset({"build", "rebase"})
+"""Steps with a log of their own at the builder."""
 _FAILED = frozenset({"FAILED", "UNDOING", "UNDONE", "SKIPPED"})
 _TICK_S = 0.1
 _LOOK_AGAIN_S = 2.0
@@ -281,7 +283,7 @@ class _View(AbstractContextManager["_View"]):
     def show(self, saga: Saga, feed: _Feed) -> None:
         """Say what is new: first what succeeded, in its turn, then the rest."""
         for step in saga["steps"]:
-            if step["name"] == "build" and step["state"] != "PENDING" and saga["saga"] == "deploy":
+            if step["name"] in _LOGGED and step["state"] != "PENDING":
                 feed.follow_build()
             if step["state"] == "DONE":
                 self._show_step(step, feed)
@@ -357,7 +359,7 @@ class _View(AbstractContextManager["_View"]):
         return self._log_is_behind(step, feed)
 
     def _log_is_behind(self, step: Mapping[str, Any], feed: _Feed) -> bool:
-        return bool(step["name"] == "build" and feed.log_open)
+        return bool(step["name"] in _LOGGED and feed.log_open)
 
     def _show_state(self, step: Mapping[str, Any]) -> None:
         name = step["name"]

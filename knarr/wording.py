@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -45,23 +45,33 @@ def why(step: Mapping[str, Any]) -> str:
 
 def gist(step: str, answer: Mapping[str, Any]) -> str:
     """The one fact about a step that a reader wants."""
-    match step:
-        case "source":
-            commit = short(answer.get("commit") or answer.get("digest")) or ""
-            return f"{commit}, {size(answer.get('size_bytes'))}" if "size_bytes" in answer else commit
-        case "build":
-            layers = answer.get("layers") or ()
-            cached = sum(bool(layer.get("cached")) for layer in layers)
-            parts = f"{len(layers)} layers, {cached} from the cache" if layers else ""
-            return ", ".join(part for part in (short(answer.get("digest")), parts) if part)
-        case "publish":
-            parts = size(answer["size_bytes"]) if "size_bytes" in answer else ""
-            return ", ".join(part for part in (answer.get("repository"), parts) if part)
-        case "deploy":
-            return _release_gist(answer)
-        case "observe":
-            return _observation_gist(answer)
-    return ""
+    words = _GISTS.get(step)
+    return words(answer) if words else ""
+
+
+def _source_gist(answer: Mapping[str, Any]) -> str:
+    commit = short(answer.get("commit") or answer.get("digest")) or ""
+    return f"{commit}, {size(answer.get('size_bytes'))}" if "size_bytes" in answer else commit
+
+
+def _build_gist(answer: Mapping[str, Any]) -> str:
+    layers = answer.get("layers") or ()
+    cached = sum(bool(layer.get("cached")) for layer in layers)
+    parts = f"{len(layers)} layers, {cached} from the cache" if layers else ""
+    return _joined(short(answer.get("digest")), parts)
+
+
+def _rebase_gist(answer: Mapping[str, Any]) -> str:
+    where = "stands on it already" if answer.get("unchanged") else short(answer.get("digest"))
+    return _joined(answer.get("run_image"), where)
+
+
+def _publish_gist(answer: Mapping[str, Any]) -> str:
+    return _joined(answer.get("repository"), size(answer["size_bytes"]) if "size_bytes" in answer else "")
+
+
+def _joined(*parts: str | None) -> str:
+    return ", ".join(part for part in parts if part)
 
 
 def _release_gist(answer: Mapping[str, Any]) -> str:
@@ -87,6 +97,16 @@ def _observation_gist(answer: Mapping[str, Any]) -> str:
         return f"not observed: {answer['ended_early']}" if answer.get("ended_early") else "not observed"
     early = f", ended early: {answer['ended_early']}" if answer.get("ended_early") else ""
     return f"observed for {answer['observed_s']:g} s{early}"
+
+
+_GISTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "source": _source_gist,
+    "build": _build_gist,
+    "rebase": _rebase_gist,
+    "publish": _publish_gist,
+    "deploy": _release_gist,
+    "observe": _observation_gist,
+}
 
 
 def undone(answer: Mapping[str, Any]) -> str:

@@ -5,7 +5,18 @@ from typing import Annotated, Any
 
 import typer
 
-from knarr.command import AppName, LimitOption, Session, TimeoutOption, WaitOption, command, confirm, group, usage
+from knarr.command import (
+    AppName,
+    LimitOption,
+    OptionalAppName,
+    Session,
+    TimeoutOption,
+    WaitOption,
+    command,
+    confirm,
+    group,
+    usage,
+)
 from knarr.commands.outcome import finish, running_of, running_of_all
 from knarr.status import command_for, crashes_of, hold_of, notes_of, polling_of, style_of, until, words_of
 from knarr.terminal import age, escape, facts, short, styled, table
@@ -243,6 +254,25 @@ def release(session: Session, app: AppName) -> None:
             f"[quiet]{short(waiting)} was pushed during the hold. A poll deploys the tip of {escape(branch)};"
             f" to deploy it now: knarr deploy --app {app} --ref {escape(branch)}[/]"
         )
+
+
+@command(apps, "rebase", examples=["knarr apps rebase shop", "knarr apps rebase --all"])
+def rebase(
+    session: Session,
+    app: OptionalAppName = None,
+    every: Annotated[bool, typer.Option("--all", help="Every app that buildpacks built, one after the other.")] = False,
+    wait: WaitOption = True,
+    timeout: TimeoutOption = None,
+) -> None:
+    """Put an app that buildpacks built onto the builder's current run image, without its source."""
+    from knarr.commands.rebasing import rebase_all, rebase_one
+
+    if every == (app is not None):
+        raise usage("Which app is not clear", todo="Run `knarr apps rebase APP` or `knarr apps rebase --all`")
+    if app is not None:
+        rebase_one(session, app, wait=wait, timeout_s=timeout)
+    else:
+        rebase_all(session, wait=wait, timeout_s=timeout)
 
 
 @command(apps, "remove", examples=["knarr apps remove shop", "knarr apps remove shop --yes"])

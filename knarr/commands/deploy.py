@@ -11,7 +11,7 @@ from knarr.command import AppName, LimitOption, OfApp, Session, TimeoutOption, W
 from knarr.commands.outcome import finish
 from knarr.commands.sagas import show_saga, show_sagas
 from knarr.completion import app_names
-from knarr.terminal import age, escape, short, size, state, table
+from knarr.terminal import escape, size
 from seedwork.errors import NotFound
 
 alone = group("Commands that stand alone.")
@@ -144,26 +144,6 @@ def deployments(
         show_saga(session, saga_id)
     else:
         show_sagas(session, limit=limit, app=app)
-
-
-@command(alone, "releases", examples=["knarr releases shop"])
-def releases(session: Session, app: AppName, limit: LimitOption = 20) -> None:
-    """What ran, newest first."""
-    found = session.platform.pages("deployer", f"/apps/{app}/releases", limit=limit)
-    rows = [
-        (
-            each["number"],
-            state(each["state"]),
-            short(each.get("commit")),
-            short(each["digest"]),
-            each.get("config_version"),
-            each.get("formation") or {},
-            age(each.get("created_at")),
-        )
-        for each in found
-    ]
-    columns = ("RELEASE", "STATE", "COMMIT", "DIGEST", "CONFIG", "FORMATION", "AGE")
-    session.terminal.data(found, table(columns, rows, empty=f"{app} has no releases yet."))
 
 
 @command(alone, "rollback", examples=["knarr rollback shop", "knarr rollback shop --to 3"])

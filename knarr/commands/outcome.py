@@ -102,6 +102,8 @@ def _success(saga: Mapping[str, Any], running: Mapping[str, Any], done: str | No
         return f"[undo]{name} is deployed, and {what}[/]: `{escape(todo)}`"
     if saga.get("reason") == "unchanged":
         release = f"release {running['release']}" if running.get("release") else "its release"
+        if saga["saga"] == "rebase":
+            return f"[good]There is nothing to rebase[/]: {release} of {name} stands on the current run image already."
         return f"[good]{name} is unchanged[/], {release} runs already{_colon(running)}"
     if state_of(running) in FAULTS:
         todo = command_for(saga["app"], running)

@@ -27,9 +27,17 @@ from services.builder.adapters.sources import HttpSourceArchive
 from services.builder.adapters.variables import HttpBuildVariables
 from services.builder.builds import Builds
 from services.builder.choosing import ChosenBuilder
-from services.builder.contract import BuildDiscarded, BuildImage, DiscardBuild, ImageBuildFailed, ImageBuilt
+from services.builder.contract import (
+    BuildDiscarded,
+    BuildImage,
+    DiscardBuild,
+    ImageBuildFailed,
+    ImageBuilt,
+    ImageRebased,
+    RebaseImage,
+)
 from services.builder.folders import WorkFolders
-from services.builder.handlers import build_image, discard_build
+from services.builder.handlers import build_image, discard_build, rebase_image
 from services.builder.logs import BuildLogs
 from services.builder.ports import ImageBuilder
 from services.builder.settings import BuilderSettings
@@ -61,6 +69,7 @@ def create_app(settings: BuilderSettings | None = None, *, bus: Bus | None = Non
     folders = WorkFolders(service.home / "work")
     logs = BuildLogs(service.home / "logs", max_bytes=settings.build_log_max_bytes, secrets=sandbox.secrets())
 
+    discard = partial(discard_build, builder=builder, builds=builds, staging=staging, folders=folders)
     service.participant.step(
         BuildImage,
         partial(
@@ -77,7 +86,25 @@ def create_app(settings: BuilderSettings | None = None, *, bus: Bus | None = Non
         ok=ImageBuilt,
         failed=ImageBuildFailed,
         undo=DiscardBuild,
-        undo_handler=partial(discard_build, builder=builder, builds=builds, staging=staging, folders=folders),
+        undo_handler=discard,
+        undone=BuildDiscarded,
+        slots=settings.build_slots,
+        limit_s=settings.build_timeout_s + _AFTER_LIMIT_S,
+    )
+    service.participant.step(
+        RebaseImage,
+        partial(
+            rebase_image,
+            rebaser=buildpacks,
+            builds=builds,
+            staging=staging,
+            logs=logs,
+            timeout_s=settings.build_timeout_s,
+        ),
+        ok=ImageRebased,
+        failed=ImageBuildFailed,
+        undo=DiscardBuild,
+        undo_handler=discard,
         undone=BuildDiscarded,
         slots=settings.build_slots,
         limit_s=settings.build_timeout_s + _AFTER_LIMIT_S,

@@ -12,7 +12,7 @@ from seedwork.access import Access
 from seedwork.messages import Envelope
 from seedwork.participant import Work
 from seedwork.unit_of_work import Database, database_now_ms
-from services.builder.contract import BuildImage, BuiltLayer
+from services.builder.contract import BuildImage, BuiltLayer, RebaseImage
 from services.builder.models import builds, kernel
 from services.builder.ports import Built
 
@@ -80,8 +80,9 @@ class Builds:
 
         return await self._db.read(find)
 
-    async def begin(self, command: BuildImage, work: Work) -> None:
-        """A new attempt."""
+    async def begin(self, command: BuildImage | RebaseImage, work: Work) -> None:
+        """Store a new attempt; a rebase is one whose source is an image."""
+        source_digest = command.source_digest if isinstance(command, BuildImage) else command.digest
 
         async def write(conn: AsyncConnection) -> None:
             values = {
@@ -89,7 +90,7 @@ class Builds:
                 "app": command.app,
                 "team": work.team,
                 "commit": command.commit,
-                "source_digest": command.source_digest,
+                "source_digest": source_digest,
                 "state": "running",
                 "attempt": work.attempt,
                 "digest": None,

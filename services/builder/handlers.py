@@ -13,10 +13,26 @@ from seedwork.archives import disk_errors
 from seedwork.errors import KnarrError, StorageFull, TimedOut
 from seedwork.participant import Work
 from services.builder.builds import Builds
-from services.builder.contract import BuildDiscarded, BuildImage, DiscardBuild, ImageBuilt
+from services.builder.contract import (
+    BuildDiscarded,
+    BuildImage,
+    DiscardBuild,
+    ImageBuilt,
+    ImageRebased,
+    RebaseImage,
+)
+from services.builder.errors import CannotBuild
 from services.builder.folders import WorkFolders
 from services.builder.logs import BuildLog, BuildLogs
-from services.builder.ports import BuildOrder, BuildVariables, ImageBuilder, SourceArchive
+from services.builder.ports import (
+    BuildOrder,
+    BuildVariables,
+    Built,
+    ImageBuilder,
+    ImageRebaser,
+    RebaseOrder,
+    SourceArchive,
+)
 from services.builder.staging import Staging
 from services.source.contract import AppDescription
 
@@ -79,6 +95,45 @@ async def build_image(
     return ImageBuilt(repository=built.repository, digest=built.digest, layers=built.layers)
 
 
+async def rebase_image(
+    command: RebaseImage,
+    *,
+    work: Work,
+    rebaser: ImageRebaser | KnarrError,
+    builds: Builds,
+    staging: Staging,
+    logs: BuildLogs,
+    timeout_s: float,
+) -> ImageRebased:
+    """Put the image onto the current run image, stage the result."""
+
+    async def hold(digest: str) -> None:
+        await staging.hold(work.app_id, digest, work.saga_id)
+
+    await builds.begin(command, work)
+    async with _logged(logs, builds, work, secrets=()) as log, _limited(timeout_s):
+        if isinstance(rebaser, KnarrError):
+            raise CannotBuild("The builder buildpacks is not here", why=rebaser.what, todo=rebaser.todo)
+        order = RebaseOrder(
+            saga_id=work.saga_id,
+            app_id=work.app_id,
+            app=command.app,
+            repository=command.repository,
+            digest=command.digest,
+        )
+        await asyncio.to_thread(log.say, f"Image {command.repository}@{command.digest}")
+        made = await rebaser.rebase(order, output=log, note=work.note, hold=hold)
+    built = Built(repository=made.repository, digest=made.digest, layers=())
+    work.with_outcome(lambda conn: builds.succeeded(conn, work.saga_id, built))
+    return ImageRebased(
+        repository=made.repository,
+        digest=made.digest,
+        commit=command.commit,
+        run_image=made.run_image,
+        unchanged=made.unchanged,
+    )
+
+
 async def discard_build(
     _command: DiscardBuild,
     *,
@@ -88,7 +143,7 @@ async def discard_build(
     staging: Staging,
     folders: WorkFolders,
 ) -> BuildDiscarded:
-    """Nothing of this saga's build stays, except its log."""
+    """Nothing of this saga's build or rebase stays, except its log."""
     found: list[str] = []
     done: list[str] = []
     if processes := await builder.stop(work.saga_id):

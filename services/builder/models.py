@@ -18,6 +18,7 @@ builds = Table(
     Column("app", String(100), nullable=False),
     Column("team", String(100), nullable=False),
     Column("commit", String(40)),
+    # of the archive; of a rebase: of the image that stands on an older run image
     Column("source_digest", Digest, nullable=False),
     # running, succeeded, failed, discarded
     Column("state", String(16), nullable=False),

@@ -49,6 +49,35 @@ class Built:
     layers: tuple[BuiltLayer, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RebaseOrder:
+    """Which image is to stand on the current run image, and for whom."""
+
+    saga_id: str
+    app_id: str
+    app: str
+    repository: str
+    """In the image store: the image is `<repository>@<digest>`."""
+    digest: str
+
+    @property
+    def staging(self) -> str:
+        """Where the result is staged."""
+        return staging_repository(self.app_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebased:
+    """A complete image in the store."""
+
+    repository: str
+    digest: str
+    run_image: str
+    """Name of the run image."""
+    unchanged: bool
+    """True: the image stood on this run image already."""
+
+
 class BuildOutput(Protocol):
     """Takes what a build prints: for people, secrets masked, bounded."""
 
@@ -102,6 +131,26 @@ class ImageBuilder(Protocol):
 
     async def stop(self, saga_id: str | None = None) -> int:
         """End what is left of a build's processes (None: of every build, also of a killed service); how many."""
+
+
+class ImageRebaser(Protocol):
+    """Puts an image that was built by buildpacks onto the current run image."""
+
+    async def rebase(
+        self,
+        order: RebaseOrder,
+        *,
+        output: BuildOutput,
+        note: Callable[[str], None],
+        hold: Callable[[str], Awaitable[None]],
+    ) -> Rebased:
+        """Rebase and store the image; the arguments are those of `ImageBuilder.build`.
+
+        Raises:
+            CannotBuild: The image and the run image do not fit, or the run image cannot be had.
+            NotFound: The image is not in the store.
+            Unavailable: A registry or the engine does not answer.
+        """
 
 
 class SourceArchive(Protocol):

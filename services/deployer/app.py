@@ -11,7 +11,18 @@ from seedwork.bus import Bus
 from seedwork.chassis.service import Service
 from seedwork.clock import Clock
 from seedwork.messages import Catalog
-from services.deployer import api, deploying, handlers, models, observing, rolling_back, runs, storage_api
+from services.deployer import (
+    api,
+    deploying,
+    handlers,
+    models,
+    observing,
+    rebasing,
+    rolling_back,
+    runs,
+    sbom_api,
+    storage_api,
+)
 from services.deployer.adapters.docker.wiring import make_docker_runtime
 from services.deployer.adapters.kubernetes.wiring import make_kubernetes_runtime
 from services.deployer.adapters.memory import MemoryRuntime
@@ -26,6 +37,7 @@ from services.deployer.contract import (
     DriftRepaired,
     ObservationStopped,
     ObserveRelease,
+    RebaseRequested,
     ReleaseDeployed,
     ReleaseDeployFailed,
     ReleaseObserved,
@@ -51,7 +63,7 @@ from services.saga_coordinator.contract import DeploymentFailed
 from services.webhook.contract import AppChanged, AppCreated, DeploymentRequested
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-TELLS = Catalog([ReleaseRequested, ReleaseRetired, DriftDetected, DriftRepaired])
+TELLS = Catalog([ReleaseRequested, RebaseRequested, ReleaseRetired, DriftDetected, DriftRepaired])
 OBSERVATIONS = 256
 """Releases that are observed at once: the step only waits."""
 
@@ -154,6 +166,16 @@ def create_app(
         storage_api.router(db=service.db, requests=requests, runtime=runtime, provider=volumes, removal=removal)
     )
     service.app.include_router(runs.router(requests, one_off))
+    service.app.include_router(
+        rebasing.router(
+            db=service.db,
+            outbox=service.outbox,
+            images=images,
+            requests=requests,
+            coordinator_url=service.url_of("saga_coordinator"),
+        )
+    )
+    service.app.include_router(sbom_api.router(db=service.db, images=images, requests=requests))
     return service.app
 
 

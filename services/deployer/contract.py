@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from seedwork.messages import Command, Event, FailureEvent, UndoneEvent
 
-ReleaseKind = Literal["deploy", "rollback", "config", "scale", "restart"]
+ReleaseKind = Literal["deploy", "rollback", "config", "scale", "restart", "rebase"]
 
 
 class DeployRelease(Command):
@@ -139,6 +139,20 @@ class ReleaseRequested(Event):
     """The token's name."""
 
     EXAMPLE: ClassVar[Mapping[str, Any]] = {"app": "shop", "kind": "restart", "digest": "sha256:" + "cd" * 32}
+
+
+class RebaseRequested(Event):
+    """Somebody asked for the current release on a newer run image: starts a `rebase` saga."""
+
+    app: str
+    repository: str
+    """In the image store: the image of the current release is `<repository>@<digest>`."""
+    digest: str
+    commit: str | None = None
+    requested_by: str = ""
+    """The token's name."""
+
+    EXAMPLE: ClassVar[Mapping[str, Any]] = {"app": "shop", "repository": "shop", "digest": "sha256:" + "cd" * 32}
 
 
 class DriftDetected(Event):

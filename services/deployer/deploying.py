@@ -146,7 +146,7 @@ async def _unchanged(live: KnownRelease, app: App, work: Work, deployer: Deploye
 def _is_unchanged(command: DeployRelease, new: KnownRelease, live: KnownRelease) -> bool:
     """Whether a deployment would run exactly what runs already."""
     return (
-        command.kind == "deploy"
+        command.kind in {"deploy", "rebase"}
         and (live.repository, live.digest, live.manifest_hash) == (new.repository, new.digest, new.manifest_hash)
         and (live.config_version, live.watched_digest) == (new.config_version, new.watched_digest)
         and dict(live.formation) == dict(new.formation)
@@ -230,8 +230,13 @@ async def _new_release(
         ),
         state="pending",
         created_ms=await database_now_ms(conn),
-        watched_digest=command.watched_digest,
+        watched_digest=command.watched_digest if command.kind == "deploy" else _watched(target or live),
     )
+
+
+def _watched(source: KnownRelease | None) -> str | None:
+    """Return what a release without a source of its own takes over from the one whose source it has."""
+    return source.watched_digest if source else None
 
 
 async def _rollback_target(command: DeployRelease, app: App, db: Database) -> KnownRelease | None:

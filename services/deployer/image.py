@@ -31,6 +31,9 @@ from services.source.contract import AddOn, Cron, EnvVar, HealthCheck, Storage
 
 T = TypeVar("T")
 
+_LIFECYCLE = "io.buildpacks.lifecycle.metadata"
+"""Label of the buildpacks lifecycle: JSON, which layer is whose. https://github.com/buildpacks/spec, "Platform"."""
+
 _PROCESSES = TypeAdapter(dict[str, tuple[str, ...]])
 _COMMAND = TypeAdapter(tuple[str, ...])
 _FORMATION = TypeAdapter(dict[str, int])
@@ -106,6 +109,16 @@ def facts_of(image: Image) -> ImageFacts:
         base=labels.get(LABEL_BASE, ""),
         layers=tuple(each.digest for each in image.layers),
     )
+
+
+def buildpacks_layers(image: Image) -> Mapping[str, Any] | None:
+    """Return what the lifecycle of buildpacks says of the image's layers; None: no buildpacks built it."""
+    labels = image.config.get("config", {}).get("Labels") or {}
+    try:
+        found = orjson.loads(labels.get(_LIFECYCLE) or "null")
+    except orjson.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("runImage"), dict) else None
 
 
 def manifest_hash(

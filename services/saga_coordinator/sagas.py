@@ -10,12 +10,21 @@ from typing import Any
 
 from seedwork.lanes import Place
 from seedwork.saga import Definitions, Link, Reason, Retry, Saga, Step, VerbRefused, View
-from services.builder.contract import BuildDiscarded, BuildImage, DiscardBuild, ImageBuildFailed, ImageBuilt
+from services.builder.contract import (
+    BuildDiscarded,
+    BuildImage,
+    DiscardBuild,
+    ImageBuildFailed,
+    ImageBuilt,
+    ImageRebased,
+    RebaseImage,
+)
 from services.deployer.contract import (
     AppRetired,
     DeployRelease,
     ObservationStopped,
     ObserveRelease,
+    RebaseRequested,
     ReleaseDeployed,
     ReleaseDeployFailed,
     ReleaseObserved,
@@ -159,7 +168,47 @@ def kind_of(data: Mapping[str, Any]) -> str:
     return str(data.get("kind", "api"))
 
 
-# ------------------------------------------------------------------------------------------------ both
+# ------------------------------------------------------------------------------------------------ rebase
+
+
+def rebase_image(view: View) -> RebaseImage:
+    """The image of the release that is current when the lane is granted: one that was deployed meanwhile stays."""
+    asked, live = view.started(RebaseRequested), view.lane.live
+    digest, commit = (live["digest"], live["commit"]) if live else (asked.digest, asked.commit)
+    return RebaseImage(app=asked.app, repository=asked.repository, digest=digest, commit=commit)
+
+
+def publish_rebased(view: View) -> PublishImage:
+    """The staged image, to its permanent place."""
+    image = view.result("rebase", ImageRebased)
+    return PublishImage(app=view.saga.origin.app, digest=image.digest, staged=image.repository, commit=view.saga.commit)
+
+
+def deploy_rebased(view: View) -> DeployRelease:
+    """The published image with the current config and formation."""
+    image = view.result("publish", ImagePublished)
+    return DeployRelease(
+        app=view.saga.origin.app,
+        kind="rebase",
+        repository=image.repository,
+        digest=image.digest,
+        commit=view.saga.commit,
+        observed=True,
+    )
+
+
+def only_one_rebase(_data: Mapping[str, Any]) -> Place:
+    """Of those that wait only the newest counts: one does for all of them."""
+    return Place(group="rebase")
+
+
+def rebased_to_remember(view: View) -> Mapping[str, Any]:
+    """The same as of any release; its number is that of the deployment whose image was rebased."""
+    live = view.lane.live
+    return {**release_to_remember(view), "number": live["number"] if live else None}
+
+
+# ------------------------------------------------------------------------------------------------ all
 
 
 def observe_release(view: View) -> ObserveRelease:
@@ -315,6 +364,30 @@ RELEASE = Saga(
     compensation=put_back,
 )
 
+REBASE = Saga(
+    name="rebase",
+    starts_on=RebaseRequested,
+    steps=(
+        Step("rebase", send=rebase_image, ok=ImageRebased, failed=ImageBuildFailed, timeout_s=120,
+             undo=lambda _: DiscardBuild(), undone=BuildDiscarded, leaves=left_in("builder")),
+        Step("publish", send=publish_rebased, ok=ImagePublished, failed=ImagePublishFailed, timeout_s=120,
+             undo=lambda _: UnpublishImage(), undone=ImageUnpublished, leaves=left_in("registry")),
+        Step("deploy", send=deploy_rebased, ok=ReleaseDeployed, failed=ReleaseDeployFailed, timeout_s=120,
+             undo=lambda _: RollBackRelease(), undone=ReleaseRolledBack, leaves=left_in("deployer")),
+        Step("observe", send=observe_release, ok=ReleaseObserved, failed=ReleaseObserveFailed, timeout_s=120,
+             undo=lambda _: StopObserving(), undone=ObservationStopped, leaves=left_in("deployer")),
+    ),
+    succeeded=succeeded,
+    compensated=failed,
+    place=only_one_rebase,
+    trigger=lambda _: "rebase",
+    gives_way_before="deploy",
+    commit_of="rebase",
+    remember=rebased_to_remember,
+    success_reason=unchanged,
+    compensation=put_back,
+)
+
 REMOVE = Saga(
     name="remove",
     starts_on=AppRemovalRequested,
@@ -360,6 +433,7 @@ DEFINITIONS = Definitions(
         *(version(saga) for version in (version_1, version_2, version_3) for saga in (DEPLOY, RELEASE)),
         DEPLOY,
         RELEASE,
+        REBASE,
         REMOVE,
     )
 )

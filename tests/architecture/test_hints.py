@@ -86,9 +86,14 @@ def refused_by(command: Any, path: str, words: list[str]) -> str:
         return refused_arguments(command, path, words)
     if not words:
         return f"`{path}` alone shows its help"
-    if words[0] == "1":  # the name is filled in when it runs: one of the commands takes the rest
+    if words[0] == "1" and not getattr(
+        command, "default", None
+    ):  # the name is filled in when it runs: one of the commands takes the rest
         tried = [refused_by(each, f"{path} {name}", words[1:]) for name, each in command.commands.items()]
         return "" if "" in tried else tried[0]
+    default = getattr(command, "default", None)
+    if default and words[0] not in command.commands:
+        return refused_by(command.commands[default], f"{path} {default}", words)
     if words[0] not in command.commands:
         return f"`{path}` has no command {words[0]!r}"
     return refused_by(command.commands[words[0]], f"{path} {words[0]}", words[1:])

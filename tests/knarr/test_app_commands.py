@@ -137,3 +137,73 @@ def test_what_a_folder_leaves_out_is_shown(fake: Fake, tmp_path: Path) -> None:
     fake.answers["POST", "/apps"] = SHOP
     fake.answers["POST", "/apps/shop/deployments"] = {"id": "1", "saga_id": None}
     assert "left out: never deployed: .env" in said("deploy", str(tmp_path), "--app", "shop")
+
+
+# ── rebases and bills of materials ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_rebase_is_refused_in_the_words_of_the_platform(played_refusal: Fake) -> None:
+    """And nothing is watched."""
+    answer = CliRunner().invoke(app, ["apps", "rebase", "shop"])
+    assert answer.exit_code == 1
+    assert "was not built by buildpacks" in answer.stderr
+    assert [path for _, path, _ in played_refusal.asked] == ["/apps/shop/rebase"]
+
+
+def test_all_apps_are_rebased_but_those_that_buildpacks_did_not_build(played_refusal: Fake) -> None:
+    """One line an app; an app without a deployment is passed over as well."""
+    played_refusal.answers["GET", "/apps"] = {
+        "items": [{"name": "shop"}, {"name": "new"}, {"name": "packed"}],
+        "next": None,
+    }
+    played_refusal.answers["POST", "/apps/packed/rebase"] = {"id": "s1", "saga_id": "s1", "config_version": 1}
+    answer = CliRunner().invoke(app, ["apps", "rebase", "--all", "--no-wait", "--json"])
+    assert answer.exit_code == 0, answer.output
+    assert orjson.loads(answer.stdout) == [{"app": "packed", "result": "started", "saga_id": "s1"}]
+
+
+@pytest.mark.parametrize("words", [["apps", "rebase"], ["apps", "rebase", "shop", "--all"]])
+def test_a_rebase_needs_an_app_or_all_of_them(fake: Fake, words: list[str]) -> None:
+    """Not both, and not by default."""
+    assert CliRunner().invoke(app, words).exit_code == 2
+    assert fake.asked == []
+
+
+@pytest.fixture
+def played_refusal(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> Fake:
+    """The app `shop` was not built by buildpacks."""
+    refusal = {
+        "what": "Release 1 of shop cannot be rebased",
+        "why": "its image was not built by buildpacks",
+        "todo": "Deploy it again",
+        "code": "not_buildpacks",
+    }
+    answer = Fake.__call__
+
+    def refused(self: Fake, request: httpx2.Request) -> httpx2.Response:
+        if request.url.path == "/apps/shop/rebase":
+            self.asked.append(("POST", request.url.path, None))
+            return httpx2.Response(409, json=refusal)
+        return answer(self, request)
+
+    monkeypatch.setattr(Fake, "__call__", refused)
+    return fake
+
+
+def test_releases_are_listed_with_and_without_the_word(fake: Fake) -> None:
+    """`knarr releases shop` is what people know."""
+    release = {"number": 2, "kind": "rebase", "state": "live", "digest": "sha256:" + "ab" * 32}
+    fake.answers["GET", "/apps/shop/releases"] = {"items": [release], "next": None}
+    assert said("releases", "shop", "--json") == said("releases", "list", "shop", "--json")
+    assert "rebase" in said("releases", "--limit", "3", "shop")
+
+
+def test_a_bill_of_materials_is_listed_or_written_as_it_is(fake: Fake) -> None:
+    """Of the current release, or of one by its number."""
+    fake.answers["GET", "/apps/shop"] = {"release": 7}
+    document = {"name": "heroku_python", "format": "cyclonedx", "size_bytes": 12}
+    fake.answers["GET", "/apps/shop/releases/7/sbom"] = {"items": [document], "next": None}
+    fake.answers["GET", "/apps/shop/releases/3/sbom/cyclonedx"] = {"bomFormat": "CycloneDX"}
+    assert "heroku_python" in said("releases", "sbom", "shop")
+    assert orjson.loads(said("releases", "sbom", "shop", "3", "--format", "cyclonedx")) == {"bomFormat": "CycloneDX"}
+    assert CliRunner().invoke(app, ["releases", "sbom", "shop", "--format", "pdf"]).exit_code == 2

@@ -62,7 +62,6 @@ def test_every_command_of_the_design_is_there() -> None:
         "deploy",
         "deployments",
         "logs",
-        "releases",
         "rollback",
         "scale",
         "restart",
@@ -70,7 +69,7 @@ def test_every_command_of_the_design_is_there() -> None:
         "doctor",
     }
     assert "dead-letters" in alone
-    assert {path[0] for path in COMMANDS} >= {"apps", "config", "addons", "sagas", "webhook", "db", "bus"}
+    assert {path[0] for path in COMMANDS} >= {"apps", "config", "addons", "sagas", "webhook", "db", "bus", "releases"}
     verbs = {path[1] for path in COMMANDS if path[0] == "sagas"}
     assert verbs == {"list", "show", "log", "cancel", "retry", "pause", "resume", "skip", "compensate"}
 

@@ -10,7 +10,7 @@ import random
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,9 +36,17 @@ from seedwork.testing.simulated_database import EPOCH_MS, SimulatedFile, simulat
 from seedwork.testing.simulated_loop import Process, SimulatedLoop
 from seedwork.unit_of_work import Database
 from services.builder import models as builder_models
-from services.builder.contract import BuildDiscarded, BuildImage, DiscardBuild, ImageBuildFailed, ImageBuilt
+from services.builder.contract import (
+    BuildDiscarded,
+    BuildImage,
+    DiscardBuild,
+    ImageBuildFailed,
+    ImageBuilt,
+    ImageRebased,
+    RebaseImage,
+)
 from services.builder.staging import Staging
-from services.deployer import deploying, observing, rolling_back
+from services.deployer import deploying, observing, rebasing, rolling_back
 from services.deployer import handlers as of_apps
 from services.deployer import models as deployer_models
 from services.deployer.contract import (
@@ -58,7 +66,7 @@ from services.deployer.contract import (
     StopObserving,
 )
 from services.deployer.deployer import Deployer
-from services.deployer.requests import Requests
+from services.deployer.requests import Asked, Requests
 from services.deployer.vault import Vault
 from services.registry import handlers as publishing
 from services.registry import models as registry_models
@@ -86,7 +94,7 @@ from services.source.contract import DiscardSource, FetchSource, SourceDiscarded
 from services.source.sweeper import Sweeper
 from services.webhook.contract import DeploymentRequested
 from tests.simulation.watch import CoordinatorWatch, Watch, watched
-from tests.simulation.world import PlannedFault, SimulatedLocks, World, build_image, fetch_source
+from tests.simulation.world import PlannedFault, SimulatedLocks, World, build_image, fetch_source, rebase_image
 
 T = TypeVar("T")
 
@@ -145,6 +153,7 @@ class Running:
     clock: SimulatedClock
     engine: Engine | None = None
     requests: Requests | None = None
+    rebase: Callable[..., Awaitable[Asked]] | None = None
     bus: Bus | None = None
     participants: dict[str, Participant] = field(default_factory=dict)
 
@@ -372,6 +381,17 @@ class Cluster:
             slots=3,
             limit_s=600.0,
         )
+        participant.step(
+            RebaseImage,
+            world.with_fates(partial(rebase_image, world=world, staging=staging, images=world.images)),
+            ok=ImageRebased,
+            failed=ImageBuildFailed,
+            undo=DiscardBuild,
+            undo_handler=world.with_fates(partial(_discard_build, staging=staging), undo=True),
+            undone=BuildDiscarded,
+            slots=3,
+            limit_s=600.0,
+        )
         participant.on(DeploymentSucceeded, staging.release)
         parts.supervisor.start("staging", staging.run)
 
@@ -436,6 +456,7 @@ class Cluster:
         participant.on(DeploymentRequested, of_apps.on_requested)
         participant.on(DeploymentFailed, of_apps.on_failed)
         running.requests = Requests(parts.db, parts.outbox, _VAULT, max_instances=3)
+        running.rebase = partial(rebasing.rebase, db=parts.db, outbox=parts.outbox, images=world.images)
 
     # ------------------------------------------------------------------------------------------ asking from outside
 
@@ -452,7 +473,7 @@ class Cluster:
             subscriptions: dict[str, Sequence[type[Any]]] = {
                 SUBSCRIPTION: DEFINITIONS.messages(),
                 "source": (FetchSource, DiscardSource, DeploymentSucceeded),
-                "builder": (BuildImage, DiscardBuild, DeploymentSucceeded),
+                "builder": (BuildImage, RebaseImage, DiscardBuild, DeploymentSucceeded),
                 "registry": (PublishImage, UnpublishImage, DropImages, ReleaseDeployed, ReleaseRetired),
                 "deployer": (
                     DeployRelease,

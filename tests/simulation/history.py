@@ -334,9 +334,9 @@ class History:
 
     async def _asked(self, ask: Ask) -> None:
         running = self._some(lambda each: each.requests is not None)
-        if running is None or running.requests is None:
+        if running is None or running.requests is None or running.rebase is None:
             return
-        requests = running.requests
+        requests, rebase = running.requests, running.rebase
         before = self.query("deployer", "SELECT number FROM releases WHERE app_id = ? AND state = 'superseded'",
                             self.app_ids[ask.app])  # fmt: skip
 
@@ -350,6 +350,8 @@ class History:
                     return await requests.scale(app, {"web": 1 + int(self.loop.chance.random() * 3)}, OPERATOR)
                 case "restart":
                     return await requests.restart(app, OPERATOR)
+                case "rebase":
+                    return await rebase(app, OPERATOR)
                 case "rollback":
                     number = before[int(self.loop.chance.random() * len(before))][0] if before else 1
                     return await requests.roll_back(app, number, OPERATOR)

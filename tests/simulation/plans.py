@@ -13,7 +13,7 @@ from seedwork.saga import VerbName
 from tests.simulation.world import Fate, Step
 
 T = TypeVar("T")
-Wish = Literal["rollback", "config", "scale", "restart"]
+Wish = Literal["rollback", "config", "scale", "restart", "rebase"]
 Out = Literal["broker", "databases", "world", "slow"]
 
 APPS = 6
@@ -198,7 +198,7 @@ def _fates(chance: random.Random, often: float) -> tuple[Fate, ...]:
 
 KINDS = ("push", "storm", "press", "ask", "crash", "pause", "jump", "outage", "remove")
 WEIGHTS = (30, 4, 20, 14, 14, 8, 4, 5, 2)
-ASKED: tuple[Wish, ...] = ("rollback", "config", "scale", "restart")
+ASKED: tuple[Wish, ...] = ("rollback", "config", "scale", "restart", "rebase")
 OUTAGES: tuple[Out, ...] = ("broker", "databases", "world", "slow")
 JUMPS = ((1.0, 0.0), (1.0, 60.0), (-1.0, 60.0), (-1.0, 60.0), (0.02, 0.0), (-0.02, 0.0), (-1.0, 0.0))
 

@@ -24,6 +24,12 @@ FLOWS: Mapping[str, Flow] = {
         ("deploy", "DeployRelease", "ReleaseDeployed", "ReleaseDeployFailed", "RollBackRelease", "ReleaseRolledBack"),
         ("observe", "ObserveRelease", "ReleaseObserved", "ReleaseObserveFailed", "StopObserving", "ObservationStopped"),
     ),
+    "rebase": (
+        ("rebase", "RebaseImage", "ImageRebased", "ImageBuildFailed", "DiscardBuild", "BuildDiscarded"),
+        ("publish", "PublishImage", "ImagePublished", "ImagePublishFailed", "UnpublishImage", "ImageUnpublished"),
+        ("deploy", "DeployRelease", "ReleaseDeployed", "ReleaseDeployFailed", "RollBackRelease", "ReleaseRolledBack"),
+        ("observe", "ObserveRelease", "ReleaseObserved", "ReleaseObserveFailed", "StopObserving", "ObservationStopped"),
+    ),
     "remove": (
         ("retire", "RetireApp", "AppRetired", "RetireAppFailed", "", ""),
         ("drop_images", "DropImages", "ImagesDropped", "DropImagesFailed", "", ""),

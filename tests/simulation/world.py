@@ -20,7 +20,7 @@ from seedwork.errors import FinalError, NotFound, Unavailable
 from seedwork.participant import Work
 from seedwork.testing.simulated_bus import SimulatedBroker
 from seedwork.testing.simulated_loop import SimulatedLoop, current_process
-from services.builder.contract import BuildImage, ImageBuilt
+from services.builder.contract import BuildImage, ImageBuilt, ImageRebased, RebaseImage
 from services.builder.ports import staging_repository
 from services.builder.staging import Staging
 from services.deployer.adapters.memory import MemoryRuntime
@@ -294,7 +294,10 @@ class SimulatedImages(MemoryImageStore):
 
 def image_config(app_id: str, commit: str) -> bytes:
     """The same commit of the same app gives the same image."""
-    labels = {LABEL_PROCESSES: orjson.dumps({"web": ["python", "app.py"]}).decode()}
+    labels = {
+        LABEL_PROCESSES: orjson.dumps({"web": ["python", "app.py"]}).decode(),
+        "io.buildpacks.lifecycle.metadata": '{"runImage": {"topLayer": "sha256:1"}}',
+    }
     return orjson.dumps(
         {
             "architecture": "amd64",
@@ -321,6 +324,19 @@ async def build_image(
     await staging.hold(work.app_id, digest, work.saga_id)
     image = await images.put(staging_repository(work.app_id), config=config, layers=())
     return ImageBuilt(repository=image.repository, digest=image.digest)
+
+
+async def rebase_image(
+    command: RebaseImage, *, work: Work, world: World, staging: Staging, images: SimulatedImages
+) -> ImageRebased:
+    """The real one without a lifecycle: it reads the image, holds another one, stores it."""
+    await world.call()
+    await images.get(command.repository, command.digest)
+    config = image_config(work.app_id, f"{command.commit} on the run image of {work.saga_id}")
+    digest = await _digest_of(config)
+    await staging.hold(work.app_id, digest, work.saga_id)
+    image = await images.put(staging_repository(work.app_id), config=config, layers=())
+    return ImageRebased(repository=image.repository, digest=image.digest, commit=command.commit, run_image="run:1")
 
 
 async def _digest_of(config: bytes) -> str:

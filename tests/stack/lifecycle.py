@@ -13,7 +13,7 @@ from tests.stack.one_server import docker
 
 VERSION = "v0.20.8"
 MODULE = "github.com/buildpacks/lifecycle"
-BUILDER = f"knarr-test/cnb-builder:{VERSION}-1"
+BUILDER = f"knarr-test/cnb-builder:{VERSION}-2"
 RUN = "knarr-test/cnb-run:1"
 
 GO_MOD = f"module knarr.test/lifecycle\n\ngo 1.24\n\nrequire {MODULE} {VERSION}\n"
@@ -26,7 +26,8 @@ DOCKERFILE = """\
 FROM debian:bookworm-slim
 RUN useradd --uid 1001 --create-home cnb && mkdir -p /workspace /layers /platform/env
 COPY lifecycle launcher /cnb/lifecycle/
-RUN cd /cnb/lifecycle && for phase in analyzer detector restorer builder exporter; do ln -s lifecycle $phase; done
+RUN cd /cnb/lifecycle && \\
+    for phase in analyzer detector restorer builder exporter rebaser; do ln -s lifecycle $phase; done
 COPY buildpack /cnb/buildpacks/knarr_test/1.0.0
 COPY order.toml run.toml /cnb/
 ENV CNB_USER_ID=1001 CNB_GROUP_ID=1001
@@ -85,6 +86,18 @@ def have_builder(registry: str) -> None:
         (folder / "order.toml").write_text(ORDER)
         (folder / "run.toml").write_text(f'[[images]]\nimage = "{run}"\n')
         _image(BUILDER, DOCKERFILE % {"run": run}, folder)
+
+
+def push_run_image(name: str, *, motd: str) -> None:
+    """Make a run image that differs from others by one file, and push it.
+
+    Args:
+        name: `host:port/repository:tag`.
+        motd: Content of `/etc/motd` in it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        _image(name, f"{RUN_DOCKERFILE}USER root\nRUN echo {motd} > /etc/motd\nUSER 1001:1001\n", Path(folder))
+    docker("push", "--quiet", name)
 
 
 def _is_there(image: str) -> bool:

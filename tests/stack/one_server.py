@@ -82,7 +82,15 @@ class OneServer(Laptop):
         return sum(each["reclaimable_bytes"] for each in items)
 
     def knarr(self, *arguments: str) -> str:
-        """What its operator's command prints."""
+        """Data that its operator's command prints."""
+        return self._command(*arguments).stdout
+
+    def knarr_says(self, *arguments: str) -> str:
+        """Data, and what the command says to people."""
+        done = self._command(*arguments)
+        return done.stdout + done.stderr
+
+    def _command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         home = ["--home", str(self.home)]
         done = subprocess.run(
             [sys.executable, "-m", "knarr", *arguments, *home],
@@ -92,7 +100,7 @@ class OneServer(Laptop):
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        return done.stdout
+        return done
 
     def close(self) -> None:
         """Take everything of it away from the engine."""

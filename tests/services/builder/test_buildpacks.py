@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ocistore.store import Image
 from seedwork.errors import KnarrError, Misconfigured, NotAllowed, Unavailable
 from services.builder.adapters.buildpacks import phases
 from services.builder.adapters.buildpacks.faults import explained
-from services.builder.adapters.buildpacks.image import processes_of, through_the_launcher
+from services.builder.adapters.buildpacks.image import processes_of, rebased_config, stands_on, through_the_launcher
 from services.builder.adapters.buildpacks.phases import BuilderImage, Order, Phase
 from services.builder.adapters.buildpacks.workspace import platform_files, write_workspace
 from services.builder.errors import BuildFailed, CannotBuild, OutOfMemory
@@ -111,6 +112,57 @@ def test_the_default_process_is_web_where_none_has_that_name() -> None:
         processes_of(an_image({"Labels": {}}))
 
 
+def test_the_rebaser_gets_the_password_and_nothing_of_a_build() -> None:
+    """It runs no code of the app; the image that it moves is named by digest."""
+    order = replace(ORDER, previous="127.0.0.1:8790/shop@sha256:1")
+    made = phases.container("rebaser", IMAGE, order)
+    assert made["HostConfig"]["Mounts"] == []
+    assert any("CNB_REGISTRY_AUTH" in each for each in made["Env"])
+    assert made["Cmd"][-3:] == [f"-previous-image={order.previous}", "-run-image=run:1", order.target]
+
+
+def test_a_rebased_image_says_what_it_said_before() -> None:
+    """Labels and command stay; when it was made is left out, so that the same input gives the same digest."""
+    image = an_image({"Labels": {"io.knarr.processes": "{}"}, "Cmd": ["/cnb/process/web"]})
+    pushed = replace(
+        image,
+        config={
+            **image.config,
+            "created": "2026-01-01T00:00:00Z",
+            "author": "x",
+            "rootfs": {"diff_ids": ["sha256:1"]},
+            "history": [{"created": "2026-01-01T00:00:00Z", "created_by": "run"}],
+        },
+    )
+    config = json.loads(rebased_config(pushed))
+    assert config["config"] == image.config["config"]
+    assert config["rootfs"] == {"diff_ids": ["sha256:1"]}
+    assert {config["created"], config["history"][0]["created"]} == {"1980-01-01T00:00:00Z"}
+    assert "author" not in config
+
+
+@pytest.mark.parametrize(
+    ("run_image", "rebasable", "expected"),
+    [
+        ("host:5000/run:2", "true", True),
+        ("host:5000/run", "", True),
+        ("host:5000/run:2", "false", False),
+        ("host:5000/other:1", "true", False),
+        ("run:1", "true", False),
+    ],
+)
+def test_a_run_image_of_the_settings_is_known_by_the_repository_that_was_built_on(
+    run_image: str, rebasable: str, expected: bool
+) -> None:
+    """The lifecycle knows only the names in the builder image; an extended run image cannot be replaced."""
+    said = json.dumps({"runImage": {"reference": "host:5000/run@sha256:1", "image": "heroku/heroku:24"}})
+    labels = {"io.buildpacks.lifecycle.metadata": said, "io.buildpacks.rebasable": rebasable}
+    assert stands_on(an_image({"Labels": labels}), run_image) is expected
+    hub = json.dumps({"runImage": {"reference": "index.docker.io/heroku/heroku@sha256:1"}})
+    assert stands_on(an_image({"Labels": {"io.buildpacks.lifecycle.metadata": hub}}), "heroku/heroku:24")
+    assert not stands_on(an_image({"Labels": {}}), run_image)
+
+
 @pytest.mark.parametrize(
     ("phase", "code", "line", "kind", "text"),
     [
@@ -120,6 +172,9 @@ def test_the_default_process_is_web_where_none_has_that_name() -> None:
         ("analyzer", 11, "ERROR: platform API", Misconfigured, "newer builder"),
         ("analyzer", 32, "ERROR: Get http://x: dial tcp: connection refused", Unavailable, "did not reach"),
         ("analyzer", 32, "ERROR: failed to get run:1: MANIFEST_UNKNOWN", CannotBuild, "RUN_IMAGE"),
+        ("rebaser", 72, "ERROR: new base image 'run:1' not found in it; provide -force", CannotBuild, "Deploy the app"),
+        ("rebaser", 72, "ERROR: incompatible stack: 'a' is not 'b'", CannotBuild, "cannot be moved"),
+        ("rebaser", 72, "ERROR: Get http://x: dial tcp: connection refused", Unavailable, "did not reach"),
         ("exporter", 62, "ERROR: UNAUTHORIZED", NotAllowed, "KNARR_REGISTRY_PASSWORD"),
         ("exporter", 62, "ERROR: BLOB_UNKNOWN: blob unknown", Unavailable, "tried again"),
     ],

@@ -29,7 +29,14 @@ from seedwork.testing.servers import mysql_schema
 from seedwork.unit_of_work import Database
 from services.builder import staging
 from services.builder.app import MIGRATIONS, create_app
-from services.builder.contract import BuildDiscarded, BuildImage, DiscardBuild, ImageBuildFailed, ImageBuilt
+from services.builder.contract import (
+    BuildDiscarded,
+    BuildImage,
+    DiscardBuild,
+    ImageBuildFailed,
+    ImageBuilt,
+    RebaseImage,
+)
 from services.builder.models import metadata, staged
 from services.builder.settings import BuilderSettings
 from services.saga_coordinator.contract import DeploymentSucceeded
@@ -194,6 +201,18 @@ def processes_of(saga_id: str) -> list[psutil.Process]:
 async def test_migrations_make_the_tables_that_the_code_expects() -> None:
     """Tables, columns, types, indexes."""
     await assert_migrations_match(metadata, MIGRATIONS)
+
+
+async def test_a_rebase_where_buildpacks_cannot_work_fails_by_name_and_is_undone(service: Running) -> None:
+    """The images are in a folder; the log says the same, and the undo of a build is that of a rebase."""
+    saga = new_id()
+    await service.tell(RebaseImage(app="shop", repository="shop", digest="sha256:" + "cd" * 32), saga)
+    failed = await service.answer(saga)
+    assert (failed.type, failed.data["retryable"]) == ("ImageBuildFailed", False)
+    assert "knarr up --runtime docker" in failed.data["message"]
+    assert "buildpacks" in (await service.client.get(f"/builds/{saga}/log")).text
+    await service.tell(DiscardBuild(), saga)
+    assert (await service.answer(saga)).type == "BuildDiscarded"
 
 
 async def test_a_build_is_staged_told_and_shown(service: Running) -> None:

@@ -160,7 +160,7 @@ def stage_at(tmp_path: Path) -> Staging:
     @asynccontextmanager
     async def start(
         definitions: Definitions = DEFINITIONS,
-        keys: Sequence[str] = ("deploy@4", "release@4", "remove@1"),
+        keys: Sequence[str] = ("deploy@4", "release@4", "rebase@1", "remove@1"),
         commands: Sequence[type[Command]] | None = None,
         **settings: Any,
     ) -> AsyncIterator[Stage]:
@@ -187,7 +187,7 @@ async def stage(stage_at: Staging) -> AsyncIterator[Stage]:
 
 
 def _commands() -> list[type[Command]]:
-    from services.builder.contract import BuildImage, DiscardBuild
+    from services.builder.contract import BuildImage, DiscardBuild, RebaseImage
     from services.deployer.contract import DeployRelease, ObserveRelease, RetireApp, RollBackRelease, StopObserving
     from services.registry.contract import DropImages, PublishImage, UnpublishImage
     from services.source.contract import DiscardSource, FetchSource
@@ -196,6 +196,7 @@ def _commands() -> list[type[Command]]:
         FetchSource,
         DiscardSource,
         BuildImage,
+        RebaseImage,
         DiscardBuild,
         PublishImage,
         UnpublishImage,

@@ -17,7 +17,7 @@ def outlives(retry: Retry, seconds: float) -> float:
     return sum(each > seconds * 1000 for each in waits) / DRAWN
 
 
-@pytest.mark.parametrize("key", ["deploy@3", "release@3", "deploy@4", "release@4"])
+@pytest.mark.parametrize("key", ["deploy@3", "release@3", "deploy@4", "release@4", "rebase@1"])
 def test_an_outage_of_half_a_minute_needs_nobody_and_one_of_a_minute_seldom(key: str) -> None:
     """Forward and in the undo, in every step (ADR 20 and 21)."""
     for step in DEFINITIONS[key].steps:

@@ -7,11 +7,11 @@ import pytest
 from seedwork.saga import Saga
 from seedwork.testing.saga import Scene
 from services.saga_coordinator.app import create_app
-from services.saga_coordinator.sagas import DEPLOY, RELEASE, REMOVE
+from services.saga_coordinator.sagas import DEPLOY, REBASE, RELEASE, REMOVE
 from services.saga_coordinator.settings import CoordinatorSettings
 
 
-@pytest.mark.parametrize("definition", [DEPLOY, RELEASE, REMOVE], ids=lambda each: each.name)
+@pytest.mark.parametrize("definition", [DEPLOY, RELEASE, REBASE, REMOVE], ids=lambda each: each.name)
 def test_every_message_that_a_saga_sends_is_among_them(definition: Saga, tmp_path: Path) -> None:
     """Forward to the end, and undone from its last step."""
     scene, *before, last = Scene(definition), *definition.steps

@@ -9,8 +9,6 @@ Cancelled or killed, a build leaves containers and volumes with its saga's label
 
 import asyncio
 import hashlib
-import io
-import secrets
 import tarfile
 import tomllib
 from collections.abc import Awaitable, Callable, Mapping
@@ -23,20 +21,28 @@ from dockerengine import EngineApi
 from dockerengine.client import filters
 from ocistore import manifest
 from ocistore.distribution import DistributionStore
+from ocistore.store import Image
 from ocistore.upkeep import Upkeep
 from seedwork.archives import disk_errors
 from seedwork.errors import FinalError, KnarrError, NotFound, Unavailable
 from services.builder.adapters.buildpacks import phases
 from services.builder.adapters.buildpacks.disk import BuildpackCaches
 from services.builder.adapters.buildpacks.faults import explained
-from services.builder.adapters.buildpacks.image import processes_of, through_the_launcher
+from services.builder.adapters.buildpacks.image import processes_of, rebased_config, stands_on, through_the_launcher
 from services.builder.adapters.buildpacks.phases import BuilderImage, Phase
-from services.builder.adapters.buildpacks.workspace import one_folder, platform_files, read_in_pieces, write_workspace
+from services.builder.adapters.buildpacks.workspace import (
+    kept_secret,
+    one_folder,
+    only_file,
+    platform_files,
+    read_in_pieces,
+    write_workspace,
+)
 from services.builder.adapters.buildx.builder import INCOMING, surely
 from services.builder.adapters.buildx.image import stored_config, stored_layers
 from services.builder.contract import BuiltLayer
 from services.builder.errors import CannotBuild
-from services.builder.ports import BuildOrder, BuildOutput, Built
+from services.builder.ports import BuildOrder, BuildOutput, Built, Rebased, RebaseOrder
 
 LABEL_HOME = "io.knarr.builder-home"
 _REPORT_BYTES = 1024 * 1024
@@ -46,6 +52,7 @@ _NOTES: Mapping[Phase, str] = {
     "restorer": "restoring the cache",
     "builder": "running buildpacks",
     "exporter": "exporting the image",
+    "rebaser": "rebasing the image",
 }
 
 log = structlog.get_logger(__name__)
@@ -115,6 +122,37 @@ class BuildpacksBuilder:
             finally:
                 await surely(self._tidied(order.saga_id))
 
+    async def rebase(
+        self,
+        order: RebaseOrder,
+        *,
+        output: BuildOutput,
+        note: Callable[[str], None],
+        hold: Callable[[str], Awaitable[None]],
+    ) -> Rebased:
+        """See `ImageRebaser.rebase`."""
+        async with self._upkeep.writing():
+            note("preparing the builder image")
+            image = await self._builder_image(output)
+            before = await self._images.get(order.repository, order.digest, tagged=False)
+            try:
+                note(_NOTES["rebaser"])
+                digest = await self._run_rebaser(order, before, image, output)
+                note("storing the image")
+                pushed = await self._images.get(INCOMING, digest, tagged=False)
+                unchanged = pushed.config["rootfs"]["diff_ids"] == before.config["rootfs"]["diff_ids"]
+                if unchanged:
+                    await hold(before.digest)
+                    made = await self._images.copy(order.repository, before.digest, to=order.staging)
+                else:
+                    made = await self._kept(rebased_config(pushed), pushed, order.staging, hold)
+            finally:
+                await surely(self._tidied(order.saga_id))
+        await asyncio.to_thread(self._last_file(order.app_id).write_text, made.digest)
+        done = "the image stands on it already" if unchanged else f"image {made.repository}@{made.digest}"
+        await asyncio.to_thread(output.say, f"Run image {image.run_image}: {done}")
+        return Rebased(repository=made.repository, digest=made.digest, run_image=image.run_image, unchanged=unchanged)
+
     async def stop(self, saga_id: str | None = None) -> int:
         """See `ImageBuilder.stop`; also the volumes of those builds, and the tag of that saga."""
         if not await asyncio.to_thread(self._secret_file.exists):
@@ -180,11 +218,7 @@ class BuildpacksBuilder:
             await asyncio.to_thread(write_workspace, order.archive, workspace, image.uid, image.gid)
         for phase in phases.PHASES:
             note(_NOTES[phase])
-            name = f"knarr-cnb-{order.saga_id}-{phase}"
-            await self._engine.remove_container(name)
-            config = phases.container(phase, image, plan)
-            config["Labels"] |= await self._labels(order.saga_id)
-            made = await self._engine.call("POST", "containers/create", params={"name": name}, body=config)
+            name = await self._made(phase, image, plan)
             if phase == "analyzer":
                 await self._engine.put_tar(name, phases.APP, read_in_pieces(workspace))
                 await self._engine.call(
@@ -196,17 +230,52 @@ class BuildpacksBuilder:
             if phase not in phases.TRUSTED:
                 files = platform_files(order.variables, image.uid, image.gid)
                 await self._engine.call("PUT", f"containers/{name}/archive", params={"path": "/"}, content=files)
-            exit_code = await self._followed(made["Id"], output)
-            if exit_code:
-                raise explained(
-                    phase,
-                    exit_code,
-                    output.tail(60),
-                    builder=image.name,
-                    run_image=image.run_image,
-                    memory_bytes=self._options.memory_bytes,
-                )
+            await self._run(phase, name, image, output)
         return await self._reported(f"knarr-cnb-{order.saga_id}-exporter")
+
+    async def _run_rebaser(self, order: RebaseOrder, before: Image, image: BuilderImage, output: BuildOutput) -> str:
+        """Return the digest that the rebaser pushed."""
+        options = self._options
+        name = await self._made(
+            "rebaser",
+            image,
+            phases.Order(
+                saga_id=order.saga_id,
+                target=f"{options.registry}/{INCOMING}:build-{order.saga_id}",
+                previous=f"{options.registry}/{order.repository}@{order.digest}",
+                forced=stands_on(before, image.run_image),
+                login=options.login,
+                insecure=options.insecure,
+                memory_bytes=options.memory_bytes,
+                processes=options.processes,
+                proxies=options.proxies,
+            ),
+        )
+        folder = one_folder(image.uid, image.gid, phases.LAYERS)
+        await self._engine.call("PUT", f"containers/{name}/archive", params={"path": "/"}, content=folder)
+        await self._run("rebaser", name, image, output)
+        return await self._reported(name)
+
+    async def _made(self, phase: Phase, image: BuilderImage, plan: phases.Order) -> str:
+        """Create the phase's container, in place of one that an earlier attempt left, and return its name."""
+        name = f"knarr-cnb-{plan.saga_id}-{phase}"
+        await self._engine.remove_container(name)
+        config = phases.container(phase, image, plan)
+        config["Labels"] |= await self._labels(plan.saga_id)
+        await self._engine.call("POST", "containers/create", params={"name": name}, body=config)
+        return name
+
+    async def _run(self, phase: Phase, container: str, image: BuilderImage, output: BuildOutput) -> None:
+        """Run the container to its end; raise what a failure means."""
+        if exit_code := await self._followed(container, output):
+            raise explained(
+                phase,
+                exit_code,
+                output.tail(60),
+                builder=image.name,
+                run_image=image.run_image,
+                memory_bytes=self._options.memory_bytes,
+            )
 
     async def _plan(self, order: BuildOrder) -> phases.Order:
         """Make the volumes of this build, and say where everything is."""
@@ -230,16 +299,16 @@ class BuildpacksBuilder:
             proxies=options.proxies,
         )
 
-    async def _followed(self, container_id: str, output: BuildOutput) -> int:
+    async def _followed(self, container: str, output: BuildOutput) -> int:
         """Start the container, pass on what it prints, and return how it ended."""
-        await self._engine.call("POST", f"containers/{container_id}/start")
+        await self._engine.call("POST", f"containers/{container}/start")
         params = {"stdout": "true", "stderr": "true", "follow": "true"}
         held = b""
-        async for piece in self._engine.pieces(f"containers/{container_id}/logs", params=params):
+        async for piece in self._engine.pieces(f"containers/{container}/logs", params=params):
             text = held + piece
             held = b"\r" if text.endswith(b"\r") else b""  # a terminal ends its lines with both
             await asyncio.to_thread(output.write, text[: len(text) - len(held)].replace(b"\r\n", b"\n"))
-        ended = await self._engine.call("POST", f"containers/{container_id}/wait")
+        ended = await self._engine.call("POST", f"containers/{container}/wait")
         return int(ended["StatusCode"])
 
     async def _reported(self, container: str) -> str:
@@ -250,7 +319,7 @@ class BuildpacksBuilder:
             if len(packed) > _REPORT_BYTES:
                 break
         try:
-            return manifest.check_digest(str(tomllib.loads(_only_file(bytes(packed)))["image"]["digest"]))
+            return manifest.check_digest(str(tomllib.loads(only_file(bytes(packed)))["image"]["digest"]))
         except (KeyError, TypeError, tomllib.TOMLDecodeError, tarfile.TarError, KnarrError) as error:
             raise Unavailable(
                 "The exporter of the buildpacks did not say which image it pushed",
@@ -263,13 +332,19 @@ class BuildpacksBuilder:
         pushed = await self._images.get(INCOMING, digest, tagged=False)
         known = processes_of(pushed)
         config = stored_config(pushed, through_the_launcher(order, known), known)
-        layers = stored_layers(pushed)
-        await hold(manifest.draft(config, layers).manifest_digest)
-        image = await self._images.put(order.repository, config=config, layers=layers)
+        image = await self._kept(config, pushed, order.repository, hold)
         await asyncio.to_thread(self._last_file(order.app_id).write_text, image.digest)
         await asyncio.to_thread(output.say, f"Image {image.repository}@{image.digest}")
         built = tuple(BuiltLayer(digest=each.digest, size_bytes=each.size_bytes, cached=False) for each in image.layers)
         return Built(repository=image.repository, digest=image.digest, layers=built)
+
+    async def _kept(
+        self, config: bytes, pushed: Image, repository: str, hold: Callable[[str], Awaitable[None]]
+    ) -> Image:
+        """Store the pushed layers under that config."""
+        layers = stored_layers(pushed)
+        await hold(manifest.draft(config, layers).manifest_digest)
+        return await self._images.put(repository, config=config, layers=layers)
 
     async def _previous(self, order: BuildOrder) -> str | None:
         """Return the app's last image, as it was published, where it is still there.
@@ -307,7 +382,7 @@ class BuildpacksBuilder:
 
     async def _cache_name(self, what: str) -> str:
         """Return a name that depends on the home's secret: another app cannot mount what it cannot name."""
-        secret = await asyncio.to_thread(_kept_secret, self._secret_file)
+        secret = await asyncio.to_thread(kept_secret, self._secret_file)
         return hashlib.blake2b(what.encode(), key=secret.encode(), digest_size=16).hexdigest()
 
     @property
@@ -315,24 +390,3 @@ class BuildpacksBuilder:
         if self._engine_now is None:
             self._engine_now = self._connect()
         return self._engine_now
-
-
-def _kept_secret(path: Path) -> str:
-    with disk_errors():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            with path.open("x") as file:
-                path.chmod(0o600)
-                file.write(secrets.token_hex(32))
-        except FileExistsError:
-            pass
-        return path.read_text()
-
-
-def _only_file(packed: bytes) -> str:
-    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
-        file = next((each for each in tar if each.isfile()), None)
-        opened = tar.extractfile(file) if file else None
-        if opened is None:
-            raise tarfile.TarError("no file")
-        return opened.read().decode()

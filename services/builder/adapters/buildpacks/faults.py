@@ -15,6 +15,9 @@ _NETWORK = re.compile(
     re.IGNORECASE,
 )
 _DENIED = re.compile(r"denied|unauthorized|UNAUTHORIZED", re.IGNORECASE)
+_NO_REBASE = re.compile(
+    r"provide -force|incompatible stack|stack not defined|missing required mixin|flag provided but not defined"
+)
 _NOTHING_DETECTED = 20
 _DETECT_ERROR = 21
 _INCOMPATIBLE = (11, 12)
@@ -45,6 +48,12 @@ def explained(
     if phase in {"detector", "builder"}:
         return BuildFailed(
             "A buildpack failed", why=why or f"exit code {exit_code}", todo="The last lines of the log say why."
+        )
+    if phase == "rebaser" and _NO_REBASE.search("\n".join(tail)):
+        return CannotBuild(
+            f"The image cannot be moved to the run image {run_image}",
+            why=why,
+            todo="Deploy the app again: a build takes any run image.",
         )
     return _at_the_registry(phase, "\n".join(tail), why or f"exit code {exit_code}", run_image)
 

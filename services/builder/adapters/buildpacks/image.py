@@ -10,10 +10,14 @@ from dataclasses import replace
 import orjson
 
 from ocistore.store import Image
+from services.builder.adapters.layers.image import CREATED
 from services.builder.errors import CannotBuild
 from services.builder.ports import BuildOrder
 
 _METADATA = "io.buildpacks.build.metadata"
+_KEPT = ("architecture", "os", "os.version", "os.features", "variant", "rootfs", "config")
+_LIFECYCLE = "io.buildpacks.lifecycle.metadata"
+_REBASABLE = "io.buildpacks.rebasable"
 _LAUNCHER = "/cnb/lifecycle/launcher"
 
 
@@ -45,3 +49,41 @@ def through_the_launcher(order: BuildOrder, known: Mapping[str, tuple[str, ...]]
     processes = {name: known.get(name) or (_LAUNCHER, "--", *argv) for name, argv in described.processes.items()}
     release = (_LAUNCHER, "--", *described.release) if described.release else described.release
     return replace(order, description=described.model_copy(update={"processes": processes, "release": release}))
+
+
+def rebased_config(pushed: Image) -> bytes:
+    """Return the config of a rebased image as canonical JSON: what knarr wrote at the build stays, labels included.
+
+    The same image on the same run image gives the same bytes.
+    """
+    record = {
+        **{name: pushed.config[name] for name in _KEPT if name in pushed.config},
+        "created": CREATED,
+        "history": [{**each, "created": CREATED} for each in pushed.config.get("history") or ()],
+    }
+    return orjson.dumps(record, option=orjson.OPT_SORT_KEYS)
+
+
+def stands_on(image: Image, run_image: str) -> bool:
+    """Whether the image was built on a run image of that repository, and may be rebased.
+
+    The lifecycle compares names with those that the builder image had at the build, which a run image of the settings
+    is not among.
+
+    Args:
+        image: As knarr stores it.
+        run_image: Name with a tag or digest.
+    """
+    labels = (image.config.get("config") or {}).get("Labels") or {}
+    try:
+        reference = str(orjson.loads(labels[_LIFECYCLE])["runImage"]["reference"])
+    except (KeyError, TypeError, orjson.JSONDecodeError):
+        return False
+    return labels.get(_REBASABLE) != "false" and _repository(reference) == _repository(run_image)
+
+
+def _repository(name: str) -> str:
+    """Without tag and digest, and Docker Hub as people leave it out."""
+    before = name.partition("@")[0]
+    folder, slash, last = before.rpartition("/")
+    return f"{folder}{slash}{last.partition(':')[0]}".removeprefix("index.docker.io/").removeprefix("library/")

@@ -22,9 +22,10 @@ _KNOWN_APIS = ("0.13", "0.12", "0.11", "0.10")
 _METADATA = "io.buildpacks.builder.metadata"
 _APIS = "io.buildpacks.lifecycle.apis"
 
-Phase = Literal["analyzer", "detector", "restorer", "builder", "exporter"]
+Phase = Literal["analyzer", "detector", "restorer", "builder", "exporter", "rebaser"]
 PHASES: tuple[Phase, ...] = ("analyzer", "detector", "restorer", "builder", "exporter")
-TRUSTED: frozenset[str] = frozenset({"analyzer", "restorer", "exporter"})
+"""Of a build, in their order; a rebase is the `rebaser` alone."""
+TRUSTED: frozenset[str] = frozenset({"analyzer", "restorer", "exporter", "rebaser"})
 """Run no code of the app, as root, on the engine's network, and know the registry's password."""
 
 
@@ -49,13 +50,15 @@ class Order:
     target: str
     """`host/repository:tag` to which the image is exported."""
     previous: str | None = None
-    """The app's last image: buildpacks reuse its layers; one that is gone is no error."""
+    """The app's last image: buildpacks reuse its layers; one that is gone is no error. Rebaser: what it rebases."""
+    forced: bool = False
+    """Rebaser: the run image need not be one of those that the builder image named at the build."""
     login: str | None
     """The value of an `Authorization` header at the target's registry."""
     insecure: bool
-    layers_volume: str
-    app_volume: str
-    cache_volume: str
+    layers_volume: str = ""
+    app_volume: str = ""
+    cache_volume: str = ""
     memory_bytes: int
     processes: int
     proxies: Mapping[str, str] = field(default_factory=dict)
@@ -125,6 +128,8 @@ def container(phase: Phase, image: BuilderImage, order: Order) -> dict[str, Any]
 
 
 def _mounts(phase: Phase, order: Order) -> Sequence[tuple[str, str]]:
+    if phase == "rebaser":
+        return []
     mounts = [(order.layers_volume, LAYERS), (order.app_volume, APP)]
     return [*mounts, (order.cache_volume, CACHE)] if phase in {"restorer", "exporter"} else mounts
 
@@ -145,6 +150,10 @@ def _arguments(phase: Phase, image: BuilderImage, order: Order) -> Sequence[str]
             return [layers, app, platform]
         case "exporter":
             return [layers, app, cache, f"-report={REPORT}", *owner, *_insecure(image, order), order.target]
+        case "rebaser":
+            images = [f"-previous-image={order.previous}", f"-run-image={image.run_image}", order.target]
+            forced = ["-force"] if order.forced and image.api in {"0.12", "0.13"} else []
+            return [f"-report={REPORT}", *owner, *_insecure(image, order), *forced, *images]
 
 
 def _insecure(image: BuilderImage, order: Order) -> Sequence[str]:

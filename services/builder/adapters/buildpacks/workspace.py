@@ -2,10 +2,12 @@
 
 import asyncio
 import io
+import secrets
 import tarfile
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
+from seedwork.archives import disk_errors
 from services.builder.adapters.buildpacks.phases import PLATFORM
 
 _PIECE_BYTES = 256 * 1024
@@ -37,11 +39,11 @@ async def read_in_pieces(path: Path) -> AsyncIterator[bytes]:
         await asyncio.to_thread(file.close)
 
 
-def one_folder(uid: int, gid: int) -> bytes:
-    """Return a tar that gives the folder in which it is unpacked to that user."""
+def one_folder(uid: int, gid: int, path: str = ".") -> bytes:
+    """Return a tar with one folder that belongs to that user; by default it is the one in which it is unpacked."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
-        tar.addfile(_folder(".", uid, gid))
+        tar.addfile(_folder(path.lstrip("/"), uid, gid))
     return packed.getvalue()
 
 
@@ -57,6 +59,33 @@ def platform_files(variables: Mapping[str, str], uid: int, gid: int) -> bytes:
             entry.size, entry.mode, entry.uid, entry.gid = len(data), 0o400, uid, gid
             tar.addfile(entry, io.BytesIO(data))
     return packed.getvalue()
+
+
+def kept_secret(path: Path) -> str:
+    """Return the secret of that file, which is made where it is missing; only its owner reads it."""
+    with disk_errors():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            with path.open("x") as file:
+                path.chmod(0o600)
+                file.write(secrets.token_hex(32))
+        except FileExistsError:
+            pass
+        return path.read_text()
+
+
+def only_file(packed: bytes) -> str:
+    """Return the text of the first file in a tar.
+
+    Raises:
+        TarError: There is none.
+    """
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+        file = next((each for each in tar if each.isfile()), None)
+        opened = tar.extractfile(file) if file else None
+        if opened is None:
+            raise tarfile.TarError("no file")
+        return opened.read().decode()
 
 
 def _folder(name: str, uid: int, gid: int) -> tarfile.TarInfo:

@@ -618,10 +618,19 @@ def test_a_build_step_keeps_its_caches_and_names_them_by_no_path() -> None:
 
 
 def test_variables_are_mounted_for_steps_and_stand_in_no_final_stage() -> None:
-    """A changed value runs the steps anew; the history of the image says nothing of it."""
+    """A changed value runs the steps anew; the history of the image says nothing of it.
+
+    An installation depends on those alone that package managers read, or that their files name.
+    """
     description = NODE.model_copy(update={"packages": (PNPM,), "build": (BUILD,)})
-    kitchen = replace(KITCHEN, variables=("API_KEY", "NPM_TOKEN"), variables_key="0123abcd")
-    text = recipe(description, NODE_FILES, kitchen).dockerfile
+    names = ("API_KEY", "NPM_TOKEN", "OWN_INDEX")
+    kitchen = replace(KITCHEN, variables=names, variables_key="0123abcd", key_of=lambda names: "-".join(sorted(names)))
+    files = {**NODE_FILES, ".npmrc": "//npm.test/:_authToken=${OWN_INDEX}\n"}
+    text = recipe(description, files, kitchen).dockerfile
+
+    installs = [line for line in text.splitlines() if "pnpm install" in line]
+    assert all("variables NPM_TOKEN-OWN_INDEX;" in line and "API_KEY" not in line for line in installs)
+    assert len(installs) == 2
 
     (step,) = [line for line in text.splitlines() if "pnpm run build" in line]
     assert step.count("--mount=type=secret,id=API_KEY") == 1

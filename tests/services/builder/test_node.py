@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -189,23 +190,27 @@ async def test_development_packages_stay_where_the_start_command_needs_one(bench
     assert (await run_process(bench, built, root)).startswith("production hello ")
 
 
+BUILT_FOR = "require('tool'); console.log('built for', process.env.CUSTOMER)\n"
+
+
 @with_node
-async def test_a_changed_line_installs_nothing(online: Bench, registry: NpmRegistry) -> None:
+async def test_a_changed_line_or_config_var_installs_nothing(online: Bench, registry: NpmRegistry) -> None:
     """The packages' layer and those for the build are there; only the build step runs again."""
     registry.add("ms", "2.0.0")
     registry.add("tool", "1.0.0")
     manifest = package(
         dependencies={"ms": "2.0.0"}, devDependencies={"tool": "1.0.0"}, scripts={"build": "node build.js"}
     )
-    files: Files = {"package.json": manifest, "build.js": "require('tool'); console.log('built')\n", "server.js": "1\n"}
+    files: Files = {"package.json": manifest, "build.js": BUILT_FOR, "server.js": "1\n"}
     first = await online.build(node_app(build="build"), files)
     asked = len(registry.asked)
 
-    second = await online.build(node_app(build="build"), {**files, "server.js": "2\n"})
+    order = online.order(node_app(build="build"), {**files, "server.js": "2\n"})
+    second = await online.run(replace(order, variables={"CUSTOMER": "Ada"}))
 
     assert [layer.cached for layer in second.layers] == [True, False]
     assert first.layers[0].digest == second.layers[0].digest
-    assert bytes(online.output.text).count(b"\nbuilt\n") == 2
+    assert b"\nbuilt for Ada\n" in online.output.text
     assert len(registry.asked) == asked
 
 

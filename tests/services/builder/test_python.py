@@ -4,6 +4,7 @@ import platform
 import sys
 import tarfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -99,6 +100,17 @@ async def test_a_changed_line_rebuilds_the_apps_layer_only(bench: Bench) -> None
     assert [layer.cached for layer in second.layers] == [True, False]
     assert first.layers[0].digest == second.layers[0].digest
     assert first.layers[1].digest != second.layers[1].digest
+
+
+async def test_a_changed_config_var_installs_packages_only_where_installers_read_it(bench: Bench) -> None:
+    """The layer is shared by all values of the others, and no installation gets these."""
+    order = bench.order(PYTHON, app())
+    first = await bench.run(order)
+    second = await bench.run(replace(bench.order(PYTHON, app()), variables={"API_KEY": "a secret"}))
+    third = await bench.run(replace(bench.order(PYTHON, app()), variables={"UV_HTTP_RETRIES": "1"}))
+
+    assert [each.layers[0].cached for each in (first, second, third)] == [False, True, False]
+    assert first.digest == second.digest == third.digest
 
 
 async def test_two_fresh_installs_give_the_same_bytes(tmp_path: Path, offline: Mapping[str, str]) -> None:
@@ -224,6 +236,60 @@ async def test_the_project_is_installed_in_a_layer_of_its_own(
     second = await bench.build(description, changed)
     assert [layer.cached for layer in second.layers] == [True, False, False]
     assert await run_process(bench, second, await unpacked(bench, second, tmp_path / "second")) == "changed\n"
+
+
+PLAIN = {
+    **SHOP,
+    "pyproject.toml": str(SHOP["pyproject.toml"])
+    .replace("small-backend", "flit_core")
+    .replace("small_backend", "flit_core.buildapi"),
+    "README.md": "A shop.",
+}
+AS_BEFORE = "The project as built before, with 1 changed files"
+
+
+@pytest.fixture
+def plain_wheels(wheels: Path) -> Path:
+    """A folder with the same backend under the name of one that copies files and nothing else."""
+    code = Path(__file__).with_name("small_backend.py").read_text()
+    files = {"flit_core/__init__.py": "", "flit_core/buildapi.py": code}
+    (wheels / "flit_core-1.0-py3-none-any.whl").write_bytes(wheel("flit_core", files=files))
+    return wheels
+
+
+@pytest.mark.usefixtures("plain_wheels")
+async def test_a_changed_file_of_a_project_gives_the_same_image_without_its_build_backend(
+    tmp_path: Path, offline: Mapping[str, str]
+) -> None:
+    """What is made from the layer before has the bytes of a build from nothing."""
+    one = make_bench(tmp_path, environ=offline, cache="one")
+    two = make_bench(tmp_path, environ=offline, cache="two")
+    two.app_id = one.app_id
+    packages = PIP.model_copy(update={"manifests": ("pyproject.toml",), "project": True})
+    description = PYTHON.model_copy(update={"packages": (packages,), "processes": {"web": ("shop",)}})
+    changed = {**PLAIN, "src/shop/main.py": "def main():\n    print('changed')\n"}
+
+    await one.build(description, PLAIN)
+    assert AS_BEFORE not in one.output
+    warm = await one.build(description, changed)
+    assert AS_BEFORE in one.output
+    cold = await two.build(description, changed)
+    assert AS_BEFORE not in two.output
+
+    assert warm.digest == cold.digest
+    assert await run_process(one, warm, await unpacked(one, warm, tmp_path / "root")) == "changed\n"
+
+
+@pytest.mark.usefixtures("plain_wheels")
+async def test_the_build_backend_runs_where_more_changed_than_copied_files(bench: Bench) -> None:
+    """It decides what becomes of it."""
+    packages = PIP.model_copy(update={"manifests": ("pyproject.toml",), "project": True})
+    description = PYTHON.model_copy(update={"packages": (packages,), "processes": {"web": ("shop",)}})
+
+    await bench.build(description, PLAIN)
+    await bench.build(description, {**PLAIN, "README.md": "Another shop."})
+
+    assert "The project as built before" not in bench.output
 
 
 async def test_nothing_of_an_installation_is_left_in_the_app(bench: Bench, tmp_path: Path, wheels: Path) -> None:

@@ -18,7 +18,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -159,12 +159,13 @@ class BuildxBuilder:
         """The order under a name that no other app can compute, for caches; and what its steps get."""
         names = self._names.named(order.app_id)
         values = {name: value for name, value in order.variables.items() if name not in RESERVED}
-        text = orjson.dumps(values, option=orjson.OPT_SORT_KEYS).decode()
-        kitchen = replace(
-            self._kitchen,
-            variables=tuple(sorted(values)),
-            variables_key=names.digest(f"variables:{text}")[:32] if values else None,
-        )
+
+        def key_of(chosen: Collection[str]) -> str | None:
+            text = orjson.dumps({name: values[name] for name in chosen}, option=orjson.OPT_SORT_KEYS).decode()
+            return names.digest(f"variables:{text}")[:32] if chosen else None
+
+        variables = tuple(sorted(values))
+        kitchen = replace(self._kitchen, variables=variables, variables_key=key_of(variables), key_of=key_of)
         return replace(order, app_id=names.digest("engine")[:32]), kitchen
 
     async def _run_engine(

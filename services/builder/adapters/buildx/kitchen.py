@@ -2,13 +2,14 @@
 
 import posixpath
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import orjson
 
 from seedwork.errors import KnarrError
 from services.builder.install.requirements import ReadFile
+from services.builder.install.variables import install_variables
 
 USER = "10001:10001"
 """By number, so that a cluster can see that it is not root; above the ids that distributions give."""
@@ -99,8 +100,15 @@ class Kitchen:
     """Names of the app's build-time variables, which are mounted as secrets."""
     variables_key: str | None = None
     """HMAC of their values: a step runs anew when one changes. It is in no line of a final image."""
+    key_of: Callable[[Collection[str]], str | None] = field(default=lambda _names: None, compare=False)
+    """Returns such a key of the variables with these names."""
     memory_bytes: int = 2048 * 1024 * 1024
     """Private bytes of each process of such a step: what also an engine without other limits keeps to."""
+
+    def for_install(self, files: Iterable[bytes]) -> "Kitchen":
+        """Return a kitchen whose variables are those that installing from these files depends on."""
+        names = tuple(install_variables(dict.fromkeys(self.variables, ""), files))
+        return replace(self, variables=names, variables_key=self.key_of(names))
 
 
 def app_lines(copied: str = f"--chown={USER} root/ /") -> list[str]:

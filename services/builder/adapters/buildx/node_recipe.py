@@ -70,7 +70,10 @@ def node_part(order: BuildOrder, packages: Packages, read: ReadFile, kitchen: Ki
     _refuse_without_addresses(packages, tool, contents)
     stages = _tools(image, tool, kitchen, order.app_id)
     source = "root/app/" if packages.needs_source else "knarr/dependencies/"
-    install = _Installing(order=order, packages=packages, tool=tool, kitchen=kitchen)
+    texts = [content for name, content in contents.items() if name.rpartition("/")[2] != "package.json"]
+    own_scripts = plan.has_own_scripts(manifests)
+    installing = kitchen if own_scripts or packages.needs_source else kitchen.for_install(texts)
+    install = _Installing(order=order, packages=packages, tool=tool, kitchen=installing)
     installs = plan.has_packages(manifests)
     stages += [
         "FROM node-tools AS node-packages",
@@ -107,7 +110,7 @@ def node_part(order: BuildOrder, packages: Packages, read: ReadFile, kitchen: Ki
             "rm -f .yarn/install-state.gz .yarn/build-state.yml",
         ],
         explain=lambda lines, ending: install_failed(packages, ending, lines),
-        writes_app=plan.has_own_scripts(manifests),
+        writes_app=own_scripts,
     )
 
 

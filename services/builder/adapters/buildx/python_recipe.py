@@ -59,9 +59,11 @@ def python_part(order: BuildOrder, packages: Packages | None, read: ReadFile, ki
     stages = _tools(image, uv_version, kitchen, order.app_id)
     copies: list[str] = []
     path = ""
-    for name, commands in (("python", plan.commands), ("project", plan.project)):
+    whole = plan.whole_source or plan.keyed_by_source
+    installing = kitchen if whole else kitchen.for_install(plan.files.values())
+    for name, commands, used in (("python", plan.commands, installing), ("project", plan.project, kitchen)):
         if commands or name == "python":
-            stages += _stage(name, commands, plan, kitchen, order.app_id)
+            stages += _stage(name, commands, plan, used, order.app_id)
             copies.append(f"COPY --from={name}-packages /out/ /")
             path = f"/layers/{name}/bin:{path}"
     files: dict[str, bytes] = {f"knarr/dependencies/{name}": content for name, content in plan.files.items()}

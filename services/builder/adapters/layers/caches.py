@@ -5,6 +5,7 @@
         tools/                 of package managers and compilers
         steps/                 the folders that build steps keep (`.next/cache`)
         trees/                 installed packages, for the next build
+        projects/              what a project's layer was built from, for the next build
 
 A build that knows another app's name or id cannot compute that app's folder. Builds run as one user of the machine:
 this keeps apps apart by name, not against a build that searches the disk.

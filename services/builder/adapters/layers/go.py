@@ -49,7 +49,7 @@ async def prepare(shop: Workshop, packages: Packages, *, fetch: bool) -> Install
 
 async def _version(shop: Workshop, program: Path) -> str:
     kept = _Kept()
-    env = shop.environment({"GOTOOLCHAIN": "local"}, variables=False)
+    env = shop.environment({"GOTOOLCHAIN": "local"}, variables={})
     try:
         await shop.sandbox.run([str(program), "env", "GOVERSION"], cwd=shop.scratch, env=env, output=kept)
     except ToolFailed as error:

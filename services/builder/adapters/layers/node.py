@@ -32,6 +32,7 @@ from services.builder.errors import CannotBuild
 from services.builder.install import node as plan
 from services.builder.install import yarn_lock
 from services.builder.install.node_faults import install_failed
+from services.builder.install.variables import install_variables
 from services.source.contract import Packages
 
 MODULES = Path(tree.MODULES)
@@ -84,6 +85,8 @@ class NodePackages:
         self._bins = shop.scratch / "node-bin"
         self._inputs: dict[str, Any] = {}
         self._manifests: list[Mapping[str, Any]] = []
+        self._variables: Mapping[str, str] = shop.order.variables
+        """What the installation gets of the build-time variables."""
         self._own: dict[str, bytes] = {}
         """The app's files that decide what is installed, as they were committed."""
         self._leftovers: Sequence[str] = ()
@@ -149,18 +152,22 @@ class NodePackages:
                 files[name] = plan.deciding(manifest)
             else:
                 files[name] = hashlib.sha256(content).hexdigest()
+        own_scripts = plan.has_own_scripts(self._manifests)
+        if not (own_scripts or packages.needs_source):
+            texts = [content for name, content in self._own.items() if name.rpartition("/")[2] != "package.json"]
+            self._variables = install_variables(shop.order.variables, texts)
         self._inputs = {
             "files": files,
             "source": shop.order.source_digest if packages.needs_source else None,
             # scripts of the app itself write into its folder, so they run in every build
-            "build": shop.order.saga_id if plan.has_own_scripts(self._manifests) else None,
+            "build": shop.order.saga_id if own_scripts else None,
             "include_dev": packages.include_dev,
             "tools": [
                 *(str(programs.node.node), programs.node.version, str(programs.node.npm), programs.node.npm_version),
                 *(programs.tool.name, str(programs.program), programs.tool_version),
             ],
             "platform": [platform.system(), platform.machine(), *platform.libc_ver()],
-            "variables": shop.variables_key(),
+            "variables": shop.variables_key(self._variables),
         }
         self._bins.mkdir(parents=True)
         for name, program in programs.by_name.items():
@@ -239,12 +246,12 @@ class NodePackages:
         if lock is None or not (patterns := yarn_lock.unresolved(text)):
             return
         await self._shop.say(f"{lock}: {', '.join(patterns[:5])} without an address: the registry's is taken")
-        env = {**self._shop.environment(self._tool_env()), "PATH": f"{self._bins}:{self._shop.sandbox.path}"}
+        env = {**self._environment(self._tool_env()), "PATH": f"{self._bins}:{self._shop.sandbox.path}"}
         registry = await printed([str(self._bins / "npm"), "config", "get", "registry"], env=env, cwd=self._shop.app)
         await asyncio.to_thread((self._shop.app / lock).write_text, yarn_lock.with_addresses(text, registry))
 
     async def _run(self, install: plan.Install) -> None:
-        env = self._shop.environment({**install.env, **self._tool_env()})
+        env = self._environment({**install.env, **self._tool_env()})
         env.pop("NODE_ENV", None)  # `production` would leave packages out that the command asks for
         argv = [str(self._bins / install.command[0]), *install.command[1:]]
         try:
@@ -252,6 +259,9 @@ class NodePackages:
         except ToolFailed as error:
             raise install_failed(self._packages, error.ending, error.lines) from error
         await asyncio.to_thread(self._restore)
+
+    def _environment(self, extra: Mapping[str, str]) -> dict[str, str]:
+        return self._shop.environment(extra, variables=self._variables)
 
     def _restore(self) -> None:
         """Take back what a tool did to the app's own files: Yarn writes package.json anew, and leaves its state."""

@@ -197,7 +197,7 @@ class NodeTools:
         with disk_errors():
             await asyncio.to_thread(folder.mkdir, parents=True)
             await asyncio.to_thread((folder / "package.json").write_text, '{"private": true}\n')
-        env = {**shop.environment({}, variables=False), "PATH": f"{node.node.parent}:{shop.sandbox.path}"}
+        env = {**shop.environment({}, variables={}), "PATH": f"{node.node.parent}:{shop.sandbox.path}"}
         env["npm_config_cache"] = str(folder / ".cache")
         quiet = ["--no-audit", "--no-fund", "--no-update-notifier", "--ignore-scripts", "--prefix", str(folder)]
         package = _bun_package(spec) if spec.startswith("bun@") else spec
@@ -277,7 +277,7 @@ def _appear(new: Path, folder: Path) -> None:
 
 async def _version(program: Path, shop: Workshop, node: Node | None) -> str:
     path = f"{node.node.parent}:{shop.sandbox.path}" if node else shop.sandbox.path
-    env = {**shop.environment({}, variables=False), "PATH": path}
+    env = {**shop.environment({}, variables={}), "PATH": path}
     return await printed([str(program), "--version"], env=env, cwd=shop.scratch)
 
 

@@ -15,8 +15,9 @@ found whatever starts them; `PYTHONUNBUFFERED=1`, since a log line must be seen 
 `PYTHONDONTWRITEBYTECODE=1`, since a release's files do not change while it runs.
 
 The layer's key: the content of the files that name dependencies, the lock file included, the commands with their
-tools, the interpreter (path, version, platform) and the cache's format. The project's layer depends on the whole
-source. Packages that are not locked are resolved when the key is new: lock them, or they stay as they were.
+tools, the interpreter (path, version, platform), the config vars that installers read and the cache's format. The
+project's layer depends on the whole source; see `project_reuse` for a change of a few files. Packages that are not
+locked are resolved when the key is new: lock them, or they stay as they were.
 
 Reproducible: two fresh installs give the same bytes (see `services.builder.install.settle_python`).
 """
@@ -32,9 +33,11 @@ from pathlib import Path
 import uv
 
 from services.builder.adapters.layers.image import HOST_PATH, Prepared, ReadyLayer
+from services.builder.adapters.layers.installed import unpack
 from services.builder.adapters.layers.interpreters import Interpreter, Interpreters
+from services.builder.adapters.layers.project_reuse import NOT_COPIED, ProjectReuse
 from services.builder.adapters.layers.sandbox import ToolFailed
-from services.builder.adapters.layers.workshop import Workshop
+from services.builder.adapters.layers.workshop import Workshop, layer_key
 from services.builder.errors import BuildFailed, CannotBuild
 from services.builder.install import pkg_resources, settle_python
 from services.builder.install.python import (
@@ -53,10 +56,10 @@ from services.builder.install.python_environment import (
 from services.builder.install.python_faults import explained, reason_of
 from services.builder.install.python_runner import RUNNERS, runner_script
 from services.builder.install.python_versions import understood
+from services.builder.install.variables import install_variables
 from services.source.contract import Packages
 
 SETTLE = Path(settle_python.__file__)
-_NOT_COPIED = (".git", ".venv", "node_modules", "__pycache__")
 
 ENVIRONMENT = {
     "PATH": f"/layers/python/bin:{HOST_PATH}",
@@ -125,7 +128,7 @@ async def _interpreter(
                 "UV_NO_CONFIG": "1",
                 **({"UV_PYTHON_INSTALL_MIRROR": mirror} if mirror else {}),
             },
-            variables=False,
+            variables={},
         )
         try:
             await shop.run(
@@ -163,13 +166,17 @@ class _Environments:
         self._own = own
         self._plan = installation
         self._runner = runner if runner in RUNNERS else None
+        whole = installation.whole_source or installation.keyed_by_source
+        variables = shop.order.variables
+        self._variables = variables if whole else install_variables(variables, installation.files.values())
+        """What the installation of the packages gets of the build-time variables; the app's own code gets all."""
 
     async def packages(self) -> ReadyLayer:
         """The layer with everything that the app depends on."""
         return await self._shop.layer(
             "python",
             {
-                **self._inputs(),
+                **self._inputs(self._variables if self._plan.commands else {}),
                 **self._plan.inputs,
                 "source": self._shop.order.source_digest if self._plan.keyed_by_source else None,
                 "project": bool(self._plan.project),
@@ -181,25 +188,36 @@ class _Environments:
 
     async def project(self) -> ReadyLayer:
         """The layer with the app's own project."""
-        return await self._shop.layer(
-            "project",
-            {**self._inputs(), "source": self._shop.order.source_digest},
-            partial(self._make, commands=self._plan.project, project=True),
-            created_by="the project itself",
-        )
+        inputs = {**self._inputs(self._shop.order.variables), "source": self._shop.order.source_digest}
+        reuse = ProjectReuse(self._shop, {**inputs, "source": None, "uv": _own_uv()})
 
-    def _inputs(self) -> Mapping[str, object]:
+        async def make(folder: Path) -> None:
+            base = await reuse.find()
+            if base is None:
+                await self._make(folder, commands=self._plan.project, project=True)
+                await reuse.remember(layer_key("project", inputs), folder)
+                return
+            await self._shop.say(f"The project as built before, with {len(base.changed)} changed files")
+            await unpack(self._shop, base.layer)
+            await reuse.apply(base, folder)
+            self._shop.note("compiling the project")
+            env = self._shop.environment({})
+            await self._settle(folder, self._shop.scratch / "project", env, project=True)
+
+        return await self._shop.layer("project", inputs, make, created_by="the project itself")
+
+    def _inputs(self, variables: Mapping[str, str]) -> Mapping[str, object]:
         each = self._interpreter
         return {
             "interpreter": [each.implementation, each.version, each.platform, str(each.path)],
             "settle": SETTLE.read_text(encoding="utf-8"),
             "setuptools": pkg_resources.REQUIREMENT,
             "wrapper": _wrapper(Path("python")),
-            "variables": self._shop.variables_key() if self._plan.commands or self._plan.project else None,
+            "variables": self._shop.variables_key(variables),
         }
 
     async def _make(self, folder: Path, *, commands: Sequence[Command], project: bool) -> None:
-        given = self._shop.environment({})
+        given = self._shop.environment({}, variables=None if project else self._variables)
         env = {
             **given,
             **index_environment(given.get),
@@ -268,7 +286,7 @@ def _lay_out_work(app: Path, work: Path, whole: bool, files: Mapping[str, bytes]
     """The folder in which tools run: they may write there, and the app stays as it is."""
     work.mkdir(parents=True, exist_ok=True)
     if whole:
-        shutil.copytree(app, work, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_NOT_COPIED))
+        shutil.copytree(app, work, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*NOT_COPIED))
     for name, content in files.items():
         path = work / name
         path.parent.mkdir(parents=True, exist_ok=True)

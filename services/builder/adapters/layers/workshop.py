@@ -48,25 +48,26 @@ class Workshop:
         """The unpacked archive."""
         return self.root / "app"
 
-    def environment(self, extra: Mapping[str, str], *, variables: bool = True) -> dict[str, str]:
+    def environment(self, extra: Mapping[str, str], *, variables: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return the environment of a tool.
 
         Args:
             extra: What the tool needs; stronger than everything else.
-            variables: With the app's build-time variables. A tool that installs for several apps gets none.
+            variables: Build-time variables of the app that the tool gets; None: all. A tool that installs for several
+                apps gets none.
         """
-        own = self.order.variables if variables else {}
+        own = self.order.variables if variables is None else variables
         allowed = {name: value for name, value in own.items() if name not in _PLATFORMS_OWN}
         return {**self.sandbox.environment(self.order.saga_id, self.scratch), **allowed, **extra}
 
-    def variables_key(self) -> str | None:
-        """Return an HMAC of the build-time variables for the key of a layer; None if there are none.
+    def variables_key(self, variables: Mapping[str, str]) -> str | None:
+        """Return an HMAC of build-time variables for the key of a layer that depends on them; None if there are none.
 
-        What is installed may depend on them, and no value may be recovered from a key.
+        No value may be recovered from a key.
         """
-        if not self.order.variables:
+        if not variables:
             return None
-        text = orjson.dumps(dict(self.order.variables), option=orjson.OPT_SORT_KEYS).decode()
+        text = orjson.dumps(dict(variables), option=orjson.OPT_SORT_KEYS).decode()
         return self.app_cache.digest(f"variables:{text}")
 
     async def say(self, line: str) -> None:
@@ -94,7 +95,7 @@ class Workshop:
 
         `facts` is asked after `make`: what is to be known of the layer without unpacking it (JSON).
         """
-        key = key_of({"layer": name, **inputs})
+        key = layer_key(name, inputs)
         async with self.layers.alone(key):
             if (found := await self.layers.get(key)) is not None:
                 await self.say(f"{created_by}: nothing changed, from the cache ({key[:12]})")
@@ -110,6 +111,11 @@ class Workshop:
     def read(self, name: str) -> bytes | None:
         """A file of the app; see `read_file`."""
         return read_file(self.app, name)
+
+
+def layer_key(name: str, inputs: Mapping[str, Any]) -> str:
+    """Return the key of the layer `/layers/<name>` for these inputs."""
+    return key_of({"layer": name, **inputs})
 
 
 def read_file(app: Path, name: str) -> bytes | None:

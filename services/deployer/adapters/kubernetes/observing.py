@@ -102,9 +102,15 @@ class Observing:
         lines = self._cluster.logs(namespace, pod, lines=_TAIL_LINES, follow=False, times=False, previous=previous)
         return blotted([line async for line in lines], secrets)
 
-    async def failed_probe(self, namespace: str, pod: str) -> str:
-        """What the kubelet said last of a probe of the pod that failed; empty: nothing."""
-        return await self._newest_event(namespace, f"involvedObject.name={pod},reason=Unhealthy")
+    async def failed_probe(self, namespace: str, pod: str, *, first: str = "") -> str:
+        """What the kubelet said last of a probe of the pod that failed; empty: nothing.
+
+        Args:
+            namespace: Where the pod is.
+            pod: Its name.
+            first: Type of probe, such as `Liveness`, whose failures count more than later ones of other types.
+        """
+        return await self._newest_event(namespace, f"involvedObject.name={pod},reason=Unhealthy", first=first)
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -112,9 +118,11 @@ class Observing:
         """What the cluster warned of last about a pod."""
         return await self._newest_event(namespace, f"involvedObject.name={pod},type=Warning")
 
-    async def _newest_event(self, namespace: str, fields: str) -> str:
+    async def _newest_event(self, namespace: str, fields: str, *, first: str = "") -> str:
+        """The message of the newest event; of those that begin with `first`, if there are any."""
         events = (await self._cluster.list(EVENT, namespace, {}, fields=fields)).items
-        newest = max(events, key=lambda each: each.get("lastTimestamp") or "", default=None)
+        preferred = [each for each in events if first and str(each.get("message", "")).startswith(first)]
+        newest = max(preferred or events, key=lambda each: each.get("lastTimestamp") or "", default=None)
         return str(newest.get("message", "")).strip() if newest else ""
 
     async def _unready_by_our_checks(

@@ -74,7 +74,8 @@ class Shown:
             previous = bool(pod.restarts and pod.runs)
             tail = await self._observing.last_lines(namespace, pod.name, known.secrets, previous=previous)
             shown = replace(shown, log_tail=tail)
-        if said := await self._observing.failed_probe(namespace, pod.name):
+        # why it was restarted, not that it starts again
+        if said := await self._observing.failed_probe(namespace, pod.name, first="Liveness"):
             note = f"{shown.note}; the kubelet says: {said}" if shown.note else f"restarted; the kubelet said: {said}"
             shown = replace(shown, note=note)
         return shown

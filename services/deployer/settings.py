@@ -109,6 +109,14 @@ class DeployerSettings(ImageStoreSettings):
     kubernetes_volume_owner_image: str | None = None
     """Image with `chown`, for storage classes that ignore `fsGroup` (host paths): an init container runs it as root."""
 
+    kubernetes_service_account: str | None = Field(default=None, pattern=r"^[a-z0-9-]{1,63}/[a-z0-9.-]{1,253}$")
+    """`namespace/name` of the deployer's service account. With it the rights in the namespaces of apps come from a
+    RoleBinding that the deployer makes in each. None: its credentials have these rights in all namespaces.
+    """
+
+    kubernetes_app_role: str = "knarr-app"
+    """The ClusterRole that is bound to `kubernetes_service_account` in the namespaces of apps."""
+
     kubernetes_egress_except: Networks = (
         "10.0.0.0/8",
         "100.64.0.0/10",

@@ -130,7 +130,14 @@ class Installation:
         _change(self.overlay / "ingress.yaml", {"knarr.example.com": "knarr.test"})
         base = self.folder / "deploy" / "k8s" / "base"
         _change(base / "namespace.yaml", {"name: knarr\n": f"name: {NAMESPACE}\n"})
-        _change(base / "accounts.yaml", {"name: knarr-deployer\n": f"name: {NAMESPACE}-deployer\n"})
+        _change(
+            base / "accounts.yaml",
+            {
+                "name: knarr-deployer\n": f"name: {NAMESPACE}-deployer\n",
+                "name: knarr-app\n": f"name: {NAMESPACE}-app\n",
+                "resourceNames: [knarr-app]\n": f"resourceNames: [{NAMESPACE}-app]\n",
+            },
+        )
         _change(
             self.overlay / "storage.yaml",
             {"accessModes: [ReadWriteMany]": f"accessModes: [ReadWriteMany]\n  storageClassName: {NAMESPACE}"},
@@ -210,6 +217,7 @@ class Installation:
             "KNARR_KUBERNETES_INGRESS_CLASS": "nginx",
             "KNARR_KUBERNETES_TLS_SECRET": "",
             "KNARR_INSTALLATION": "production",
+            "KNARR_KUBERNETES_APP_ROLE": f"{NAMESPACE}-app",
             "KNARR_SOURCE_ALLOW": "file:///srv/repositories/",
             "KNARR_OBSERVE_S": "0",  # the overlay `dev` is tested with the default
         }

@@ -60,7 +60,7 @@ def _clear(*, wait: bool) -> None:
         kubectl("delete", "namespace", f"--wait={wait}", *(each["name"] for each in apps))
     kubectl("delete", "namespace", f"--wait={wait}", "--ignore-not-found", NAMESPACE)  # the label goes last
     for kind in ("clusterrole", "clusterrolebinding"):
-        kubectl("delete", kind, "--ignore-not-found", "knarr-deployer")
+        kubectl("delete", kind, "--ignore-not-found", "knarr-deployer", "knarr-app")
 
 
 @pytest.fixture(scope="module")
@@ -258,8 +258,10 @@ def test_only_the_deployer_has_a_token_of_the_cluster(cluster: Running) -> None:
     assert with_token == {"deployer"}
 
 
-def test_the_deployer_may_do_its_work_and_nothing_else(cluster: Running) -> None:
-    """Make namespaces and what is in them; not enter pods, give roles, touch nodes, replace objects."""
+def test_the_deployer_may_do_its_work_in_namespaces_of_apps_and_nothing_else(cluster: Running, shop: str) -> None:
+    """Make namespaces and what is in them; not enter pods, give other roles, touch nodes, replace objects."""
+    app_id = cluster.ended(shop)["app_id"]
+    (app,) = (each["metadata"]["name"] for each in objects("namespaces", "-l", f"knarr.io/app-id={app_id}"))
     for verb, what in (
         ("create", "namespaces"),
         ("patch", "deployments.apps"),
@@ -270,7 +272,7 @@ def test_the_deployer_may_do_its_work_and_nothing_else(cluster: Running) -> None
         ("create", "persistentvolumeclaims"),
         ("list", "secrets"),
     ):
-        assert may(verb, what), (verb, what)
+        assert may(verb, what, namespace=app), (verb, what)
     refused = [
         ("create", "pods/exec"),
         ("create", "pods/attach"),
@@ -278,15 +280,50 @@ def test_the_deployer_may_do_its_work_and_nothing_else(cluster: Running) -> None
         ("create", "pods/proxy"),
         ("get", "secrets"),
         ("update", "deployments.apps"),
-        ("create", "rolebindings.rbac.authorization.k8s.io"),
+        ("create", "roles.rbac.authorization.k8s.io"),
         ("create", "clusterrolebindings.rbac.authorization.k8s.io"),
+        ("bind", "clusterroles.rbac.authorization.k8s.io"),
         ("impersonate", "users"),
         ("list", "nodes"),
         ("delete", "persistentvolumes"),
         ("create", "serviceaccounts/token"),
     ]
     for verb, what in refused:
-        assert not may(verb, what), (verb, what)
+        assert not may(verb, what, namespace=app), (verb, what)
+
+
+def test_what_is_left_to_the_deployer_in_other_namespaces(cluster: Running) -> None:
+    """No Secret, no pod, no log of anybody else; `bind` is for the one role that its manifests name."""
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectRulesReview",
+        "spec": {"namespace": "kube-system"},
+    }
+    path = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews"
+    done = subprocess.run(
+        ["kubectl", "create", "--raw", path, "--filename=-", DEPLOYER],
+        input=json.dumps(review),
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    found = {
+        (verb, f"{resource}.{group}".rstrip("."), name)
+        for rule in json.loads(done.stdout)["status"]["resourceRules"]
+        for verb in rule["verbs"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for name in rule.get("resourceNames") or [""]
+    }
+    of_everybody = {("create", f"selfsubject{each}reviews.authorization.k8s.io", "") for each in ("access", "rules")}
+    read = ("services", "deployments.apps", "networkpolicies.networking.k8s.io", "poddisruptionbudgets.policy")
+    assert found - of_everybody == {
+        *((verb, "namespaces", "") for verb in ("get", "list", "watch", "create", "patch", "delete")),
+        *((verb, what, "") for what in read for verb in ("list", "watch")),
+        ("list", "ingresses.networking.k8s.io", ""),
+        *((verb, "rolebindings.rbac.authorization.k8s.io", "") for verb in ("create", "patch")),
+        ("bind", "clusterroles.rbac.authorization.k8s.io", "knarr-app"),
+    }
 
 
 def test_the_secrets_are_made_once(cluster: Running) -> None:

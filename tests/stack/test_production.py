@@ -54,7 +54,7 @@ def _clear(*, wait: bool) -> None:
     apps = run("kubectl", "get", "namespaces", "-l", "knarr.io/installation=production", "--output=name").split()
     run("kubectl", "delete", f"--wait={wait}", "--ignore-not-found", f"namespace/{NAMESPACE}", *apps)
     for kind in ("clusterrole", "clusterrolebinding"):
-        run("kubectl", "delete", kind, "--ignore-not-found", f"{NAMESPACE}-deployer")
+        run("kubectl", "delete", kind, "--ignore-not-found", f"{NAMESPACE}-deployer", f"{NAMESPACE}-app")
     volumes = [f"{NAMESPACE}-{name}" for name in ("source", "builder")]
     run("kubectl", "delete", "persistentvolume", f"--wait={wait}", "--ignore-not-found", *volumes)
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 from seedwork.clock import SystemClock
 from services.deployer.adapters.kubernetes import objects
 from services.deployer.adapters.kubernetes.changes import Changes, Whose
-from services.deployer.adapters.kubernetes.cluster import DEPLOYMENT, Cluster, Kind, Listed, Object
+from services.deployer.adapters.kubernetes.cluster import DEPLOYMENT, NAMESPACE, Cluster, Kind, Listed, Object
 from tests.services.deployer.conftest import eventually
 
 
@@ -69,4 +69,39 @@ async def test_what_changed_while_nothing_was_watched_is_found_by_the_next_list(
 
     await eventually(take, until=lambda said: len(said) == 3)
     assert found == {("a", "s"), ("c", "s"), ("n", "s")}
+    await changes.close()
+
+
+async def test_secrets_are_listed_in_the_namespaces_of_apps_alone() -> None:
+    """A right to list those of all namespaces is a right to read every password of the cluster."""
+
+    class Quick(SystemClock):
+        async def sleep(self, _seconds: float) -> None:
+            await asyncio.sleep(0)
+
+    class Versioned(Watched):
+        def __init__(self) -> None:
+            super().__init__([])
+            self.asked: list[str | None] = []
+
+        async def list(self, kind: Kind, namespace: str | None, _labels: object, *, metadata_only: bool) -> Listed:
+            assert metadata_only
+            if kind is NAMESPACE:
+                return Listed([item("shop", namespace=""), item("till", namespace="")], "1")
+            self.asked.append(namespace)
+            version = str(self.asked.count("till") > 3)
+            return Listed([item("config", saga_id=f"of {namespace}", resourceVersion=version)], "1")
+
+    cluster = Versioned()
+    changes = Changes(cast("Cluster", cluster), Quick(), {})
+    changes.follow([NAMESPACE])
+    found: set[Whose] = set()
+
+    async def take() -> set[Whose]:
+        found.update(changes.take())
+        return found
+
+    await eventually(take, until=lambda said: len(said) == 2)
+    assert found == {("a", "of shop"), ("a", "of till")}
+    assert set(cluster.asked) == {"shop", "till"}
     await changes.close()

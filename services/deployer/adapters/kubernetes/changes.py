@@ -1,4 +1,7 @@
-"""The objects of all apps, watched by their metadata alone: whose were changed since the last question, out.
+"""The objects of all apps, followed by their metadata alone: whose were changed since the last question, out.
+
+Kinds without secrets are watched in all namespaces. Secrets are listed in one app's namespace after the other, since a
+right to watch those of all namespaces would be a right to read every password of the cluster.
 
 A change is of its spec where the API counts those (`generation`), else of anything: what only a controller writes, such
 as a Deployment's status, is none. Nothing of an object but its name, its labels and its version is kept.
@@ -13,13 +16,17 @@ import structlog
 from seedwork.clock import Clock
 from seedwork.errors import KnarrError, NotFound, Unavailable
 from services.deployer.adapters.kubernetes import objects
-from services.deployer.adapters.kubernetes.cluster import Cluster, Kind, Object
+from services.deployer.adapters.kubernetes.cluster import NAMESPACE, SECRET, Cluster, Kind, Object
 
 log = structlog.get_logger(__name__)
 
 _WATCH_S = 240
 """Then everything is listed anew."""
 _AGAIN_S = 2.0
+_ROUND_S = 3.0
+"""A round through the namespaces takes at least so long."""
+_PAUSE_S = 0.1
+"""Between two namespaces: ten requests a second, however many apps there are."""
 
 Whose = tuple[str, str]
 """An app's id and the saga of a release; empty: it belongs to the app itself."""
@@ -41,12 +48,14 @@ class Changes:
         self._clock = clock
         self._labels = labels
         self._changed: set[Whose] = set()
+        self._namespaces: _Versions = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     def follow(self, kinds: Sequence[Kind]) -> None:
-        """Begin to watch, once."""
+        """Begin to watch these kinds in all namespaces, and Secrets in those of apps; once."""
         if not self._tasks:
             self._tasks = [asyncio.create_task(self._keep(kind), name=f"changes-{kind.plural}") for kind in kinds]
+            self._tasks.append(asyncio.create_task(self._keep_secrets(), name="changes-secrets"))
 
     def take(self) -> set[Whose]:
         """The apps and releases with a change since the last call."""
@@ -72,6 +81,8 @@ class Changes:
                 if known is not None:
                     self._compare(known, fresh)
                 known = fresh
+                if kind is NAMESPACE:
+                    self._namespaces = known
                 await self._watch(kind, known, listed.version)
             except KnarrError as error:
                 log.warning("changes.not_followed", kind=kind.name, why=error.message)
@@ -89,6 +100,24 @@ class Changes:
                     elif known.get(key) != entry:
                         known[key] = entry
                         self._changed.add(entry[0])
+
+    async def _keep_secrets(self) -> None:
+        known: dict[str, _Versions] = {}
+        while True:
+            names = sorted(name for _, name in self._namespaces)
+            known = {name: versions for name, versions in known.items() if name in names}
+            for name in names:
+                try:
+                    listed = await self._cluster.list(SECRET, name, self._labels, metadata_only=True)
+                except KnarrError as error:
+                    log.warning("changes.not_followed", kind=SECRET.name, namespace=name, why=error.message)
+                    continue
+                fresh = dict(_entry(each) for each in listed.items)
+                if name in known:
+                    self._compare(known[name], fresh)
+                known[name] = fresh
+                await self._clock.sleep(_PAUSE_S)
+            await self._clock.sleep(max(_ROUND_S - _PAUSE_S * len(names), _PAUSE_S))
 
     def _compare(self, known: _Versions, fresh: _Versions) -> None:
         for key in known.keys() | fresh.keys():

@@ -84,6 +84,8 @@ STATEFUL_SET = Kind("StatefulSet", "statefulsets", "apps")
 JOB = Kind("Job", "jobs", "batch")
 POLICY = Kind("NetworkPolicy", "networkpolicies", "networking.k8s.io")
 INGRESS = Kind("Ingress", "ingresses", "networking.k8s.io")
+ROLE_BINDING = Kind("RoleBinding", "rolebindings", "rbac.authorization.k8s.io")
+_ACCESS_REVIEW = Kind("SelfSubjectAccessReview", "selfsubjectaccessreviews", "authorization.k8s.io", namespaced=False)
 BUDGETS = (
     Kind("PodDisruptionBudget", "poddisruptionbudgets", "policy"),
     Kind("PodDisruptionBudget", "poddisruptionbudgets", "policy", "v1beta1"),
@@ -94,7 +96,7 @@ _KINDS = {
     each.name: each
     for each in (
         *(NAMESPACE, SERVICE, ENDPOINTS, SECRET, POD, EVENT, QUOTA, LIMITS, CLAIM),
-        *(DEPLOYMENT, REPLICA_SET, STATEFUL_SET, JOB, POLICY, INGRESS, *BUDGETS),
+        *(DEPLOYMENT, REPLICA_SET, STATEFUL_SET, JOB, POLICY, INGRESS, ROLE_BINDING, *BUDGETS),
     )
 }
 
@@ -197,6 +199,17 @@ class Cluster:
         path = kind_of(manifest).path(manifest["metadata"].get("namespace"))
         with contextlib.suppress(Stale):
             await self._json("POST", path, query=[("fieldManager", FIELD_MANAGER)], body=manifest)
+
+    async def allows(self, verb: str, kind: Kind, namespace: str) -> bool:
+        """Whether our account may do that in the namespace."""
+        asked = {"namespace": namespace, "verb": verb, "group": kind.group, "resource": kind.plural}
+        review = {
+            "apiVersion": _ACCESS_REVIEW.api_version,
+            "kind": _ACCESS_REVIEW.name,
+            "spec": {"resourceAttributes": asked},
+        }
+        answer = await self._json("POST", _ACCESS_REVIEW.path(), body=review)
+        return bool(answer["status"]["allowed"])
 
     async def annotate(self, kind: Kind, namespace: str, name: str, annotations: Mapping[str, str]) -> None:
         """Give it these annotations; nothing, if it is gone."""

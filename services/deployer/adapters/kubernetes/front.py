@@ -14,7 +14,7 @@ from functools import partial
 import structlog
 
 from seedwork.clock import Clock
-from seedwork.errors import Conflict, FinalError, Unavailable
+from seedwork.errors import Conflict, FinalError, Misconfigured, NotFound, Unavailable
 from seedwork.side_by_side import side_by_side
 from services.deployer.adapters.kubernetes import comparing, objects, verdicts
 from services.deployer.adapters.kubernetes.cluster import (
@@ -44,6 +44,8 @@ _RACES = 20
 _NODE_PORTS_END = 32_768
 _GONE_LOOKS, _GONE_LOOK_S = 1200, 0.25
 """How often, and at which interval in seconds, is looked whether a namespace is gone."""
+_BOUND_MS = 60_000
+"""For so long an app's RoleBinding counts as there; somebody may have deleted it."""
 _LOOKS_S = (0.01, 0.02, 0.04, 0.08, *(0.1,) * 100)
 """Pauses between looks whether a Service has its addresses; the first are short, since a deployment waits for them."""
 
@@ -77,6 +79,8 @@ class Front:
         self._clock = clock
         self._shape = shape
         self._ways = ways
+        self._bound_ms: dict[str, int] = {}
+        """When the RoleBinding of a namespace was applied."""
 
     def labels(self, app_id: str, saga_id: str | None = None, *, step: str | None = None) -> dict[str, str]:
         """By which an app's (a saga's, a step's) objects are found."""
@@ -92,8 +96,44 @@ class Front:
     async def namespace(self, app_id: str) -> str | None:
         """The app's namespace, unless it is on its way out."""
         listed = await self._cluster.list(NAMESPACE, None, self.labels(app_id))
-        names = [each["metadata"]["name"] for each in listed.items if "deletionTimestamp" not in each["metadata"]]
-        return str(min(names)) if names else None
+        found = [each["metadata"] for each in listed.items if "deletionTimestamp" not in each["metadata"]]
+        if not found:
+            return None
+        metadata = min(found, key=lambda each: str(each["name"]))
+        await self._enter(metadata["name"], metadata.get("labels") or {})
+        return str(metadata["name"])
+
+    async def namespaces(self) -> list[str]:
+        """Those of all apps of this installation."""
+        listed = await self._cluster.list(NAMESPACE, None, {objects.INSTALLATION: self._shape.installation})
+        found = [each["metadata"] for each in listed.items if "deletionTimestamp" not in each["metadata"]]
+        for each in found:
+            await self._enter(each["name"], each.get("labels") or {})
+        return [str(each["name"]) for each in found]
+
+    async def _enter(self, namespace: str, labels: Mapping[str, str], *, anew: bool = False) -> None:
+        """Have our rights in the namespace, where our account has them by a RoleBinding.
+
+        Raises:
+            Misconfigured: We may not bind the role, or the binding gives no rights.
+        """
+        account, now_ms = self._shape.account, self._clock.now_ms()
+        if account is None or (not anew and now_ms - self._bound_ms.get(namespace, -_BOUND_MS) < _BOUND_MS):
+            return
+        try:
+            await self._cluster.apply(objects.binding(namespace, labels, account))
+        except NotFound:
+            return  # the namespace goes at this moment
+        for pause_s in _LOOKS_S:
+            if await self._cluster.allows("create", SECRET, namespace):
+                self._bound_ms[namespace] = now_ms
+                return
+            await self._clock.sleep(pause_s)
+        raise Misconfigured(
+            f"The RoleBinding {account.role} of {namespace} gives no rights",
+            why=f"the account {account.namespace}/{account.name} may not create Secrets there",
+            todo="Compare KNARR_KUBERNETES_SERVICE_ACCOUNT with the service account of the deployer's pod.",
+        )
 
     async def is_going(self, app_id: str) -> bool:
         """Whether a namespace of the app is being deleted and not gone yet."""
@@ -118,6 +158,7 @@ class Front:
                 break
             await self._clock.sleep(_GONE_LOOK_S)
         await self._cluster.create(objects.namespace(name, labels, app=app))
+        await self._enter(name, labels, anew=True)
         return name
 
     async def surround(self, app_id: str, app: str, team: str, *, also: Callable[[str], Object] | None = None) -> str:

@@ -25,6 +25,7 @@ from services.deployer.adapters.kubernetes.cluster import (
     POD,
     POLICY,
     QUOTA,
+    ROLE_BINDING,
     SECRET,
     SERVICE,
     Kind,
@@ -75,6 +76,15 @@ _HOST_ENV = "HOST"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """The deployer's service account, and the ClusterRole that it has in the namespaces of apps and nowhere else."""
+
+    namespace: str
+    name: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
     """What all instances have in common."""
 
@@ -100,6 +110,8 @@ class Shape:
     """Networks that apps must not reach."""
     dns_networks: tuple[str, ...] = ()
     """Networks of DNS servers that are no pods labelled `k8s-app: kube-dns`."""
+    account: Account | None = None
+    """Whose rights in an app's namespace come from a RoleBinding there; None: we have them in all namespaces."""
     pull_login: tuple[str, str, str] | None = field(default=None, repr=False)
     """Registry host, user and password."""
 
@@ -234,6 +246,14 @@ def _to_resolvers(networks: Sequence[str]) -> Object:
         "to": [pods, *({"ipBlock": {"cidr": network}} for network in networks)],
         "ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")],
     }
+
+
+def binding(namespace: str, labels: Mapping[str, str], account: Account) -> Object:
+    """What lets the deployer work in an app's namespace."""
+    made = manifest(ROLE_BINDING, namespace, account.role, labels)
+    made["roleRef"] = {"apiGroup": ROLE_BINDING.group, "kind": "ClusterRole", "name": account.role}
+    made["subjects"] = [{"kind": "ServiceAccount", "name": account.name, "namespace": account.namespace}]
+    return made
 
 
 def _pull_secret(namespace: str, labels: Mapping[str, str], login: tuple[str, str, str]) -> Object:

@@ -104,7 +104,7 @@ class Restoring:
 
     async def follow(self) -> None:
         """Begin to watch what somebody may change."""
-        kinds = (NAMESPACE, SERVICE, SECRET, DEPLOYMENT, POLICY, await self._cluster.budgets())
+        kinds = (NAMESPACE, SERVICE, DEPLOYMENT, POLICY, await self._cluster.budgets())
         self._changes.follow(kinds)
 
     def look(self, standing: Sequence[Standing]) -> None:

@@ -6,6 +6,7 @@ Service and the version that was read: an older deployment never overwrites a ne
 """
 
 import asyncio
+import itertools
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
@@ -341,20 +342,22 @@ class KubernetesRuntime:
         """See `Runtime.sweep`: objects that carry the id of a saga which nobody knows."""
         ours = {objects.INSTALLATION: self._shape.installation, objects.SAGA: ""}
         found: dict[tuple[str, str], str] = {}
-        for kind in (DEPLOYMENT, JOB, SECRET):
-            for item in (await self._cluster.list(kind, None, ours)).items:
+        namespaces = await self._front.namespaces()
+        for namespace, kind in itertools.product(namespaces, (DEPLOYMENT, JOB, SECRET)):
+            for item in (await self._cluster.list(kind, namespace, ours, metadata_only=True)).items:
                 labels = item["metadata"]["labels"]
-                found[labels[objects.APP_ID], labels[objects.SAGA]] = item["metadata"]["namespace"]
+                found[labels[objects.APP_ID], labels[objects.SAGA]] = namespace
         keep = (await needed()).sagas
         for (app_id, saga_id), namespace in found.items():
             if saga_id not in keep and await self._front.serves(namespace) != saga_id:
                 log.warning("objects without an owner are removed", namespace=namespace, saga_id=saga_id)
                 await self.stop(app_id, saga_id)
         ours[objects.STEP] = "run"
-        for pod in (await self._cluster.list(POD, None, ours)).items:
-            if oneoff.is_abandoned(pod, self._clock):
-                log.warning("run.abandoned", pod=pod["metadata"]["name"])
-                await self._cluster.delete(POD, pod["metadata"]["namespace"], pod["metadata"]["name"])
+        for namespace in namespaces:
+            for pod in (await self._cluster.list(POD, namespace, ours)).items:
+                if oneoff.is_abandoned(pod, self._clock):
+                    log.warning("run.abandoned", pod=pod["metadata"]["name"])
+                    await self._cluster.delete(POD, namespace, pod["metadata"]["name"])
 
     async def close(self) -> None:
         """See `Runtime.close`: the cluster goes on."""

@@ -9,7 +9,7 @@ from services.deployer.adapters.images import Pullable
 from services.deployer.adapters.kubernetes.addons import KubernetesAddOns
 from services.deployer.adapters.kubernetes.cluster import Cluster
 from services.deployer.adapters.kubernetes.front import Front, Ways
-from services.deployer.adapters.kubernetes.objects import APP_ID, Shape
+from services.deployer.adapters.kubernetes.objects import APP_ID, Account, Shape
 from services.deployer.adapters.kubernetes.objects import INSTALLATION as INSTALLATION_LABEL
 from services.deployer.adapters.kubernetes.runtime import KubernetesRuntime, Options
 from services.deployer.adapters.kubernetes.volumes import KubernetesVolumes
@@ -43,6 +43,7 @@ def make_kubernetes_runtime(
         grace_s=ceil(settings.app_grace_s),
         settle_s=ceil(settings.worker_settle_s),
         release_command_timeout_s=ceil(settings.release_command_timeout_s),
+        account=_account(settings.kubernetes_service_account, settings.kubernetes_app_role),
         egress_except=settings.kubernetes_egress_except,
         dns_networks=settings.kubernetes_dns_networks,
         pull_login=(registry.split("/")[0], user, password.get_secret_value()) if user and password else None,
@@ -77,3 +78,8 @@ def make_kubernetes_runtime(
         volumes=volumes,
     )
     return runtime, addons, volumes
+
+
+def _account(named: str | None, role: str) -> Account | None:
+    namespace, _, name = (named or "").partition("/")
+    return Account(namespace=namespace, name=name, role=role) if name else None

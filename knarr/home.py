@@ -77,14 +77,23 @@ class Home:
         return cls(beside if beside.is_dir() else Path.home() / ".knarr")
 
     def make(self) -> None:
-        """Make the folder, for its user only.
+        """Make the folder, for its user only; one that others can enter is closed to them.
 
         Raises:
-            Misconfigured: It cannot be made or written.
+            Misconfigured: It cannot be made or written, or belongs to another user.
             StorageFull: No room.
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = self.path.stat()
+            if found.st_uid != os.geteuid():
+                raise Misconfigured(
+                    f"The home {self.path} belongs to another user",
+                    why="that user could read every secret in it",
+                    todo="Choose a folder of your own with --home.",
+                )
+            if found.st_mode & 0o077:
+                self.path.chmod(0o700)
         except OSError as error:
             raise _cannot_write(self.path, error) from error
 

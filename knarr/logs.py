@@ -5,13 +5,16 @@ What matters is a warning or worse, in one line, without a traceback: that is in
 
 import contextlib
 import logging
+import os
 import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from typing import cast
 
 from knarr.terminal import Terminal, escape
 from seedwork.chassis.logging import configure_logging
@@ -25,25 +28,27 @@ MAX_BYTES = 20_000_000
 
 
 @contextmanager
-def log_to_file(path: Path, terminal: Terminal, *, of_sagas: bool = True) -> Iterator[None]:
+def log_to_file(path: Path, terminal: Terminal, *, home: Path | None = None, of_sagas: bool = True) -> Iterator[None]:
     """All logs of this process into the file, warnings also to the terminal.
 
     Args:
         path: The file.
         terminal: Where warnings are shown.
+        home: Whose settings count; None: the default home's.
         of_sagas: Also those that belong to a saga; false where the terminal shows the sagas themselves.
 
     Raises:
         Misconfigured: The file cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = _LogFile(path, terminal)
     except OSError as error:
         raise Misconfigured(
             f"Cannot write the log {path}", why=str(error.strerror), todo="Name another: --log-file"
         ) from error
-    configure_logging(ServiceSettings(log_format="json"), stream=file.stream)
+    settings = ServiceSettings(log_format="json", home=home) if home else ServiceSettings(log_format="json")
+    configure_logging(settings, stream=file.stream)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # six servers that start and stop are no news
     root = logging.getLogger()
     file.setFormatter(root.handlers[0].formatter)
@@ -62,6 +67,10 @@ class _LogFile(RotatingFileHandler):
         super().__init__(path, maxBytes=MAX_BYTES, backupCount=3, encoding="utf-8")
         self._terminal = terminal
         self._lost = 0
+
+    def _open(self) -> TextIOWrapper:
+        """Open the file; a new one is for its user only from the first byte."""
+        return cast("TextIOWrapper", open(self.baseFilename, self.mode, encoding=self.encoding, opener=_private))
 
     def emit(self, record: logging.LogRecord) -> None:
         lost = self._lost
@@ -83,6 +92,10 @@ class _LogFile(RotatingFileHandler):
     def close(self) -> None:
         with contextlib.suppress(OSError):  # the last lines, and no room for them
             super().close()
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 _SUBJECTS = ("app", "process", "addon", "volume", "release", "container", "repository", "task", "kind", "path")

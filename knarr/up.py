@@ -32,7 +32,7 @@ from knarr.logs import log_to_file
 from knarr.terminal import Terminal
 from seedwork.adapters.in_process import InProcessBus
 from seedwork.chassis.server import Server, listen
-from seedwork.chassis.settings import SERVICE_PORTS, ServiceSettings, misconfigured
+from seedwork.chassis.settings import SERVICE_PORTS, YAML, ServiceSettings, files_read, misconfigured
 from seedwork.errors import KnarrError, Unavailable
 
 
@@ -68,12 +68,15 @@ def serve(options: Options, terminal: Terminal, *, ready: Callable[[Address], No
         KnarrError: A service did not start, or died.
     """
     options.home.make()
+    say_settings(options.home, terminal)
     lock = HomeLock(options.home)
     lock.acquire(host=options.host, port_base=options.port_base)
     try:
         with (
             bound_sockets(options) as sockets,
-            log_to_file(options.log_file or options.home.log, terminal, of_sagas=options.activity),
+            log_to_file(
+                options.log_file or options.home.log, terminal, home=options.home.path, of_sagas=options.activity
+            ),
         ):
             mode = choose(options.home, options.runtime, port_base=options.port_base)
             for line in filter(None, (mode.says, mode.hint)):
@@ -84,6 +87,22 @@ def serve(options: Options, terminal: Terminal, *, ready: Callable[[Address], No
     finally:
         options.home.platform_file.unlink(missing_ok=True)
         lock.release()
+
+
+def say_settings(home: Home, terminal: Terminal) -> None:
+    """Name the files that settings come from, and one of the working directory that is not read."""
+    files = [*map(str, files_read(home.path)), *(["the environment"] if _names_settings() else [])]
+    terminal.say(f"[quiet]Settings: {escape(', '.join(files) or 'the defaults')}.[/]")
+    here = Path.cwd() / YAML
+    if here.is_file() and here not in files_read(home.path):
+        where = shlex.quote(str(home.path / YAML))
+        terminal.say(
+            f"[quiet]{escape(str(here))} is not read. Settings belong in {escape(where)}, or set KNARR_CONFIG.[/]"
+        )
+
+
+def _names_settings() -> bool:
+    return any(name.startswith("KNARR_") and name not in {"KNARR_HOME", "KNARR_CONFIG"} for name in os.environ)
 
 
 async def _serve(  # noqa: PLR0917  private, and called once

@@ -16,6 +16,7 @@ never run again here: whoever waits must be able to find out, by an inbox row, a
 
 import asyncio
 import contextlib
+import os
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -127,7 +128,7 @@ class Database:
         """
         if self.is_sqlite:
             if self.url.database:
-                Path(self.url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                _for_its_user_only(Path(self.url.database))
             self.engine = _sqlite_engine(self.url, begin="BEGIN IMMEDIATE", size=1)
             self._reader = _sqlite_engine(self.url, begin="BEGIN", size=3)
         else:
@@ -358,6 +359,17 @@ def _translated(error: DBAPIError | PoolTimeout | OSError, *, committing: bool =
     if error.connection_invalidated and not committing:
         return _Disconnected("The database closed the connection", why=cause)
     return DatabaseUnavailable("The database did not do it", why=cause)
+
+
+def _for_its_user_only(file: Path) -> None:
+    """Make a database file with mode 0600, and its folder; SQLite gives the files beside it the same mode."""
+    if str(file) == ":memory:":
+        return
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with contextlib.suppress(PermissionError):  # of another user: the next step says what is not possible
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        if file.stat().st_mode & 0o077 and file.stat().st_uid == os.geteuid():
+            file.chmod(0o600)
 
 
 def _sqlite_engine(url: Any, *, begin: str, size: int) -> AsyncEngine:

@@ -6,6 +6,7 @@ part of the service's folder: a folder that is gone is noticed too. An interrupt
 """
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,8 @@ def mark(home: Path, service: str, *, database: Path | None) -> None:
             return
         path.parent.mkdir(mode=0o700, exist_ok=True)
         draft = path.with_suffix(".draft")
-        draft.write_text(text)
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(text)
         draft.replace(path)
     except OSError as error:
         raise Misconfigured(f"The record {path} cannot be written", why=str(error.strerror)) from error

@@ -4,6 +4,7 @@ A log outlives its build, its saga and the process; `sweep` removes logs without
 written when it is complete; an unfinished line is written by `show_unfinished`, without what may be half a secret.
 """
 
+import os
 import threading
 import time
 from collections import deque
@@ -95,7 +96,8 @@ class BuildLog:
     """
 
     def __init__(self, path: Path, *, max_bytes: int, mask: Mask) -> None:
-        self._file = path.open("ab", buffering=0)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._file = os.fdopen(descriptor, "ab", buffering=0)
         self._max_bytes = max_bytes
         self._mask = mask
         self._lock = threading.RLock()

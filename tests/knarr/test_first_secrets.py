@@ -90,12 +90,12 @@ def test_each_file_is_its_readers_alone(places: tuple[Path, Path]) -> None:
 
 
 def test_the_services_take_their_keys_from_it(places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file stands in the working folder of the container, where settings are read."""
+    """The file stands in the home of the container, where settings are read."""
     folder, homes = places
     first_secrets.to_files(folder, homes, "mysql:3306", {})
-    monkeypatch.chdir(homes / "webhook")
+    monkeypatch.setenv("KNARR_HOME", str(homes / "webhook"))
     webhook = WebhookSettings()
-    monkeypatch.chdir(homes / "deployer")
+    monkeypatch.setenv("KNARR_HOME", str(homes / "deployer"))
     deployer = DeployerSettings()
     assert webhook.secret_key is not None
     assert deployer.config_key is not None

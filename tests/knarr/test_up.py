@@ -1,12 +1,14 @@
 """Ports and addresses of `knarr up`."""
 
+import os
 import socket
 from pathlib import Path
 
 import pytest
 
 from knarr.home import Home
-from knarr.up import Options, bound_sockets, is_loopback
+from knarr.terminal import Terminal
+from knarr.up import Options, bound_sockets, is_loopback, say_settings
 from seedwork.chassis.server import PortTaken
 from seedwork.errors import Misconfigured
 
@@ -47,3 +49,21 @@ def test_a_host_that_is_not_ours_is_said(tmp_path: Path, ports: int) -> None:
 def test_loopback_is_recognised(host: str, loopback: bool) -> None:
     """Test endpoints are on by themselves only there."""
     assert is_loopback(host) is loopback
+
+
+def test_the_files_that_settings_come_from_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And a file of the working directory, which is not read, with the place where it would be."""
+    home, cloned = Home(tmp_path / "home"), tmp_path / "cloned"
+    home.make()
+    cloned.mkdir()
+    (home.path / ".env").write_text("KNARR_TEAM=mine\n")
+    (cloned / "knarr.yaml").write_text("team: theirs\n")
+    monkeypatch.chdir(cloned)
+    for name in [each for each in os.environ if each.startswith("KNARR_")]:
+        monkeypatch.delenv(name)
+    say_settings(home, Terminal())
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"Settings: {home.path}/.env." in said
+    assert f"{cloned}/knarr.yaml is not read. Settings belong in {home.path}/knarr.yaml" in said

@@ -1,5 +1,6 @@
 """What strangers and other teams reach: the two kinds of servers, and one whole platform for all tests."""
 
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -38,8 +39,13 @@ async def target(serve: Serve) -> AsyncIterator[serving.Target]:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def platform(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
     """All services, with nothing in them: starting them costs more than all requests of the tests."""
-    async with house(tmp_path_factory.mktemp("house")) as started:
-        yield started
+    home = tmp_path_factory.mktemp("house")
+    before = os.umask(0)  # what a service does not close itself stays open: `test_teams_home.py` looks
+    try:
+        async with house(home) as started:
+            yield started
+    finally:
+        os.umask(before)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -32,7 +32,7 @@ class ServerSettings(BaseSettings):
     """Limits that every HTTP server of this installation keeps."""
 
     model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
-        env_prefix="KNARR_", env_file=".env", extra="ignore", populate_by_name=True, hide_input_in_errors=True
+        env_prefix="KNARR_", extra="ignore", populate_by_name=True, hide_input_in_errors=True
     )
 
     trusted_proxies: Networks = ()

@@ -1,8 +1,9 @@
 """Settings that every service has: environment over `.env` over `knarr.yaml`.
 
-A service's own settings are a subclass in its `settings.py`. The file `knarr.yaml` stands in the working directory, or
-where `KNARR_CONFIG` says; its keys are the field names without the prefix. Each service reads the keys that it knows,
-so that one file can serve all of them.
+A service's own settings are a subclass in its `settings.py`. Both files stand in the home (`KNARR_HOME`);
+`KNARR_CONFIG` names another `knarr.yaml`. The working directory counts for nothing: it may be a stranger's repository.
+The keys of `knarr.yaml` are the field names without the prefix. Each service reads the keys that it knows, so that one
+file can serve all of them.
 """
 
 import os
@@ -14,6 +15,7 @@ import yaml
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    DotEnvSettingsSource,
     PydanticBaseSettingsSource,
     YamlConfigSettingsSource,
 )
@@ -23,15 +25,22 @@ from seedwork.errors import Misconfigured
 
 SERVICE_PORTS = service_ports.SERVICE_PORTS
 
-
 CommaSeparated = server_settings.CommaSeparated
 Networks = server_settings.Networks
+
+DOTENV = ".env"
+YAML = "knarr.yaml"
+
+
+def default_home() -> Path:
+    """Return the folder in which everything is kept where no setting names another."""
+    return Path.home() / ".knarr"
 
 
 class ServiceSettings(server_settings.ServerSettings):
     """What each service needs to know, whatever it does."""
 
-    home: Path = Field(default_factory=lambda: Path.home() / ".knarr")
+    home: Path = Field(default_factory=default_home)
     """Where everything is kept, one folder a service. The user's home by default, since it outlives `/tmp`."""
 
     host: str = "127.0.0.1"
@@ -182,22 +191,39 @@ class ServiceSettings(server_settings.ServerSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  of the working directory
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  pydantic's signature
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then the environment, then `.env`, then `knarr.yaml`."""
-        return init_settings, env_settings, dotenv_settings, _yaml_source(settings_cls)
+        """Arguments, then the environment, then `.env` of the home, then `knarr.yaml`."""
+        home = _home(init_settings, env_settings)
+        dotenv = DotEnvSettingsSource(settings_cls, env_file=home / DOTENV)
+        return init_settings, env_settings, dotenv, _yaml_source(settings_cls, home)
+
+
+def files_read(home: Path) -> list[Path]:
+    """Return the files that settings of this home come from, the one that counts first."""
+    named = os.environ.get("KNARR_CONFIG")
+    places = (home / DOTENV, Path(named) if named else home / YAML)
+    return [path.absolute() for path in places if path.is_file()]
 
 
 def misconfigured(error: ValidationError) -> Misconfigured:
-    """What pydantic found wrong with the settings, in the words of who set them; no value is repeated."""
+    """Return what pydantic found wrong with the settings, in the words of the settings; no value is repeated."""
     wrong = "; ".join(f"KNARR_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}" for each in error.errors())
-    return Misconfigured("A setting is wrong", why=wrong, todo="Look into the environment, `.env` and `knarr.yaml`.")
+    return Misconfigured(
+        "A setting is wrong", why=wrong, todo="Correct it in the environment, or in `.env` or `knarr.yaml` of the home."
+    )
 
 
-def _yaml_source(settings_cls: type[BaseSettings]) -> YamlConfigSettingsSource:
+def _home(arguments: PydanticBaseSettingsSource, environment: PydanticBaseSettingsSource) -> Path:
+    """Return the folder of the settings files: never the working directory, which may be a stranger's repository."""
+    given = arguments().get("home") or environment().get("home") or default_home()
+    return Path(given).expanduser().absolute()
+
+
+def _yaml_source(settings_cls: type[BaseSettings], home: Path) -> YamlConfigSettingsSource:
     named = os.environ.get("KNARR_CONFIG")
-    path = Path(named or "knarr.yaml")
+    path = Path(named) if named else home / YAML
     if named and not path.is_file():
         raise Misconfigured(
             f"There is no file {named}", why="KNARR_CONFIG names it", todo="Create it or unset KNARR_CONFIG."

@@ -4,7 +4,7 @@ from typing import ClassVar
 import pytest
 from pydantic import ValidationError
 
-from seedwork.chassis.settings import CommaSeparated, ServiceSettings, misconfigured
+from seedwork.chassis.settings import CommaSeparated, ServiceSettings, files_read, misconfigured
 from seedwork.errors import Misconfigured
 
 
@@ -17,6 +17,7 @@ class SourceSettings(ServiceSettings):
 @pytest.fixture(autouse=True)
 def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KNARR_HOME", str(tmp_path))
 
 
 def test_the_environment_wins_over_dot_env_and_that_over_the_file(
@@ -28,6 +29,35 @@ def test_the_environment_wins_over_dot_env_and_that_over_the_file(
     monkeypatch.setenv("KNARR_TEAM", "environment")
     settings = ServiceSettings()
     assert (settings.team, settings.port_base, settings.log_level) == ("environment", 2000, "error")
+
+
+def test_the_folder_in_which_a_command_is_run_counts_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cloned repository's file would send the service token to an address of its own."""
+    cloned = tmp_path / "cloned"
+    cloned.mkdir()
+    (cloned / "knarr.yaml").write_text("deployer_url: http://thief.example\nteam: stranger\n")
+    (cloned / ".env").write_text("KNARR_DEPLOYER_URL=http://thief.example\nKNARR_HOME=/tmp/theirs\n")
+    monkeypatch.chdir(cloned)
+    for settings in (ServiceSettings(), ServiceSettings(home=tmp_path / "home")):
+        assert settings.team == "default"
+        assert settings.url_of("deployer") == "http://127.0.0.1:8705"
+
+
+def test_the_files_that_count_are_those_of_the_home_that_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an argument, as in the environment; and they can be named for people."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "knarr.yaml").write_text("team: of-the-home\n")
+    assert ServiceSettings(home=home).team == "of-the-home"
+    assert files_read(home) == [home / "knarr.yaml"]
+    (tmp_path / "named.yaml").write_text("team: named\n")
+    monkeypatch.setenv("KNARR_CONFIG", str(tmp_path / "named.yaml"))
+    assert ServiceSettings(home=home).team == "named"
+    assert files_read(home) == [tmp_path / "named.yaml"]
 
 
 def test_the_file_can_be_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,14 @@ class DeployerSettings(ImageStoreSettings):
     app_processes: int = Field(default=512, ge=16)
     """Processes and threads of an instance in a container, so that a fork bomb ends in its own app."""
 
+    app_read_only: bool = False
+    """Whether the files of an instance in a container are read-only, except `/tmp` and its volumes. Many apps write
+    beside their code, so that is for installations whose apps do not.
+    """
+
+    app_tmp_mb: int = Field(default=256, ge=1)
+    """MiB of `/tmp` of an instance whose other files are read-only."""
+
     app_host: str = "127.0.0.1"
     """The address on which apps are reached. Loopback by default, like the services themselves."""
 

@@ -24,6 +24,27 @@ PYTHON = "python3"
 OPEN_WEB = WEB.replace('("127.0.0.1", int', '("0.0.0.0", int')
 """The small app of the process runtime's tests, listening to everybody in its container."""
 
+WRITES = """
+import http.server, os
+def tried(path):
+    try:
+        open(path, "w").close()
+    except OSError as error:
+        return error.strerror
+    return "written"
+class App(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = "\\n".join(map(tried, ("/app/file", "/tmp/file"))).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), App).serve_forever()
+"""
+"""An app that answers which of `/app/file` and `/tmp/file` it could write."""
+READ_ONLY = "Read-only file system\nwritten"
+"""What it answers where its files are read-only."""
+
 _lock = threading.Lock()
 _base_digest = ""
 

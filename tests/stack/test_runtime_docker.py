@@ -18,7 +18,7 @@ from services.deployer.errors import CannotRun, ReleaseCommandFailed
 from services.deployer.ports import Needed
 from tests.services.deployer.conftest import eventually
 from tests.stack import docker_bench
-from tests.stack.container_images import PYTHON
+from tests.stack.container_images import PYTHON, READ_ONLY, WRITES
 from tests.stack.containers_contract import ContainersContract, get
 from tests.stack.docker_bench import MIB, Bench, docker_json, standing
 
@@ -80,6 +80,13 @@ async def test_instances_are_bounded_and_everything_is_labelled(
     assert not host["PortBindings"]
     (network,) = await bench.engine.networks({spec.INSTALLATION: bench.options.installation})
     assert network["Labels"][spec.APP_ID] == release.app_id
+
+
+async def test_files_of_an_instance_are_read_only_where_the_setting_says_so(bench: Bench) -> None:
+    """An app that is broken into changes no program; `/tmp` is there for what it writes."""
+    runtime = bench.made(replace(bench.options, bounds=replace(bench.options.bounds, tmp_bytes=8 * MIB)))
+    url = await bench.up(runtime, bench.shelf.release(await bench.shelf.image({"app.py": WRITES})))
+    assert (await get(url)).text == READ_ONLY
 
 
 async def test_an_app_does_not_reach_the_instances_of_another(

@@ -29,7 +29,7 @@ from services.deployer.ports import Needed, Release
 from tests.services.deployer.conftest import PATIENCE_S, eventually
 from tests.services.deployer.test_verdicts import MISSED, STARTING
 from tests.stack import kubernetes_bench
-from tests.stack.container_images import PYTHON
+from tests.stack.container_images import PYTHON, READ_ONLY, WRITES
 from tests.stack.containers_contract import ContainersContract, get
 from tests.stack.kubernetes_bench import Bench, answered, standing
 
@@ -86,6 +86,14 @@ async def test_pods_have_no_rights_and_everything_is_labelled(
     assert policies["deny-all"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     manager = {each["manager"] for each in (await bench.the(DEPLOYMENT, release))[0]["metadata"]["managedFields"]}
     assert "knarr" in manager
+
+
+async def test_files_of_an_instance_are_read_only_where_the_setting_says_so(bench: Bench) -> None:
+    """An app that is broken into changes no program; `/tmp` is there for what it writes."""
+    release = bench.shelf.release(await bench.shelf.image({"app.py": WRITES}))
+    url = await bench.up(bench.made(tmp_mb=8), release)
+    await eventually(lambda: answered(url))
+    assert (await get(url)).text == READ_ONLY
 
 
 async def test_names_that_the_cluster_does_not_take_are_mapped_without_collisions(

@@ -56,6 +56,8 @@ class Bounds:
     cpus: float = 1.0
     processes: int = 512
     log_bytes: int = 16 * 1024 * 1024
+    tmp_bytes: int | None = None
+    """Of `/tmp`, where the other files of an instance are read-only; None: an instance may write to all of them."""
 
 
 def network_name(installation: str, app: str, app_id: str) -> str:
@@ -131,9 +133,16 @@ def instance(
             "CapDrop": list(_DROPPED),
             **({"Mounts": list(mounts)} if mounts else {}),
             **host_config(bounds),
+            **_read_only(bounds.tmp_bytes),
         },
         "NetworkingConfig": {"EndpointsConfig": {network: {"Aliases": [process] if step == "deploy" else []}}},
     }
+
+
+def _read_only(tmp_bytes: int | None) -> Mapping[str, Any]:
+    if tmp_bytes is None:
+        return {}
+    return {"ReadonlyRootfs": True, "Tmpfs": {"/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={tmp_bytes}"}}  # noqa: S108  in the container
 
 
 def host_config(bounds: Bounds) -> Mapping[str, Any]:

@@ -42,6 +42,7 @@ def make_docker_runtime(
             cpus=settings.app_cpus,
             processes=settings.app_processes,
             log_bytes=settings.app_log_max_bytes,
+            tmp_bytes=settings.app_tmp_mb * MIB if settings.app_read_only else None,
         ),
         login=Login(user=user, password=password.get_secret_value()) if user and password else None,
     )

@@ -68,6 +68,7 @@ NOBODY = "none"
 CONTAINER = "app"
 PULL_SECRET = "registry"  # noqa: S105  an object's name
 _PORT_NAME = "http"
+_TMP = "tmp"
 _DEPLOYER = {"app.kubernetes.io/name": "deployer", "app.kubernetes.io/component": "service"}
 """Labels of the deployer's pods, as in `deploy/k8s`."""
 _JOB_RESERVE_S = 900
@@ -110,6 +111,8 @@ class Shape:
     """Networks that apps must not reach."""
     dns_networks: tuple[str, ...] = ()
     """Networks of DNS servers that are no pods labelled `k8s-app: kube-dns`."""
+    tmp_mb: int | None = None
+    """MiB of `/tmp`, where the other files of an instance are read-only; None: an instance may write to all of them."""
     account: Account | None = None
     """Whose rights in an app's namespace come from a RoleBinding there; None: we have them in all namespaces."""
     pull_login: tuple[str, str, str] | None = field(default=None, repr=False)
@@ -441,6 +444,8 @@ def _pod(release: Release, process: str, command: Sequence[str], facts: Facts, s
         "securityContext": security,
         "containers": [_container(release, process, command, facts, shape)],
     }
+    if shape.tmp_mb is not None:
+        pod["volumes"] = [{"name": _TMP, "emptyDir": {"sizeLimit": f"{shape.tmp_mb}Mi"}}]
     if shape.pull_login:
         pod["imagePullSecrets"] = [{"name": PULL_SECRET}]
     return volumes.mounted(
@@ -463,6 +468,9 @@ def _container(release: Release, process: str, command: Sequence[str], facts: Fa
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
+    if shape.tmp_mb is not None:
+        container["securityContext"]["readOnlyRootFilesystem"] = True
+        container["volumeMounts"] = [{"name": _TMP, "mountPath": "/tmp"}]  # noqa: S108  in the container
     if process == WEB:
         container["ports"] = [{"name": _PORT_NAME, "containerPort": facts.port, "protocol": "TCP"}]
     if process in release.formation:

@@ -82,8 +82,8 @@ def mounted(
     return {
         **pod,
         **({"initContainers": owner} if owner else {}),
-        "containers": [{**first, "volumeMounts": mounts}, *others],
-        "volumes": claims,
+        "containers": [{**first, "volumeMounts": [*first.get("volumeMounts", ()), *mounts]}, *others],
+        "volumes": [*pod.get("volumes", ()), *claims],
         "affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}},
         "securityContext": {**pod.get("securityContext", {}), "fsGroup": group},
     }

@@ -43,6 +43,7 @@ def make_kubernetes_runtime(
         grace_s=ceil(settings.app_grace_s),
         settle_s=ceil(settings.worker_settle_s),
         release_command_timeout_s=ceil(settings.release_command_timeout_s),
+        tmp_mb=settings.app_tmp_mb if settings.app_read_only else None,
         account=_account(settings.kubernetes_service_account, settings.kubernetes_app_role),
         egress_except=settings.kubernetes_egress_except,
         dns_networks=settings.kubernetes_dns_networks,

@@ -13,6 +13,7 @@ from seedwork.clock import Clock
 from seedwork.messages import Catalog
 from services.deployer import (
     api,
+    capabilities,
     deploying,
     handlers,
     models,
@@ -166,6 +167,7 @@ def create_app(
         storage_api.router(db=service.db, requests=requests, runtime=runtime, provider=volumes, removal=removal)
     )
     service.app.include_router(runs.router(requests, one_off))
+    service.app.include_router(capabilities.router(runtime))
     service.app.include_router(
         rebasing.router(
             db=service.db,

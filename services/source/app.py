@@ -14,6 +14,7 @@ from services.saga_coordinator.contract import DeploymentSucceeded
 from services.source import api, models
 from services.source.adapters.git import GitRepositories
 from services.source.adapters.lfs import LfsStore
+from services.source.adapters.provided import HttpAddOnKinds
 from services.source.archives import Archives
 from services.source.contract import DiscardSource, FetchSource, SourceDiscarded, SourceFetched, SourceFetchFailed
 from services.source.handlers import discard_source, fetch_source, on_succeeded
@@ -68,6 +69,7 @@ def create_app(settings: SourceSettings | None = None, *, bus: Bus | None = None
             capabilities=Capabilities(settings.builder),
             large_files=large_files,
             policy=policy,
+            addon_kinds=HttpAddOnKinds(lambda: service.client(service.url_of("deployer"))),
         ),
         ok=SourceFetched,
         failed=SourceFetchFailed,

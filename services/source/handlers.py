@@ -32,7 +32,8 @@ from services.source.errors import Superseded
 from services.source.lfs import Pointer, watch_pointers
 from services.source.packing import Packed, Packer, named_pointers, unread_pointer
 from services.source.plan import Capabilities, plan, tree_of_archive
-from services.source.ports import Brought, LargeFiles, Repositories, Repository
+from services.source.plan.addons import refuse_missing
+from services.source.ports import AddOnKinds, Brought, LargeFiles, Repositories, Repository
 from services.source.sweeper import Sweeper
 from services.source.uploads import Uploads
 
@@ -48,6 +49,7 @@ async def fetch_source(
     capabilities: Capabilities,
     large_files: LargeFiles,
     policy: GitUrlPolicy,
+    addon_kinds: AddOnKinds,
 ) -> SourceFetched | SourceFetchFailed:
     """Bring the source, describe the app in it, hold the archive for this saga."""
     async with archives.draft() as draft:
@@ -66,6 +68,8 @@ async def fetch_source(
             description = await in_thread(lambda _: _described(draft, command.settings, capabilities))
         except InvalidInput as error:
             raise unread_pointer(error, packed) from error
+        if description.addons and (provided := await addon_kinds.provided()) is not None:
+            refuse_missing(description.addons, provided)
         await archives.keep(packed.tar, draft, app_id=work.app_id, saga_id=work.saga_id)
     return SourceFetched(
         digest=packed.tar.digest,

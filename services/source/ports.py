@@ -8,6 +8,7 @@ from typing import Protocol
 
 from seedwork.archives import NormalTar
 from services.source.lfs import Pointer
+from services.source.plan.addons import Provided
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,3 +109,10 @@ class Repositories(Protocol):
             InvalidInput: It is no URL to clone from.
             NotAllowed: It is outside the allow-list.
         """
+
+
+class AddOnKinds(Protocol):
+    """Knows which add-ons can be provided."""
+
+    async def provided(self) -> Provided | None:
+        """Return what is provided; None: it is not known now."""

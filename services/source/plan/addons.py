@@ -1,11 +1,13 @@
 """Add-ons by the names that `.cupaas.yml` and `app.json` use."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 from services.source.contract import AddOn
 from services.source.errors import AppInvalid
+from services.source.plan.findings import listed
 
 AddOnKind = Literal["mongodb", "postgres", "mysql", "redis"]
 KINDS: tuple[str, ...] = get_args(AddOnKind)
@@ -28,6 +30,16 @@ _NAMES: Mapping[str, str] = {
     "dokku-mongo": "mongodb",
 }
 """Names that are understood, with those of other platforms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provided:
+    """What the runtime of the platform provides."""
+
+    runtime: str
+    """`process`, `docker`, `kubernetes`."""
+    addons: frozenset[str]
+    """Kinds of add-ons."""
 
 
 def addon_of(where: str, name: str, version: str) -> AddOn | None:
@@ -56,3 +68,20 @@ def add(found: dict[str, AddOn], addon: AddOn, file: str) -> None:
     if addon.kind in found:
         raise AppInvalid(f"{file} asks for {addon.kind} twice", todo="An app has at most one add-on of a kind.")
     found[addon.kind] = addon
+
+
+def refuse_missing(wanted: Sequence[AddOn], provided: Provided) -> None:
+    """Refuse an app whose add-ons the platform does not provide, before anything is built.
+
+    Raises:
+        AppInvalid: One of them is not provided; the text names all of those.
+    """
+    lacking: list[str] = sorted({each.kind for each in wanted} - provided.addons)
+    if lacking:
+        raise AppInvalid(
+            f"The app asks for {listed(lacking)}, which the runtime `{provided.runtime}` does not provide",
+            why="this machine has no server program for it" if provided.runtime == "process" else "",
+            todo="Install the server program and restart knarr, or run apps with Docker: `knarr up --runtime docker`."
+            " Or take the service out of `.cupaas.yml` or app.json, and give the address of one that you run yourself"
+            " as a config var.",
+        )

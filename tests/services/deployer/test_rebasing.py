@@ -215,3 +215,9 @@ async def test_a_damaged_layer_is_said_to_be_damaged(asked: Asked, shelf: Shelf)
     await asked.deploy(await with_sbom(shelf, {}, layer=replace(layer, descriptor=descriptor)))
     answer = await sbom(asked)
     assert (answer.status_code, "damaged" in answer.text) == (400, True)
+
+
+async def test_the_deployer_says_what_it_provides(asked: Asked) -> None:
+    """So that the source refuses an app that needs more, before its build."""
+    answer = await asked.client.get("/capabilities")
+    assert answer.json() == {"runtime": "memory", "addons": []}

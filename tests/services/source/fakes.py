@@ -12,6 +12,7 @@ from seedwork.errors import InvalidInput, NotFound, Unavailable
 from seedwork.git import COMMIT, GitUrlPolicy, check_ref
 from services.source.errors import CommitNotFound, RepositoryRefused
 from services.source.lfs import Pointer
+from services.source.plan.addons import Provided
 from services.source.ports import Brought, PackedTree, Submodule
 from services.source.watching import Watch
 
@@ -126,6 +127,19 @@ class NoLargeFiles:
     async def bring(self, clone_url: str, pointers: Sequence[Pointer]) -> Mapping[str, Path]:
         """Nothing is there, see the port."""
         raise NotFound(f"{clone_url} has no LFS store for {len(pointers)} files")
+
+
+@dataclass
+class FewAddOns:
+    """The `AddOnKinds` port: a machine with PostgreSQL only; None: the deployer does not answer."""
+
+    known: Provided | None = field(default_factory=lambda: Provided("process", frozenset({"postgres"})))
+    asked: int = 0
+
+    async def provided(self) -> Provided | None:
+        """See the port."""
+        self.asked += 1
+        return self.known
 
 
 def _packed(files: Files, root: str, out_path: Path) -> NormalTar:

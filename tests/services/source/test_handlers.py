@@ -8,20 +8,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from seedwork.archives import ArchiveLimits, BadArchive, read_members
 from seedwork.errors import InvalidInput, NotFound, TooLarge, Unavailable
 from seedwork.git import GitUrlPolicy
 from seedwork.messages import new_id
+from services.source.adapters.provided import HttpAddOnKinds
 from services.source.archives import Archives
 from services.source.contract import DiscardSource, FetchSource, SourceFetched, SourceFetchFailed
 from services.source.errors import AppInvalid, CommitNotFound
 from services.source.handlers import discard_source, fetch_source
 from services.source.plan import Capabilities
+from services.source.plan.addons import Provided
 from services.source.uploads import Uploads
 from tests.services.source.conftest import drafts, stored, work_of
-from tests.services.source.fakes import FakeOrigin, FakeRepositories, NoLargeFiles
+from tests.services.source.fakes import FakeOrigin, FakeRepositories, FewAddOns, NoLargeFiles
 
 URL = "https://git.example/acme/shop.git"
 MAIN = "refs/heads/main"
@@ -50,6 +53,7 @@ def fetch(host: FakeRepositories, archives: Archives, uploads: Uploads) -> Any:
         capabilities=Capabilities(),
         large_files=NoLargeFiles(),
         policy=GitUrlPolicy(["https://git.example/"]),
+        addon_kinds=FewAddOns(),
     )
 
 
@@ -249,3 +253,52 @@ async def test_an_upload_that_is_gone_is_said_to_be_gone(fetch: Any, uploads: Up
     assert await uploads.sweep(0) == 1
     with pytest.raises(NotFound, match="KNARR_UPLOAD_KEEP_DAYS"):
         await fetch(command(source_digest=digest), work=work_of())
+
+
+# ── add-ons ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+ASKS = {**APP, "app.json": b'{"addons": ["mongolab", "heroku-redis", "heroku-postgresql"]}'}
+
+
+async def test_an_app_whose_addons_are_not_provided_is_refused_before_the_build(
+    fetch: Any, origin: FakeOrigin, home: Path
+) -> None:
+    """All of them by their names, with what to do; nothing is kept."""
+    commit = origin.commit(ASKS)
+    with pytest.raises(AppInvalid, match=r"mongodb and redis, which the runtime `process` does not provide") as refused:
+        await fetch(command(commit=commit), work=work_of())
+    assert "no server program" in refused.value.why
+    assert "knarr up --runtime docker" in refused.value.todo
+    assert stored(home) == set()
+
+
+@pytest.mark.parametrize("known", [None, Provided("docker", frozenset({"mongodb", "redis", "postgres"}))])
+async def test_an_app_goes_on_where_its_addons_are_provided_or_nobody_knows(
+    fetch: Any, origin: FakeOrigin, known: Provided | None
+) -> None:
+    """A deployer that does not answer holds nothing up: it refuses the app itself, later."""
+    event = await fetch(command(commit=origin.commit(ASKS)), work=work_of(), addon_kinds=FewAddOns(known))
+    assert {each.kind for each in event.description.addons} == {"mongodb", "redis", "postgres"}
+
+
+async def test_the_deployer_is_not_asked_for_an_app_without_addons(fetch: Any, origin: FakeOrigin) -> None:
+    """Most apps have none."""
+    kinds = FewAddOns()
+    await fetch(command(commit=origin.commit(APP)), work=work_of(), addon_kinds=kinds)
+    assert kinds.asked == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "known"),
+    [
+        (200, {"runtime": "process", "addons": ["redis"]}, Provided("process", frozenset({"redis"}))),
+        (200, {"addons": 7}, None),
+        (503, {"detail": "busy"}, None),
+        (404, {}, None),
+    ],
+)
+async def test_what_the_deployer_answers_is_checked(status: int, body: dict[str, Any], known: Provided | None) -> None:
+    """One of another version is taken for one that does not answer."""
+    transport = httpx2.MockTransport(lambda _: httpx2.Response(status, json=body))
+    kinds = HttpAddOnKinds(lambda: httpx2.AsyncClient(base_url="http://deployer", transport=transport))
+    assert await kinds.provided() == known

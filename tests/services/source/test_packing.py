@@ -19,6 +19,7 @@ from services.source.handlers import fetch_source
 from services.source.plan import Capabilities
 from services.source.uploads import Uploads
 from tests.services.source.conftest import drafts, work_of
+from tests.services.source.fakes import FewAddOns
 from tests.services.source.origins import GitOrigin
 
 APP = {"requirements.txt": b"", "Procfile": b"web: python app.py\n"}
@@ -56,6 +57,7 @@ def fetch(tmp_path: Path, host: Path, archives: Archives, uploads: Uploads) -> A
         capabilities=Capabilities(),
         large_files=LfsStore(tmp_path / "lfs", policy=policy, credentials=credentials, timeout_s=30),
         policy=policy,
+        addon_kinds=FewAddOns(),
     )
 
 

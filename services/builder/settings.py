@@ -105,6 +105,24 @@ class BuilderSettings(ImageStoreSettings):
     buildx_node_versions: CommaSeparated = ("20", "22", "24")
     """Major versions to choose from: the first one that the app's `engines.node` allows."""
 
+    buildx_compilers: CommaSeparated = (
+        *(
+            "build-essential",
+            "pkg-config",
+            "python3",
+            "git",
+            "libpq-dev",
+            "default-libmysqlclient-dev",
+            "libsqlite3-dev",
+        ),
+        *("libffi-dev", "libssl-dev", "libxml2-dev", "libxslt1-dev", "libjpeg-dev", "libfreetype-dev", "zlib1g-dev"),
+        *("libcurl4-openssl-dev", "libldap2-dev", "libsasl2-dev", "libyaml-dev", "unixodbc-dev"),
+    )
+    """Debian packages that a build gets when one of the app's packages is compiled. Empty: such a build fails.
+
+    The shared libraries that the compiled packages need are copied into the image.
+    """
+
     buildx_go_image: str = "golang:{version}"
     """The image in which Go apps are built, by minor version. The app itself stands on `buildx_base_image`."""
 

@@ -1,6 +1,6 @@
 """`make try-apps LIST=FILE`: deploy a list of git repositories and folders, and print a table.
 
-    python -m tests.apps LIST [--docker] [--no-warm]
+    python -m tests.apps LIST [--docker] [--no-warm] [--set KNARR_NAME=VALUE]
 
 LIST is a file with one source a line, `[NAME=]PLACE[@REF][#ROOT]`, where PLACE is a folder or the URL of a git
 repository; empty lines and lines that begin with `#` are skipped. Ends with 1 if an app was declared live and does not
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _options(arguments)
     lines = [line.strip() for line in options.list.read_text(encoding="utf-8").splitlines()]
     sources = [Source.parse(line) for line in lines if line and not line.startswith("#")]
-    settings = {"KNARR_OBSERVE_S": str(options.observe)}
+    settings = {"KNARR_OBSERVE_S": str(options.observe), **dict(each.split("=", 1) for each in options.set)}
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="try-apps-") as folder:
         up = ["--runtime", "docker"] if options.docker else []
@@ -43,6 +43,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--docker", action="store_true", help="run the apps as containers")
     parser.add_argument("--no-warm", action="store_true", help="do not deploy a changed line as well")
     parser.add_argument("--observe", type=float, default=1.0, help="seconds of the observe step (default 1)")
+    parser.add_argument("--set", action="append", default=[], metavar="KNARR_NAME=VALUE", help="a setting")
     return parser.parse_args(arguments)
 
 
@@ -59,7 +60,7 @@ def _line(outcome: Outcome) -> str:
         str(outcome.status or "-"),
         _seconds(outcome.cold_s),
         _seconds(outcome.warm_s),
-        " ".join(outcome.reason.split())[:300],
+        " ".join(outcome.reason.split())[:480],
     )
 
 

@@ -10,6 +10,7 @@
     prepare   commands that run in a copy of the folder first: lock files are made, not kept
     then      files that are written after that
     config    config vars that are set before the deployment
+    only      the runtime on which it runs: process or docker (default: both)
     docker    a table of keys that are others when the app runs as a container
 
 `make test-apps` runs them on the laptop, `make test-apps RUNTIME=docker` as containers.
@@ -53,6 +54,8 @@ def test_an_app_becomes_what_its_repository_says(name: str, knarr: Laptop, tmp_p
     """The app is live and answers with its own words, or it is refused for the reason that is true."""
     expected = tomllib.loads((CATALOG / name / "expect.toml").read_text())
     expected |= expected.pop("docker", {}) if RUNTIME == "docker" else {}
+    if expected.get("only", RUNTIME) != RUNTIME:
+        pytest.skip(f"it runs with the runtime {expected['only']}")
     folder = _prepared(name, expected, tmp_path)
     if framework := expected.get("framework"):
         planned = json.loads(cli(knarr, "plan", str(folder), "--json").stdout)

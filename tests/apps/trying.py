@@ -201,6 +201,8 @@ def _verdict(saga: Mapping[str, Any], said: str) -> tuple[Verdict, str]:
     failed = next((each for each in saga["steps"] if each.get("error")), None)
     error = (failed or {}).get("error") or {}
     text = error.get("message", "") if isinstance(error, Mapping) else str(error)
+    if isinstance(error, Mapping) and (tail := [line for line in error.get("log_tail") or () if line.strip()]):
+        text = f"{text} Log: {tail[-1].strip()[-160:]}"
     if saga["state"] != "COMPENSATED":
         return "waits", text
     return ("refused" if failed and failed["name"] == "source" else "undone"), text

@@ -35,7 +35,7 @@ _SCRIPT = re.compile(
     rb"|YN0009: \W*(?P<berry>@?[^@\s]+)@\S+ couldn't be built"
     rb"|^error: (?P<bun_script>\w+) script from \"(?P<bun>[^\"]+)\" "
 )
-_PATH = re.compile(rb"^npm error path (\S+)")
+_PATH = re.compile(rb"^npm (?:error|ERR!) path (\S+)")
 _OF_PATH = re.compile(rb".*/node_modules/((?:@[^/\s]+/)?[^/\s]+)$")
 _MARKS = re.compile(
     rb"^(?:(?:npm (?:error|ERR!) ?)+|\S+ (?:pre|post)?(?:install|prepare)(?:: |\$ )"

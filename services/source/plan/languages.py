@@ -158,6 +158,8 @@ def _python(context: Context) -> Result:
     result.packages.append(packages)
     if context.cupaas.build is not None:
         context.own_build(result)
+    elif any("collectstatic" in shown(command) for command in result.processes.values()):
+        context.findings.note("collectstatic does not run in the build: the app runs it itself at its start")
     else:
         result.build += collectstatic(context.tree, app, context.findings)
     _drop_runners(result, context)

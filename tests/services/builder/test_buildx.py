@@ -15,7 +15,7 @@ import pytest
 from ocistore.store import LABEL_BASE, LABEL_PROCESSES, Descriptor, Image
 from seedwork.errors import KnarrError, Misconfigured, NotAllowed, StorageFull, Unavailable
 from services.builder.adapters.buildx.builder import _lay_out
-from services.builder.adapters.buildx.faults import explained
+from services.builder.adapters.buildx.faults import explained, lacks_compiler
 from services.builder.adapters.buildx.image import built_layers, stored_config, stored_layers
 from services.builder.adapters.buildx.kitchen import BaseImages, Kitchen, Recipe, ignored_by_app
 from services.builder.adapters.buildx.progress import Progress
@@ -142,6 +142,50 @@ def test_packages_that_cannot_be_installed_are_explained_as_on_this_machine() ->
     assert found.what == "The packages of requirements.txt could not be installed"
     assert found.why == "uv: No solution found when resolving dependencies: there is no version of greet==9"
     assert explained(error, progress, registry="r", memory_bytes=1).what.startswith("The step [python-packages")
+
+
+def test_packages_that_are_compiled_get_compilers_and_their_libraries() -> None:
+    """The compilers stay in stages; the image gets the shared libraries that its base image lacks."""
+    kitchen = replace(KITCHEN, compilers=True, images=replace(KITCHEN.images, compilers=("gcc", "libpq-dev")))
+    lines = recipe(PYTHON, {"requirements.txt": "psycopg2\n"}, kitchen).dockerfile.splitlines()
+
+    (install,) = [number for number, line in enumerate(lines) if "apt-get install" in line]
+    assert lines[install - 1] == "FROM python:3.11-slim AS python-tools"
+    assert lines[install].count("gcc libpq-dev") == 1
+    (packages,) = [line for line in lines if line.startswith("RUN") and "ldd" in line]
+    assert packages.index("pip install") < packages.index("ldd")
+    final = len(lines) - 1 - lines[::-1].index("FROM python:3.11-slim")
+    assert not any("apt-get" in line or "python-tools" in line for line in lines[final:])
+    assert "apt-get" not in recipe(PYTHON, {"requirements.txt": "psycopg2\n"}).dockerfile
+
+
+def test_native_packages_of_node_are_compiled_in_stages_only() -> None:
+    """With the tool of the project, below the packages for build steps and for the image."""
+    kitchen = replace(KITCHEN, compilers=True, images=replace(KITCHEN.images, compilers=("g++", "make")))
+    node = AppDescription(runtime=Runtime(kind="node"), packages=(Packages(language="node", tool="npm"),))
+    lines = recipe(node, {"package.json": '{"dependencies": {"sqlite3": "5"}}'}, kitchen).dockerfile.splitlines()
+
+    assert "FROM node-tools AS node-compilers" in lines
+    assert lines.count("FROM node-compilers AS production-packages") == 1
+    assert lines[-6:][0].startswith("FROM node:")
+
+
+@pytest.mark.parametrize(
+    ("step", "line", "lacks"),
+    [
+        ("[python-packages 3/4] RUN x", "Error: pg_config executable not found.", True),
+        ("[python-packages 3/4] RUN x", "error: command 'gcc' failed: No such file or directory", True),
+        ("[node-packages 3/4] RUN x", "npm error gyp ERR! stack Error: not found: make", True),
+        ("[node-packages 3/4] RUN x", "npm error 404 Not Found", False),
+        ("[build-0 3/4] RUN x", "make: not found", False),
+    ],
+)
+def test_a_missing_compiler_is_recognised_where_packages_are_installed(step: str, line: str, *, lacks: bool) -> None:
+    """Only there the build is repeated with compilers."""
+    failed = vertex(step, started=STARTED, error="exit code: 1")
+    progress, _, _ = shown(vertex(step, started=STARTED), output_of(step, f"{line}\n"), failed)
+
+    assert lacks_compiler(progress) is lacks
 
 
 @pytest.mark.parametrize(("tool", "locked"), [("yarn", True), ("npm", False)])

@@ -300,8 +300,11 @@ def test_an_answered_attempt_after_a_warning_is_no_outage() -> None:
     assert type(install_failed(packages("yarn"), "exit code 1", text.split(b"\n"))) is BuildFailed
 
 
-def test_a_missing_compiler_is_named() -> None:
+@pytest.mark.parametrize("mark", ["npm error", "npm ERR!"])
+def test_a_missing_compiler_is_named(mark: str) -> None:
     """The error says what the machine that builds lacks."""
-    text = b"npm error path /x/node_modules/a\nnpm error command failed\nnpm error gyp ERR! find Python"
+    text = f"{mark} path /x/node_modules/a\n{mark} command failed\n{mark} gyp ERR! find Python"
+    error = install_failed(packages("npm"), "exit code 1", text.encode().split(b"\n"))
 
-    assert "C++ compiler" in install_failed(packages("npm"), "exit code 1", text.split(b"\n")).todo
+    assert error.what == "An install script of a failed"
+    assert "C++ compiler" in error.todo

@@ -202,6 +202,7 @@ def test_django_is_served_by_gunicorn_and_gathers_its_static_files_in_the_build(
         ({"requirements.txt": "django\nuvicorn\n", "mysite/asgi.py": ""}, "uvicorn mysite.asgi:application --host", 1),
         ({"requirements.txt": "django\ndaphne\n", "mysite/asgi.py": ""}, "daphne -b 0.0.0.0 -p $PORT mysite.asgi", 1),
         ({"Procfile": "web: gunicorn mysite.wsgi\nrelease: python manage.py migrate\n"}, "gunicorn mysite.wsgi", 1),
+        ({"Procfile": "web: python manage.py collectstatic && gunicorn mysite.wsgi\n"}, "gunicorn mysite.wsgi", 0),
     ],
 )
 def test_django_in_its_variants(change: dict[str, str], command: str, steps: int) -> None:

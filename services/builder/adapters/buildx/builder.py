@@ -34,7 +34,7 @@ from seedwork.errors import KnarrError, NotFound, StorageFull, Unavailable
 from seedwork.threads import in_thread
 from services.builder.adapters.buildx.archive import read_archive
 from services.builder.adapters.buildx.engine import RESERVED, BuildInputs, Engine
-from services.builder.adapters.buildx.faults import explained
+from services.builder.adapters.buildx.faults import explained, lacks_compiler
 from services.builder.adapters.buildx.image import built_layers, stored_config, stored_layers
 from services.builder.adapters.buildx.kitchen import Explain, Kitchen, Recipe, file_time, ignored_by_app
 from services.builder.adapters.buildx.progress import LOOK_S, Progress
@@ -48,6 +48,10 @@ from services.builder.ports import BuildOrder, BuildOutput, Built
 INCOMING = "staging/incoming"
 """Where engines push to, for all apps: what one of them pushed, no other pushes again."""
 log = structlog.get_logger(__name__)
+
+
+class _LacksCompiler(Exception):
+    """A package is compiled, and the stage that installs it has no compiler."""
 
 
 class BuildxBuilder:
@@ -103,15 +107,41 @@ class BuildxBuilder:
         hold: Callable[[str], Awaitable[None]],
     ) -> Built:
         note("unpacking the source")
-        context, dockerfile, recipe = await self._prepared(order)
+        marker = self._names.named(order.app_id).folder / "compilers"
+        with_compilers = await asyncio.to_thread(marker.is_file)
+        try:
+            return await self._attempt(order, compilers=with_compilers, output=output, note=note, hold=hold)
+        except _LacksCompiler:
+            await asyncio.to_thread(output.say, "A package is compiled: the build is repeated with compilers")
+            await asyncio.to_thread(_touch, marker)
+        return await self._attempt(order, compilers=True, output=output, note=note, hold=hold)
+
+    async def _attempt(
+        self,
+        order: BuildOrder,
+        *,
+        compilers: bool,
+        output: BuildOutput,
+        note: Callable[[str], None],
+        hold: Callable[[str], Awaitable[None]],
+    ) -> Built:
+        context, dockerfile, recipe = await self._prepared(order, compilers=compilers)
         scratch = order.folder / "scratch"
-        await asyncio.to_thread(scratch.mkdir, mode=0o700)
+        await asyncio.to_thread(scratch.mkdir, mode=0o700, exist_ok=True)
         progress = Progress(output, note)
         digest: str | None = None
         forgetting: asyncio.Task[None] | None = None
         try:
             async with _shown(progress):
-                digest = await self._run_engine(order, context, dockerfile, scratch, progress, explain=recipe.explain)
+                digest = await self._run_engine(
+                    order,
+                    context,
+                    dockerfile,
+                    scratch,
+                    progress,
+                    explain=recipe.explain,
+                    may_repeat=bool(self._kitchen.images.compilers) and not compilers,
+                )
             forgetting = asyncio.create_task(self._clear_engine(order.saga_id, scratch))  # while we store
             pushed = await self._pushed(digest)
             note("storing the image")
@@ -138,15 +168,17 @@ class BuildxBuilder:
 
     # --- the steps of a build -----------------------------------------------------------------------------------------
 
-    async def _prepared(self, order: BuildOrder) -> tuple[Path, Path, Recipe]:
+    async def _prepared(self, order: BuildOrder, *, compilers: bool = False) -> tuple[Path, Path, Recipe]:
         """The build context, the Dockerfile, and the recipe that it was made from."""
         context = order.folder / "context"
         app = context / "root" / "app"
-        await in_thread(lambda stop: _unpack(order, app, stop))
+        if not await asyncio.to_thread(app.exists):  # the first of two attempts
+            await in_thread(lambda stop: _unpack(order, app, stop))
         if order.description.runtime.kind == "dockerfile":
             dockerfile = await asyncio.to_thread(_own_dockerfile, app, order.description.dockerfile)
             return app, dockerfile, Recipe(dockerfile="")
         named, kitchen = await asyncio.to_thread(self._kitchen_for, order)
+        kitchen = replace(kitchen, compilers=compilers and bool(kitchen.images.compilers))
         recipe = await asyncio.to_thread(recipe_for, named, lambda name: read_file(app, name), kitchen)
         dockerfile = context / "knarr" / "Dockerfile"
         own = await asyncio.to_thread(ignored_by_app, lambda name: read_file(app, name), "root/app")
@@ -177,6 +209,7 @@ class BuildxBuilder:
         progress: Progress,
         *,
         explain: Explain | None,
+        may_repeat: bool,
     ) -> str:
         """The digest of what the engine pushed, or what we stored of what it exported."""
         own = order.description.runtime.kind == "dockerfile"
@@ -198,6 +231,8 @@ class BuildxBuilder:
                 ),
             )
         except ToolFailed as error:
+            if may_repeat and explain is not None and lacks_compiler(progress):
+                raise _LacksCompiler from error
             raise explained(
                 error,
                 progress,
@@ -266,6 +301,12 @@ async def _shown(progress: Progress) -> AsyncIterator[None]:
     finally:
         looking.cancel()
         await asyncio.gather(looking, return_exceptions=True)
+
+
+def _touch(path: Path) -> None:
+    with disk_errors():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.touch()
 
 
 def _tag(saga_id: str) -> str:

@@ -37,6 +37,15 @@ _STEP_NETWORK = re.compile(
 )
 _UNKNOWN_HOST = re.compile(r"lookup (\S+)(?: on \S+)?: no such host")
 """The answer of a name server, and no outage: the engine's network does not have that name."""
+_NO_COMPILER = re.compile(
+    rb"command '(\S*gcc|\S*g\+\+|cc|c\+\+)' failed: No such file|unable to execute '?(\S*gcc|cc)"
+    rb"|No such file or directory: '(gcc|g\+\+|cc|make|cmake|pg_config|mysql_config|pkg-config)'"
+    rb"|pg_config executable not found|mysql_config: (command )?not found"
+    rb"|Can not find valid pkg-config name|pkg-config: (command )?not found"
+    rb"|Did not find pkg-config|Unknown compiler\(s\)|CMake must be installed|Failed to find C compiler"
+    rb"|you need a C compiler|fatal error: \S+\.h: No such file|gyp ERR! find Python|not found: (make|g\+\+|gcc|cc)\b"
+    rb"|\b(make|g\+\+|gcc|cc): (command )?not found|make: (g\+\+|gcc|cc): No such file|no acceptable C compiler"
+)
 _EXIT = re.compile(r"exit code: (\d+)")
 _PACKAGES = re.compile(r"\[\w+-packages ")
 _KILLED = 137
@@ -116,6 +125,16 @@ def explained(
         or (_of_step(step, why, registry, memory_bytes, explain) if step else None)
         or _by_rule(_AFTER_STEPS, text, why)
         or BuildFailed("The build failed", why=why, todo="The last lines of the log say why.")
+    )
+
+
+def lacks_compiler(progress: Progress) -> bool:
+    """Whether packages could not be installed since one of them is compiled, and the stage has no compiler for it."""
+    step = progress.failed
+    return (
+        step is not None
+        and _PACKAGES.match(step.name) is not None
+        and any(_NO_COMPILER.search(line) for line in step.lines)
     )
 
 

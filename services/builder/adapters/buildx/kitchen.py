@@ -2,6 +2,7 @@
 
 import posixpath
 import re
+import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -35,6 +36,8 @@ class BaseImages:
     go_version: str = "1.24"
     """For an app that does not say."""
     other: str = "debian:bookworm-slim"
+    compilers: tuple[str, ...] = ()
+    """Debian packages for a build that compiles native packages; empty: such a build fails."""
     pins: Mapping[str, str] = field(default_factory=dict)
     """`sha256:…` by image name."""
 
@@ -102,6 +105,8 @@ class Kitchen:
     """HMAC of their values: a step runs anew when one changes. It is in no line of a final image."""
     key_of: Callable[[Collection[str]], str | None] = field(default=lambda _names: None, compare=False)
     """Returns such a key of the variables with these names."""
+    compilers: bool = False
+    """True: stages that install packages have compilers."""
     memory_bytes: int = 2048 * 1024 * 1024
     """Private bytes of each process of such a step: what also an engine without other limits keeps to."""
 
@@ -109,6 +114,45 @@ class Kitchen:
         """Return a kitchen whose variables are those that installing from these files depends on."""
         names = tuple(install_variables(dict.fromkeys(self.variables, ""), files))
         return replace(self, variables=names, variables_key=self.key_of(names))
+
+
+_LIBRARIES = "/knarr-libraries"
+"""List of the shared libraries of a base image, in stages with compilers."""
+
+
+def compiler_lines(image: str, name: str, kitchen: Kitchen) -> list[str]:
+    """The stage `name` on `image`, with compilers where the build needs them.
+
+    The lines are the same for all apps on a base image, so an engine installs the compilers once.
+    """
+    lines = [f"FROM {image} AS {name}"]
+    if not kitchen.compilers:
+        return lines
+    install = shlex.join(kitchen.images.compilers)
+    no_apt = "echo 'error: a package is compiled, and the base image has no apt-get'"
+    steps = [
+        f"command -v apt-get > /dev/null || {{ {no_apt}; exit 1; }}",
+        f"find /lib/ /usr/lib/ /usr/local/lib/ -name '*.so*' > {_LIBRARIES}",
+        "export DEBIAN_FRONTEND=noninteractive",
+        "apt-get update -qq",
+        f"apt-get install -qq -y --no-install-recommends {install} > /dev/null",
+        "rm -rf /var/lib/apt/lists/*",
+    ]
+    return [*lines, "RUN " + orjson.dumps(["/bin/sh", "-c", "; ".join(["set -eu", *steps])]).decode()]
+
+
+def library_steps(kitchen: Kitchen) -> list[str]:
+    """Commands that add to `/out` the shared libraries that compiled packages need and the base image lacks."""
+    if not kitchen.compilers:
+        return []
+    add = (
+        "find /out -type f \\( -name '*.so*' -o -name '*.node' \\) -exec ldd {} + 2> /dev/null "
+        "| sed -n 's/.*=> \\(\\/[^ ]*\\) .*/\\1/p' | sort -u | while read -r library; do "
+        f'if ! grep -qxF "$library" {_LIBRARIES}; then folder="$(readlink -f "$(dirname "$library")")"; '
+        'case "$folder" in /out|/out/*|/layers/*|/knarr/*) ;; *) mkdir -p "/out$folder"; '
+        'cp -L "$library" "/out$folder/";; esac; fi; done'
+    )
+    return [add]
 
 
 def app_lines(copied: str = f"--chown={USER} root/ /") -> list[str]:

@@ -9,7 +9,16 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 
-from services.builder.adapters.buildx.kitchen import EPOCH, TOUCH, BaseImages, Kitchen, Part, run_line
+from services.builder.adapters.buildx.kitchen import (
+    EPOCH,
+    TOUCH,
+    BaseImages,
+    Kitchen,
+    Part,
+    compiler_lines,
+    library_steps,
+    run_line,
+)
 from services.builder.adapters.layers.node_versions import satisfies
 from services.builder.errors import CannotBuild
 from services.builder.install import node as plan
@@ -44,6 +53,8 @@ _ONLY_WRITTEN = (
 """What build steps wrote into the packages (generated code) stays; packages come from their own stage."""
 _STATE = "find . \\( -name .modules.yaml -o -name '.pnpm-workspace-state*' \\) -path '*node_modules*' -exec rm -f {} +"
 
+_FINISH = ("mkdir -p node_modules", _STATE, _ONLY_MODULES)
+
 
 def node_part(order: BuildOrder, packages: Packages, read: ReadFile, kitchen: Kitchen, *, in_image: bool) -> Part:
     """Return the stages that install the packages of a Node app.
@@ -76,7 +87,8 @@ def node_part(order: BuildOrder, packages: Packages, read: ReadFile, kitchen: Ki
     install = _Installing(order=order, packages=packages, tool=tool, kitchen=installing)
     installs = plan.has_packages(manifests)
     stages += [
-        "FROM node-tools AS node-packages",
+        *compiler_lines("node-tools", "node-compilers", kitchen),
+        "FROM node-compilers AS node-packages",
         "WORKDIR /app",
         f"COPY {source} /app/",
         install.line(dev=True, then=[f"touch {_MARK}"], installs=installs),
@@ -84,10 +96,10 @@ def node_part(order: BuildOrder, packages: Packages, read: ReadFile, kitchen: Ki
     if in_image:
         with_dev = packages.include_dev or not plan.can_omit_dev(tool)
         stages += [
-            "FROM node-tools AS production-packages",
+            "FROM node-compilers AS production-packages",
             "WORKDIR /out/app",
             f"COPY {source} /out/app/",
-            install.line(dev=with_dev, then=["mkdir -p node_modules", _STATE, _ONLY_MODULES, TOUCH], installs=installs),
+            install.line(dev=with_dev, then=[*_FINISH, *library_steps(kitchen), TOUCH], installs=installs),
         ]
     runtime = "".join(f" {name}={value}" for name, value in plan.BERRY_RUNTIME.items()) if tool.berry else ""
     calls_tool = any(tool.name in word for argv in order.description.processes.values() for word in argv)

@@ -12,7 +12,15 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from services.builder.adapters.buildx.kitchen import TOUCH, BaseImages, Kitchen, Part, run_line
+from services.builder.adapters.buildx.kitchen import (
+    TOUCH,
+    BaseImages,
+    Kitchen,
+    Part,
+    compiler_lines,
+    library_steps,
+    run_line,
+)
 from services.builder.errors import CannotBuild
 from services.builder.install import pkg_resources, settle_python
 from services.builder.install.python import (
@@ -118,7 +126,7 @@ def _tools(image: str, uv_version: str, kitchen: Kitchen, app_id: str) -> list[s
     install = f"python -m pip install {options} --target /knarr/uv uv=={uv_version}"
     mount = f"id=knarr-pip-{app_id},target=/root/.cache/pip"
     return [
-        f"FROM {image} AS python-tools",
+        *compiler_lines(image, "python-tools", kitchen),
         run_line(kitchen, cache=mount, steps=[install], variables=False),
         "COPY knarr/tools/ /knarr/tools/",
         "WORKDIR /work",
@@ -151,6 +159,7 @@ def _stage(name: str, commands: Sequence[Command], plan: Installation, kitchen: 
         *([f"rm {venv}/pyvenv.cfg {venv}/bin/python*"] if project else [_link_project(plan)]),
         *([] if project else [_RUNNERS]),
         f"mkdir -p /out/layers; mv {venv} /out/layers/",
+        *library_steps(kitchen),
         TOUCH,
     ]
     cache = f"id=knarr-python-{app_id},target={_CACHES}"

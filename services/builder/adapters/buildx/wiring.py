@@ -63,6 +63,7 @@ def make_buildx_builder(
             python_version=settings.buildx_python_version,
             node=settings.buildx_node_image,
             node_versions=settings.buildx_node_versions,
+            compilers=settings.buildx_compilers,
             go=settings.buildx_go_image,
             go_version=settings.buildx_go_version,
             other=settings.buildx_base_image,

@@ -1,0 +1,3 @@
+#include <libpq-fe.h>
+
+int version(void) { return PQlibVersion(); }

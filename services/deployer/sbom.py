@@ -87,7 +87,7 @@ async def document(image: Image, images: ImageStore, *, kind: Format, name: str 
         names = ", ".join(each.name for each in known[:50])
         raise NotFound(
             f"The release has {'more than one document' if chosen else 'no such document'} in the format {kind}",
-            why=f"there are {names}" if known else "its builder wrote none",
+            why=f"there are {names}" if known else "its image has none; of the builders only buildpacks write one",
             todo="Name one with `--name`." if known else "List what there is: `knarr releases sbom APP`",
         )
     if chosen[0].size_bytes > _DOCUMENT_BYTES:

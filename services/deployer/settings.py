@@ -125,6 +125,9 @@ class DeployerSettings(ImageStoreSettings):
     kubernetes_app_role: str = "knarr-app"
     """The ClusterRole that is bound to `kubernetes_service_account` in the namespaces of apps."""
 
+    storage_image: str = "python:3.11-slim"
+    """Image with `python3` (3.9 or later) of the pods that export and import volumes on Kubernetes."""
+
     kubernetes_egress_except: Networks = (
         "10.0.0.0/8",
         "100.64.0.0/10",

@@ -26,6 +26,14 @@ def test_strangers_reach_the_http_port_of_web_and_no_other() -> None:
         assert others == [], name
 
 
+def test_only_the_deployer_reaches_a_pod_that_reads_and_writes_a_volume() -> None:
+    """Beside the app's own pods, which have the volume themselves."""
+    policy = policies(Shape(installation="knarr"))["allow-storage"]
+    assert policy["podSelector"] == {"matchLabels": {"knarr.io/step": "storage"}}
+    ((source,),) = (each["from"] for each in policy["ingress"])
+    assert source["podSelector"]["matchLabels"]["app.kubernetes.io/name"] == "deployer"
+
+
 def test_port_53_leads_to_the_resolvers_of_the_cluster_and_to_nobody_else() -> None:
     """Data leaves by DNS, too."""
     made = policies(Shape(installation="knarr", dns_networks=("169.254.20.10/32",)))

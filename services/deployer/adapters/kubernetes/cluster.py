@@ -317,6 +317,15 @@ class Cluster:
                 raise _fault(answer.status, body)
             return answer.status, body
 
+    async def stream_through(
+        self, namespace: str, pod: str, port: int, path: str, *, headers: Mapping[str, str]
+    ) -> AsyncIterator[bytes]:
+        """Yield the answer of a pod to GET through the API server; one that breaks off raises `Unavailable`."""
+        where = f"{POD.path(namespace, f'{pod}:{port}')}/proxy{path}"
+        async with self._answer("GET", where, headers=headers, timeout_s=None) as answer:
+            async for data in answer.content.iter_chunked(_READ_BYTES):
+                yield data
+
     async def logs(
         self,
         namespace: str,

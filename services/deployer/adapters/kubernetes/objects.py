@@ -233,12 +233,18 @@ def _policies(namespace: str, labels: Mapping[str, str], shape: Shape) -> list[O
         "ingress": [{"from": [{"podSelector": {}}]}],
         "egress": [{"to": [{"podSelector": {}}]}, _to_resolvers(shape.dns_networks)],
     }
+    storage = {
+        "podSelector": {"matchLabels": {STEP: volumes.STORAGE}},
+        "policyTypes": ["Ingress"],
+        "ingress": [{"from": [{"namespaceSelector": {}, "podSelector": {"matchLabels": _DEPLOYER}}]}],
+    }
     internet = {
         "podSelector": {"matchExpressions": [{"key": SAGA, "operator": "Exists"}]},
         "policyTypes": ["Egress"],
         "egress": [{"to": [outside]}],
     }
     named: dict[str, Object] = {"deny-all": deny, "allow-web": web, "allow-own": inside, "allow-internet": internet}
+    named["allow-storage"] = storage
     return [manifest(POLICY, namespace, name, labels, spec=spec) for name, spec in named.items()]
 
 

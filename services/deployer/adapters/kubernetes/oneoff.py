@@ -6,7 +6,7 @@ sweep finds what a crash of a deployer left.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import structlog
 
@@ -167,6 +167,14 @@ def is_abandoned(pod: Object, clock: Clock) -> bool:
     """Whether no deployer was seen to wait for it for long."""
     alive = (pod["metadata"].get("annotations") or {}).get(objects.ALIVE, "0")
     return not alive.isdigit() or clock.now_ms() / 1000 - int(alive) > ABANDONED_S
+
+
+async def sweep(cluster: Cluster, clock: Clock, namespace: str, labels: Mapping[str, str]) -> None:
+    """Delete the pods of a namespace with these labels for which no deployer waits."""
+    for pod in (await cluster.list(POD, namespace, labels)).items:
+        if is_abandoned(pod, clock):
+            log.warning("run.abandoned", pod=pod["metadata"]["name"])
+            await cluster.delete(POD, namespace, pod["metadata"]["name"])
 
 
 def _is_decided(item: Object) -> bool:

@@ -352,12 +352,9 @@ class KubernetesRuntime:
             if saga_id not in keep and await self._front.serves(namespace) != saga_id:
                 log.warning("objects without an owner are removed", namespace=namespace, saga_id=saga_id)
                 await self.stop(app_id, saga_id)
-        ours[objects.STEP] = "run"
         for namespace in namespaces:
-            for pod in (await self._cluster.list(POD, namespace, ours)).items:
-                if oneoff.is_abandoned(pod, self._clock):
-                    log.warning("run.abandoned", pod=pod["metadata"]["name"])
-                    await self._cluster.delete(POD, namespace, pod["metadata"]["name"])
+            await oneoff.sweep(self._cluster, self._clock, namespace, {**ours, objects.STEP: "run"})
+            await self._volumes.sweep(namespace)
 
     async def close(self) -> None:
         """See `Runtime.close`: the cluster goes on."""

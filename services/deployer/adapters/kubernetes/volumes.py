@@ -4,13 +4,19 @@ A claim is `ReadWriteOnce`, as every storage class can provide: one node has it 
 run on one node, instances of an old and of a new release included. Its size is what the storage class makes of it.
 
 A claim keeps its namespace: the removal of an app leaves the namespace there until its last claim is deleted.
+
+Content is read and written through a short-lived pod that mounts the claim (`storage_pod`).
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import contextlib
+import uuid
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from seedwork.archives import ArchiveLimits, read_tar
 from seedwork.errors import Unavailable
+from seedwork.threads import in_thread
 from services.deployer.adapters.kubernetes.cluster import (
     CLAIM,
     DEPLOYMENT,
@@ -24,6 +30,7 @@ from services.deployer.adapters.kubernetes.cluster import (
     Cluster,
     Object,
 )
+from services.deployer.adapters.kubernetes.storage_pod import StorageOptions, StoragePods
 from services.deployer.errors import CannotRun
 from services.deployer.ports import Release, Volume
 
@@ -31,7 +38,12 @@ VOLUME = "knarr.io/volume"
 MOUNTS = "knarr.io/mounts-volumes"
 """On pods that mount volumes; they go where others of the app with this label are."""
 
+STORAGE = "storage"
+"""Value of the label `knarr.io/step` of pods that read and write a volume."""
+
+_STEP = "knarr.io/step"
 _HOSTNAME = "kubernetes.io/hostname"
+_IMPORT = ArchiveLimits(max_bytes=16 * 1024**4, max_entries=10_000_000, max_depth=256, max_path_bytes=4096)
 _WAIT_S = 5
 _WAITS = 24
 
@@ -116,15 +128,29 @@ class KubernetesVolumes:
         app_label: Key of the label with the app's id.
         installation_label: Key and value of the label of this installation.
         storage_class: Name of the storage class; None: the cluster's default.
+        pods: Read and write content; None: with the default image, as the group's user.
+        owner_image: As in `mounted`.
+        group: As in `mounted`.
     """
 
     def __init__(
-        self, cluster: Cluster, *, app_label: str, installation_label: Mapping[str, str], storage_class: str | None
+        self,
+        cluster: Cluster,
+        *,
+        app_label: str,
+        installation_label: Mapping[str, str],
+        storage_class: str | None,
+        pods: StoragePods | None = None,
+        owner_image: str | None = None,
+        group: int = 1000,
     ) -> None:
         self._cluster = cluster
         self._app_label = app_label
         self._installation_label = installation_label
         self._storage_class = storage_class
+        self._pods = pods or StoragePods(cluster, StorageOptions(user=group))
+        self._owner_image = owner_image
+        self._group = group
 
     async def ensure(self, namespace: str, release: Release) -> None:
         """Make the claims that are not there."""
@@ -159,14 +185,49 @@ class KubernetesVolumes:
         """See `Volumes.used_bytes`: only a node knows."""
         return None
 
-    async def read(self, volume: Volume) -> AsyncIterator[bytes]:
+    async def read(self, volume: Volume) -> AsyncGenerator[bytes, None]:
         """See `Volumes.read`."""
-        raise _elsewhere(volume)
-        yield b""
+        async with contextlib.aclosing(self._pods.read(await self._pod(volume), claim_name(volume))) as pieces:
+            async for piece in pieces:
+                yield piece
 
-    async def replace(self, volume: Volume, archive: Path) -> None:  # noqa: ARG002  the port's signature
-        """See `Volumes.replace`."""
-        raise _elsewhere(volume)
+    async def replace(self, volume: Volume, archive: Path) -> None:
+        """See `Volumes.replace`. The archive is read to its end before a pod is made."""
+        await in_thread(lambda stop: [None for _ in read_tar(archive, limits=_IMPORT, stop=stop)])
+        await self._pods.replace(await self._pod(volume), claim_name(volume), archive)
+
+    async def sweep(self, namespace: str) -> None:
+        """Delete storage pods of a namespace that have ended: their deployer is gone."""
+        for pod in (await self._cluster.list(POD, namespace, {**self._installation_label, _STEP: STORAGE})).items:
+            if pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}:
+                await self._cluster.delete(POD, namespace, pod["metadata"]["name"])
+
+    async def _pod(self, volume: Volume) -> Object:
+        """Return what a storage pod has in common with pods of the app: its namespace, its node, its owner.
+
+        Raises:
+            CannotRun: The volume was never mounted.
+        """
+        for namespace in await self._namespaces(volume.app_id):
+            if await self._cluster.get(CLAIM, namespace, claim_name(volume)) is not None:
+                break
+        else:
+            raise CannotRun(
+                f"The volume {volume.name} has no content yet",
+                why="the cluster makes it with the first release that has it",
+                todo="Deploy the app once; `knarr stop APP` stops it again before an import.",
+            )
+        labels = {**self._labels(volume.app_id), _STEP: STORAGE, MOUNTS: "true"}
+        metadata = {"name": f"storage-{uuid.uuid4().hex[:12]}", "namespace": namespace, "labels": labels}
+        term = {
+            "labelSelector": {"matchLabels": {self._app_label: volume.app_id, MOUNTS: "true"}},
+            "topologyKey": _HOSTNAME,
+        }
+        spec: Object = {"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}}
+        if self._owner_image:
+            mounts = [{"name": claim_name(volume), "mountPath": "/volume"}]
+            spec["initContainers"] = [_owner(self._owner_image, mounts, self._group)]
+        return {"metadata": metadata, "spec": spec}
 
     async def delete(self, volume: Volume) -> Sequence[str]:
         """See `Volumes.delete`: the namespace of a removed app goes with its last claim."""
@@ -197,12 +258,3 @@ class KubernetesVolumes:
 
     def _labels(self, app_id: str) -> dict[str, str]:
         return {**self._installation_label, self._app_label: app_id}
-
-
-def _elsewhere(volume: Volume) -> CannotRun:
-    return CannotRun(
-        "The content of a volume cannot be exported or imported on Kubernetes",
-        why="the node of its pods has it",
-        todo=f"Use a volume snapshot of the cluster, or run a program of the app: `knarr run APP tar -C {volume.path}"
-        " -cf - .`.",
-    )

@@ -9,9 +9,10 @@ from services.deployer.adapters.images import Pullable
 from services.deployer.adapters.kubernetes.addons import KubernetesAddOns
 from services.deployer.adapters.kubernetes.cluster import Cluster
 from services.deployer.adapters.kubernetes.front import Front, Ways
-from services.deployer.adapters.kubernetes.objects import APP_ID, Account, Shape
+from services.deployer.adapters.kubernetes.objects import APP_ID, PULL_SECRET, Account, Shape
 from services.deployer.adapters.kubernetes.objects import INSTALLATION as INSTALLATION_LABEL
 from services.deployer.adapters.kubernetes.runtime import KubernetesRuntime, Options
+from services.deployer.adapters.kubernetes.storage_pod import StorageOptions, StoragePods
 from services.deployer.adapters.kubernetes.volumes import KubernetesVolumes
 from services.deployer.settings import DeployerSettings
 
@@ -64,6 +65,16 @@ def make_kubernetes_runtime(
         app_label=APP_ID,
         installation_label={INSTALLATION_LABEL: shape.installation},
         storage_class=settings.addon_storage_class,
+        pods=StoragePods(
+            cluster,
+            StorageOptions(
+                image=settings.storage_image,
+                user=shape.run_as_user,
+                pull_secret=PULL_SECRET if shape.pull_login else None,
+            ),
+        ),
+        owner_image=shape.volume_owner_image,
+        group=shape.run_as_user,
     )
     runtime = KubernetesRuntime(
         cluster=cluster,

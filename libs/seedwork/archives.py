@@ -590,7 +590,9 @@ def disk_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise StorageFull(
-                "The disk has no room left", why=str(error), todo="Make room under the platform's home folder."
+                "The disk has no room left",
+                why=os.strerror(error.errno),
+                todo="Make room under the platform's home folder.",
             ) from error
         raise
 

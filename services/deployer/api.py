@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Depends, Query, Response
 from fastapi.responses import StreamingResponse
-from pydantic import AwareDatetime, BaseModel, StrictInt, StrictStr
+from pydantic import AwareDatetime, BaseModel, Field, StrictInt, StrictStr
 
 from seedwork.access import Caller
 from seedwork.chassis.auth import require
-from seedwork.chassis.paging import Page, PagingQuery, page_of
+from seedwork.chassis.paging import MAX_INTEGER, Page, PagingQuery, page_of
 from seedwork.chassis.streams import until
 from seedwork.clock import Clock
 from seedwork.errors import InvalidInput, NotAllowed
@@ -128,7 +128,7 @@ class SagaStarted(BaseModel):
 class RollBack(BaseModel):
     """Which release comes back."""
 
-    rollback_to: StrictInt
+    rollback_to: StrictInt = Field(ge=1, le=MAX_INTEGER)
 
 
 def router(
@@ -236,7 +236,9 @@ def _add_releases(routes: APIRouter, db: Database, requests: Requests, started: 
     @routes.patch("/apps/{app}/formation", summary="Change the number of instances", status_code=202)
     async def scale(
         app: str,
-        wanted: Annotated[dict[str, StrictInt], Body(examples=[{"web": 2}])],
+        wanted: Annotated[
+            dict[str, Annotated[StrictInt, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]], Body(examples=[{"web": 2}])
+        ],
         caller: Operator,
         response: Response,
     ) -> SagaStarted:

@@ -7,13 +7,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, StrictInt, StrictStr
+from pydantic import BaseModel, Field, StrictInt, StrictStr
 
 from seedwork.access import Caller
 from seedwork.archives import disk_errors
 from seedwork.chassis.auth import require
 from seedwork.chassis.body import stream_limited
-from seedwork.chassis.paging import Page
+from seedwork.chassis.paging import MAX_INTEGER, Page
 from seedwork.errors import Conflict, InvalidInput, NotFound
 from seedwork.messages import rfc3339_ms
 from seedwork.unit_of_work import Database
@@ -35,7 +35,7 @@ class NewVolume(BaseModel):
     path: StrictStr = "/data"
     name: StrictStr | None = None
     """Null: the last part of the path."""
-    size_bytes: StrictInt | None = None
+    size_bytes: Annotated[StrictInt, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)] | None = None
 
 
 class ShownVolume(BaseModel):
@@ -153,7 +153,7 @@ def _add_content(
                 why=f"{len(running)} instances of {known.app} run and may write to it",
                 todo=f"Stop the app first: `knarr stop {known.app}`.",
             )
-        with tempfile.TemporaryDirectory(prefix="knarr-import-") as folder:
+        with disk_errors(), tempfile.TemporaryDirectory(prefix="knarr-import-") as folder:
             archive = Path(folder) / "content.tar"
             await _save(request, archive, size_bytes=known.size_bytes)
             await using.replace(known.volume, archive)
@@ -168,7 +168,7 @@ async def _save(request: Request, archive: Path, *, size_bytes: int) -> None:
         StorageFull: The disk has no room left.
     """
     limit = size_bytes + size_bytes // 10 + 1024**2  # headers and padding of the archive
-    with disk_errors(), archive.open("xb") as file:
+    with archive.open("xb") as file:
         async for piece in stream_limited(request, limit):
             await asyncio.to_thread(file.write, piece)
 

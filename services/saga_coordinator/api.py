@@ -12,8 +12,9 @@ from pydantic import AwareDatetime, BaseModel, Field
 
 from seedwork.access import Access, Caller
 from seedwork.chassis.auth import require
-from seedwork.chassis.paging import Page, PagingQuery, page_of
+from seedwork.chassis.paging import MAX_INTEGER, Page, PagingQuery, page_of
 from seedwork.chassis.streams import until
+from seedwork.errors import InvalidInput
 from seedwork.saga import Definitions, State, VerbName
 from seedwork.unit_of_work import Database
 from services.saga_coordinator.engine import Engine
@@ -96,7 +97,7 @@ def router(*, db: Database, engine: Engine, feed: Feed, definitions: Definitions
         saga_id: str, caller: Reader, last_event_id: Annotated[str | None, Header(max_length=20)] = None
     ) -> StreamingResponse:
         await look(saga_id, caller.access)
-        after = int(last_event_id) if last_event_id and last_event_id.isascii() and last_event_id.isdigit() else 0
+        after = seq_of(last_event_id)
         events = until(stopping, _events(db, feed, saga_id, after, caller.access))
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
@@ -138,6 +139,19 @@ async def _events(db: Database, feed: Feed, saga_id: str, after: int, access: Ac
                     await bell.wait()
             except TimeoutError:
                 yield b": still here\n\n"
+
+
+def seq_of(last_event_id: str | None) -> int:
+    """Return the number of the last entry that a client of a stream has seen; 0: none.
+
+    Raises:
+        InvalidInput: No log has an entry of that number.
+    """
+    if not last_event_id or not last_event_id.isascii() or not last_event_id.isdigit():
+        return 0
+    if int(last_event_id) > MAX_INTEGER:
+        raise InvalidInput("Last-Event-ID is no event of this log", todo="Leave it out to read from the beginning.")
+    return int(last_event_id)
 
 
 def _ms(at: datetime | None) -> int | None:

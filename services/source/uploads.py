@@ -95,14 +95,13 @@ def _settle(draft: Path, place: Path, size_bytes: int) -> None:
 async def _write(path: Path, chunks: AsyncIterator[bytes]) -> tuple[str, int]:
     digest = hashlib.sha256()
     size = 0
-    with path.open("xb", buffering=0) as file:
+    with disk_errors(), path.open("xb", buffering=0) as file:
 
         def write(data: bytes) -> None:
             view = memoryview(data)
             digest.update(view)
-            with disk_errors():
-                while view:
-                    view = view[file.write(view) :]
+            while view:
+                view = view[file.write(view) :]
 
         gathered = bytearray()
         async for chunk in chunks:

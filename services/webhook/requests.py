@@ -18,8 +18,9 @@ from sqlalchemy import Row, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from seedwork.access import Caller
+from seedwork.archives import disk_errors
 from seedwork.clock import Clock
-from seedwork.errors import Conflict, InvalidInput, StorageFull
+from seedwork.errors import Conflict, InvalidInput
 from seedwork.git import GitUrlPolicy
 from seedwork.messages import new_id
 from seedwork.outbox import Outbox
@@ -195,18 +196,16 @@ async def _keep(chunks: AsyncIterator[bytes], draft: Path) -> str:
     """Write the archive down; its digest."""
     hashed = hashlib.sha256()
     size_bytes = 0
-    file = await asyncio.to_thread(_create, draft)
-    try:
-        async for block in _blocks(chunks):
-            if size_bytes == 0 and not block.startswith(_GZIP):
-                raise _no_gzip("it does not begin as one")
-            size_bytes += len(block)
-            await asyncio.to_thread(_append, file, hashed, block)
-        await asyncio.to_thread(file.flush)
-    except OSError as error:
-        raise StorageFull("The archive could not be kept", why=str(error), todo="Make room on knarr's disk.") from error
-    finally:
-        await asyncio.to_thread(file.close)
+    with disk_errors():
+        file = await asyncio.to_thread(_create, draft)
+        try:
+            async for block in _blocks(chunks):
+                if size_bytes == 0 and not block.startswith(_GZIP):
+                    raise _no_gzip("it does not begin as one")
+                size_bytes += len(block)
+                await asyncio.to_thread(_append, file, hashed, block)
+        finally:
+            await asyncio.to_thread(file.close)
     if size_bytes == 0:
         raise _no_gzip("it is empty")
     return f"sha256:{hashed.hexdigest()}"

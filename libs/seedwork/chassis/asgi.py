@@ -4,6 +4,7 @@ An exception that nobody foresaw is logged here with its traceback and becomes a
 if the answer has begun already, the connection is cut, so that nobody takes a part for the whole.
 """
 
+import errno
 import time
 
 import structlog
@@ -15,6 +16,8 @@ from seedwork.chassis.metrics import Metrics
 from seedwork.chassis.tracing import Tracing, span
 
 log = structlog.get_logger(__name__)
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Boundary:
@@ -55,7 +58,11 @@ class Boundary:
         ):
             try:
                 await self._app(scope, receive, watched)
-            except Exception:
+            except Exception as error:
+                if not status and isinstance(error, OSError) and error.errno in _NO_ROOM:
+                    log.error("request.no_room", method=method, path=scope["path"], error=error.strerror)  # noqa: TRY400  the traceback says nothing
+                    await problems.no_room()(scope, receive, watched)
+                    return
                 log.exception("unexpected error in a request", method=method, path=scope["path"])
                 if status:
                     raise

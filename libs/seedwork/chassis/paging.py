@@ -24,6 +24,8 @@ from seedwork.errors import InvalidInput
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
+MAX_INTEGER = 2**63 - 1
+"""The largest number that every database keeps; larger ones are refused where they come in."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -56,6 +58,8 @@ class Paging:
             return None
         value = self.position.get(name)
         if not isinstance(value, kind) or isinstance(value, bool):
+            raise _bad_cursor()
+        if isinstance(value, int) and abs(value) > MAX_INTEGER:
             raise _bad_cursor()
         return value
 

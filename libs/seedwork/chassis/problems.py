@@ -4,6 +4,7 @@ A `KnarrError` says its own three sentences. Wrong input says which field and wh
 foresaw becomes a 500 that tells the client nothing about the inside (`asgi.Boundary` logs it with its traceback).
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from seedwork.errors import KnarrError, RetryableError, TooLarge, Unauthenticated
+from seedwork.errors import KnarrError, RetryableError, StorageFull, TooLarge, Unauthenticated
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -69,7 +70,11 @@ def problem(
         "detail": detail,
         "code": code,
     }
-    return Response(orjson.dumps(body), status_code=status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+    try:
+        content = orjson.dumps(body)
+    except TypeError:  # a lone surrogate, or a number beyond 64 bits, that a client sent
+        content = json.dumps(body, default=str).encode()
+    return Response(content, status_code=status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
 
 
 def of(error: KnarrError) -> Response:
@@ -88,6 +93,11 @@ def of(error: KnarrError) -> Response:
     return problem(
         error.http_status, error.reason_code, error.title, error.message, headers=headers, extensions=extensions
     )
+
+
+def no_room() -> Response:
+    """The answer when a disk is full."""
+    return of(StorageFull("The disk has no room left", todo="Make room under the platform's home folder."))
 
 
 def unexpected() -> Response:

@@ -8,17 +8,28 @@ any app, saga or image, so the routes need a token for every team: a team's own 
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
+import orjson
 from fastapi import APIRouter, Body, Depends
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from seedwork.access import Caller
 from seedwork.bus import Bus
 from seedwork.chassis.auth import require
+from seedwork.chassis.paging import MAX_INTEGER
 from seedwork.chassis.tracing import current_traceparent
 from seedwork.errors import InvalidInput, NotFound
 from seedwork.messages import Command, Event, Message, envelope, new_id
 
 Kind = type[Command] | type[Event]
+
+
+def _as_message(data: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Refuse what no message can hold: numbers beyond 64 bits, lone surrogates, nesting without end."""
+    try:
+        orjson.dumps(data)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+    return data
 
 
 class TestMessage(BaseModel):
@@ -30,9 +41,11 @@ class TestMessage(BaseModel):
     saga_id: str | None = Field(default=None, max_length=36, description="A new saga id, if left out.")
     app_id: str | None = Field(default=None, max_length=36, description="A new app id, if left out.")
     step: str | None = Field(default=None, max_length=64, description="The saga's step; `test` for a command.")
-    attempt: int = Field(default=1, ge=1)
-    fence: int | None = Field(default=None, ge=0)
-    data: dict[str, Any] | None = Field(default=None, description="The payload; the type's example, if left out.")
+    attempt: int = Field(default=1, ge=1, le=MAX_INTEGER)
+    fence: int | None = Field(default=None, ge=0, le=MAX_INTEGER)
+    data: Annotated[dict[str, Any] | None, AfterValidator(_as_message)] = Field(
+        default=None, description="The payload; the type's example, if left out."
+    )
 
 
 class Sent(BaseModel):

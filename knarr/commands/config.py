@@ -7,7 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from knarr.command import AppName, Session, TimeoutOption, WaitOption, command, group, usage
+from knarr.command import (
+    AppName,
+    LimitOption,
+    OptionalAppName,
+    Session,
+    TimeoutOption,
+    WaitOption,
+    command,
+    group,
+    usage,
+)
 from knarr.commands.outcome import finish
 from knarr.terminal import styled, table
 from seedwork.errors import NotFound
@@ -27,7 +37,7 @@ ScopeOption = Annotated[
     Scope | None,
     typer.Option("--scope", help="Who gets the config vars: builds, running instances, or both (the default)."),
 ]
-RevealOption = Annotated[bool, typer.Option("--reveal", help="Show values (needs the right `admin`).")]
+RevealOption = Annotated[bool, typer.Option("--reveal", help="Show values (needs the scope `reveal`; it is recorded).")]
 
 
 @command(config, "list", examples=["knarr config list shop", "knarr config list shop --reveal --json"])
@@ -36,6 +46,14 @@ def list_config(session: Session, app: AppName, reveal: RevealOption = False) ->
     values = session.platform.get("deployer", f"/apps/{app}/config", reveal=1 if reveal else None)
     rows = [(styled(name, "name"), value) for name, value in sorted(values.items())]
     session.terminal.data(values, table(("NAME", "VALUE"), rows, empty=f"{app} has no config vars."))
+
+
+@command(config, "audit", examples=["knarr config audit", "knarr config audit shop"])
+def show_audit(session: Session, app: OptionalAppName = None, limit: LimitOption = 50) -> None:
+    """Who read values of config vars, newest first (needs the scope `admin`)."""
+    found = session.platform.pages("deployer", "/audit", limit=limit, app=app)
+    rows = [(each["at"], styled(each["app"], "name"), each["by"], each["what"]) for each in found]
+    session.terminal.data(found, table(("TIME", "APP", "BY", "WHAT"), rows, empty="No value was read."))
 
 
 @command(config, "get", examples=["knarr config get shop DATABASE_URL"])

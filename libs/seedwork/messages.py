@@ -11,10 +11,10 @@ from typing import Any, ClassVar, Self
 
 import orjson
 from msgspec import Struct
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from uuid_utils import uuid7
 
-from seedwork.errors import InvalidInput
+from seedwork.errors import InvalidInput, KnarrError
 
 
 def new_id() -> str:
@@ -289,6 +289,16 @@ class Catalog:
         return self[message.type].model_validate(message.data)
 
 
+def reason_of(error: Exception) -> str:
+    """Return an error as it is kept with a dead letter: without the values of wrong fields, which may be secret."""
+    if isinstance(error, KnarrError):
+        return error.message
+    if isinstance(error, ValidationError):
+        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        return f"The data does not fit: {wrong}"
+    return f"{type(error).__name__}: {error}"
+
+
 __all__ = [
     "Catalog",
     "Command",
@@ -303,6 +313,7 @@ __all__ = [
     "WorkReported",
     "envelope",
     "new_id",
+    "reason_of",
     "rfc3339",
     "rfc3339_ms",
 ]

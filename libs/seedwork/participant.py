@@ -29,6 +29,7 @@ from seedwork.clock import Clock, is_due
 from seedwork.errors import KnarrError, RetryableError
 from seedwork.inbox import take_new
 from seedwork.jobs import LOST_LEASES, Accepted, Held, Job, JobRows, Key, Outcome, accept_forward, accept_undo
+from seedwork.masking import Hidden
 from seedwork.messages import (
     Command,
     Envelope,
@@ -39,6 +40,7 @@ from seedwork.messages import (
     UndoneEvent,
     WorkReported,
     new_id,
+    reason_of,
     rfc3339_ms,
 )
 from seedwork.outbox import Outbox
@@ -74,6 +76,9 @@ class Timing:
 
 log = structlog.get_logger(__name__)
 
+_TEXTS = ("message", "log_tail", "note", "found", "done")
+"""Fields of answers that are texts for people; the others are facts by which a saga goes on."""
+
 Also = Callable[[AsyncConnection], Awaitable[None]]
 EventHandler = Callable[[Any, Envelope, AsyncConnection], Awaitable[None]]
 
@@ -91,10 +96,27 @@ class Work:
     fence: int
     _note: str = ""
     _also: list[Also] = field(default_factory=list)
+    _hidden: Hidden = field(default_factory=Hidden, repr=False)
 
     def note(self, text: str) -> None:
         """What it is at now, a short phrase for `waiting_for`."""
         self._note = text
+
+    def hide(self, secrets: Iterable[str]) -> None:
+        """Keep these values out of all texts that this work leaves: errors, last lines, notes, what an undo found."""
+        self._hidden = Hidden(secrets)
+
+    def shown(self, text: str) -> str:
+        """Return the text without the hidden values."""
+        return self._hidden.text(text)
+
+    def masked(self, outcome: Outcome) -> Outcome:
+        """Return the outcome as it is stored and sent: its texts for people without the hidden values."""
+        texts = {name: outcome.data[name] for name in _TEXTS if name in outcome.data} if self._hidden else {}
+        if not texts:
+            return outcome
+        data = {**outcome.data, **{name: self._hidden.value(each) for name, each in texts.items()}}
+        return Outcome(type=outcome.type, data=data, failure=outcome.failure, retryable=outcome.retryable)
 
     def with_outcome(self, also: Also) -> None:
         """Add `also(conn)` to the transaction that commits the outcome; it runs only if this worker still owns it."""
@@ -312,7 +334,7 @@ class Participant:
             await self._bury(envelopes[0], error)
 
     async def _bury(self, envelope: Envelope, error: Exception) -> None:
-        text = error.message if isinstance(error, KnarrError) else f"{type(error).__name__}: {error}"
+        text = reason_of(error)
 
         async def bury(conn: AsyncConnection) -> None:
             now_ms = await database_now_ms(conn)
@@ -438,7 +460,7 @@ class Participant:
             try:
                 crash.point("job.before_effect", command.type)
                 with span(job.kind, traceparent=command.traceparent):
-                    outcome = await self._outcome_of(running, command)
+                    outcome = running.work.masked(await self._outcome_of(running, command))
                 crash.point("job.after_effect", command.type)
                 message = str(outcome.data.get("message", ""))
                 self.streak.note(job.kind, retryable=outcome.retryable, message=message)
@@ -476,7 +498,8 @@ class Participant:
             return _outcome(answer)
         except KnarrError as error:
             retryable = job.undoing or isinstance(error, RetryableError)
-            log.warning("work failed", kind=job.kind, code=error.reason_code, error=error.message, retryable=retryable)
+            shown = running.work.shown(error.message)
+            log.warning("work failed", kind=job.kind, code=error.reason_code, error=shown, retryable=retryable)
             return _outcome(
                 failed(
                     retryable=retryable, code=error.reason_code, message=error.message, log_tail=tuple(error.log_tail)
@@ -705,7 +728,7 @@ class Participant:
             if self._queued:
                 await self._forget_what_others_took()
             alive: list[tuple[Job, WorkReported]] = [
-                (each.job, WorkReported(status="running", note=each.work._note))  # noqa: SLF001  the kernel's half
+                (each.job, WorkReported(status="running", note=each.work.shown(each.work._note)))  # noqa: SLF001  the kernel's half
                 for each in list(self._running.values())
             ]
             alive += self._queue_positions()

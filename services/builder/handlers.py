@@ -171,6 +171,8 @@ def _say_plan(log: BuildLog, description: AppDescription) -> None:
 @asynccontextmanager
 async def _logged(logs: BuildLogs, builds: Builds, work: Work, *, secrets: Iterable[str]) -> AsyncIterator[BuildLog]:
     """The attempt's log; an error is told there, its last lines go with the error, and the build's row says so."""
+    secrets = tuple(secrets)
+    work.hide(secrets)
     log = await asyncio.to_thread(partial(logs.open, work.saga_id, attempt=work.attempt, secrets=secrets))
     showing = asyncio.create_task(_show_unfinished(log))
     try:
@@ -181,7 +183,8 @@ async def _logged(logs: BuildLogs, builds: Builds, work: Work, *, secrets: Itera
             await asyncio.to_thread(log.say, f"Failed: {error.message}")
             raise
     except Exception as error:
-        await builds.failed(work.saga_id, error.message if isinstance(error, KnarrError) else "A fault of the builder.")
+        why = work.shown(error.message) if isinstance(error, KnarrError) else "A fault of the builder."
+        await builds.failed(work.saga_id, why)
         raise
     finally:
         showing.cancel()

@@ -6,11 +6,11 @@ Every function takes time linear in its text for a fixed set of secrets: one lon
 import re
 from collections.abc import Iterable
 
+from seedwork.masking import forms_of
+
 MASK = b"****"
 SECRET_BYTES = 4
 """Length in bytes below which a value is not masked: shorter values would blacken ordinary words."""
-_LINE_OF_SECRET_BYTES = 8
-"""Length in bytes from which a single line of a secret with several lines is masked: tools print keys line by line."""
 _SCHEME = re.compile(rb"[a-zA-Z][a-zA-Z0-9+.-]{0,31}\Z")
 _USERINFO_END = re.compile(rb"[/\s'\"]")
 _ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[ -/]*[@-~]|\r(?!\n)")
@@ -29,11 +29,7 @@ class Mask:
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         known: set[bytes] = set()
         for secret in secrets:
-            lines = secret.splitlines()
-            if len(lines) > 1:
-                known.update(line.encode() for line in lines if len(line) >= _LINE_OF_SECRET_BYTES)
-            elif len(secret) >= SECRET_BYTES:
-                known.add(secret.strip().encode() if len(secret.strip()) >= SECRET_BYTES else secret.encode())
+            known.update(form.encode(errors="surrogatepass") for form in forms_of(secret, shortest=SECRET_BYTES))
         self._secrets = sorted(known, key=len, reverse=True)
         self.longest = max(map(len, self._secrets), default=0)
         """Length of the longest secret in bytes."""

@@ -2,30 +2,29 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Query, Response
 from fastapi.responses import StreamingResponse
-from pydantic import AwareDatetime, BaseModel, Field, StrictInt, StrictStr
+from pydantic import AwareDatetime, BaseModel, Field, StrictInt
 
 from seedwork.access import Caller
 from seedwork.chassis.auth import require
 from seedwork.chassis.paging import MAX_INTEGER, Page, PagingQuery, page_of
 from seedwork.chassis.streams import until
 from seedwork.clock import Clock
-from seedwork.errors import InvalidInput, NotAllowed
+from seedwork.errors import InvalidInput
 from seedwork.messages import rfc3339_ms
 from seedwork.unit_of_work import Database
 from services.deployer import addons, drifts, releases
 from services.deployer.addons import KnownAddOn, Removal
 from services.deployer.app_logs import Selection, selected
+from services.deployer.config_api import SagaStarted, add_config
 from services.deployer.drifts import KnownDrift
 from services.deployer.ports import Instance, Runtime
 from services.deployer.releases import KnownRelease
 from services.deployer.requests import Asked, Requests
 from services.deployer.state import AppState, has_address, state_of
-
-MASK = "********"
 
 Reader = Annotated[Caller, Depends(require("read"))]
 Operator = Annotated[Caller, Depends(require("deploy"))]
@@ -115,16 +114,6 @@ class ShownAddOn(BaseModel):
     created_at: str
 
 
-class SagaStarted(BaseModel):
-    """A saga was started, or (`saga_id` null) none was needed."""
-
-    id: str | None
-    saga_id: str | None
-    config_version: int
-    changed: bool = True
-    """False: the values are there already; nothing was written."""
-
-
 class RollBack(BaseModel):
     """Which release comes back."""
 
@@ -164,8 +153,7 @@ def router(
 
     _add_apps(routes, db, requests, runtime, clock=clock, stopping=stopping)
     _add_releases(routes, db, requests, started)
-    _add_config(routes, requests, started)
-    _add_scopes(routes, requests, started)
+    add_config(routes, db, requests, started)
     _add_addons(routes, db, requests, removal)
     return routes
 
@@ -262,60 +250,6 @@ def _add_releases(routes: APIRouter, db: Database, requests: Requests, started: 
     async def restart(app: str, caller: Operator, response: Response) -> SagaStarted:
         found = await requests.app(app, caller)
         result: SagaStarted = started(await requests.restart(found, caller), response)
-        return result
-
-
-def _add_config(routes: APIRouter, requests: Requests, started: Any) -> None:
-    @routes.get("/apps/{app}/config", summary="The newest config vars; values are masked unless revealed")
-    async def config(
-        app: str,
-        caller: Reader,
-        reveal: bool = False,
-        scope: Annotated[Literal["build"] | None, Query(description="Only what a build of the app gets.")] = None,
-    ) -> dict[str, str]:
-        if reveal and not caller.may("reveal"):
-            raise NotAllowed(
-                f"The token {caller.name!r} may not see config values",
-                why="`reveal=1` needs the scope 'reveal'",
-                todo="Use a token that has it, or leave `reveal` out to see the names.",
-            )
-        found = await requests.app(app, caller)
-        values = await requests.shown_config(found, scope=scope)
-        return dict(sorted((name, value if reveal else MASK) for name, value in values.items()))
-
-    @routes.patch("/apps/{app}/config", summary="Set (a text) and remove (null) config vars")
-    async def change(
-        app: str,
-        wanted: Annotated[dict[str, StrictStr | None], Body(examples=[{"GREETING": "hello", "OLD": None}])],
-        caller: Operator,
-        response: Response,
-    ) -> SagaStarted:
-        if not wanted:
-            raise InvalidInput("No config var is named", todo="Name one: `knarr config set APP GREETING=hello`")
-        found = await requests.app(app, caller)
-        result: SagaStarted = started(await requests.change_config(found, wanted, caller), response)
-        return result
-
-
-def _add_scopes(routes: APIRouter, requests: Requests, started: Any) -> None:
-    @routes.get("/apps/{app}/config/scopes", summary="Scope of each config var that is not for builds and instances")
-    async def scopes(app: str, caller: Reader) -> dict[str, str]:
-        _, config = await requests.config(await requests.app(app, caller))
-        return dict(sorted(config.scopes.items()))
-
-    @routes.patch("/apps/{app}/config/scopes", summary="Say who gets config vars: `build`, `run` or `both`")
-    async def change(
-        app: str,
-        wanted: Annotated[dict[str, StrictStr], Body(examples=[{"NEXT_PUBLIC_API": "build"}])],
-        caller: Operator,
-        response: Response,
-    ) -> SagaStarted:
-        if not wanted:
-            raise InvalidInput(
-                "No config var is named", todo="Name one: `knarr config set APP --scope build NAME=value`"
-            )
-        found = await requests.app(app, caller)
-        result: SagaStarted = started(await requests.change_scopes(found, wanted, caller), response)
         return result
 
 

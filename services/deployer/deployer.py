@@ -77,6 +77,7 @@ async def prepare(known: KnownRelease, app: App, work: Work, deployer: Deployer)
     release = await assemble(
         known, app, db=deployer.db, images=deployer.images, vault=deployer.vault, provider=deployer.provider
     )
+    work.hide({*release.env.values(), *(each.password for each in release.addons)} - {release.app, release.team})
     if deployer.provider is not None:
         for addon in release.addons:
             work.note(f"starting the add-on {addon.name}")

@@ -27,7 +27,7 @@ from ocistore.store import (
     Image,
 )
 from services.deployer.errors import CannotRun
-from services.source.contract import AddOn, Cron, EnvVar, HealthCheck, Storage
+from services.source.contract import AddOn, Cron, EnvVar, HealthCheck, Storage, is_platforms
 
 T = TypeVar("T")
 
@@ -93,7 +93,8 @@ def facts_of(image: Image) -> ImageFacts:
         raise CannotRun(
             "The image's health path is no path", why=f"{health_path!r}", todo="Give one such as `/health` in app.json."
         )
-    env = _read(labels, LABEL_ENV, _ENV) or {}
+    declared_env: dict[str, EnvVar] = _read(labels, LABEL_ENV, _ENV) or {}
+    env = {name: declared_env[name] for name in declared_env if not is_platforms(name)}
     checks = _read(labels, LABEL_CHECKS, _CHECKS)
     return ImageFacts(
         processes=processes,

@@ -100,6 +100,23 @@ observations = Table(
     Column("state", String(16), nullable=False),
 )
 
+audit = Table(
+    "audit",
+    metadata,
+    # ordered by time
+    Column("entry_id", Id, primary_key=True),
+    Column("at_ms", Ms, nullable=False),
+    Column("team", String(100), nullable=False),
+    Column("app_id", Id, nullable=False),
+    Column("app", String(100), nullable=False),
+    # the token's name
+    Column("by", String(100), nullable=False),
+    Column("what", String(500), nullable=False),
+    Index("ix_audit_team", "team", "entry_id"),
+    Index("ix_audit_app", "app_id", "entry_id"),
+    Index("ix_audit_at", "at_ms"),
+)
+
 drifts = Table(
     "drifts",
     metadata,

@@ -14,8 +14,9 @@ from seedwork.messages import envelope, new_id
 from seedwork.outbox import Outbox
 from seedwork.unit_of_work import Database
 from services.deployer import apps, releases
-from services.deployer.api import Operator, SagaStarted
+from services.deployer.api import Operator
 from services.deployer.apps import App
+from services.deployer.config_api import SagaStarted
 from services.deployer.contract import RebaseRequested
 from services.deployer.image import buildpacks_layers
 from services.deployer.requests import Asked, Requests

@@ -26,7 +26,7 @@ from seedwork.clock import Clock
 from seedwork.decide import UnknownSaga, decide
 from seedwork.errors import KnarrError, RetryableError
 from seedwork.inbox import take_new
-from seedwork.messages import Envelope, new_id, rfc3339_ms
+from seedwork.messages import Envelope, new_id, reason_of, rfc3339_ms
 from seedwork.outbox import Outbox
 from seedwork.saga import (
     ENDED,
@@ -436,7 +436,7 @@ class Engine:
 
     async def _bury(self, work: Work, error: Exception) -> None:
         """Keep what cannot be decided, with the reason; a timer comes again later, else its saga would never end."""
-        reason = error.message if isinstance(error, KnarrError) else f"{type(error).__name__}: {error}"
+        reason = reason_of(error)
         fault = None if isinstance(error, KnarrError) else error
         log.warning("an input goes to the dead letters", type=work.type, reason=reason, exc_info=fault)
         envelope = work if isinstance(work, Envelope) else _as_envelope(work)

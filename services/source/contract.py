@@ -92,6 +92,17 @@ class AddOn(Payload):
     version: str | None = None
 
 
+def is_platforms(name: str) -> bool:
+    """Return whether an environment variable is the platform's, or steers how programs are loaded.
+
+    A repository does not set such a variable: it would act on the platform's own programs that start the app.
+    """
+    return name == "PORT" or name.startswith(("KNARR_", "LD_", "DYLD_")) or name in _LOADERS
+
+
+_LOADERS = frozenset({"PATH", "PYTHONHOME", "PYTHONSTARTUP", "GCONV_PATH", "GLIBC_TUNABLES", "BASH_ENV"})
+
+
 class EnvVar(Payload):
     """A config var that `app.json` declares; a default value, never a secret."""
 

@@ -5,6 +5,8 @@ A line ends at a line feed only: a carriage return before it is part of the line
 
 from collections.abc import Iterable, Iterator
 
+from seedwork.masking import Hidden
+
 LINE_BYTES = 1024 * 1024
 """Beyond this a line without an end is given in parts: memory is bounded."""
 
@@ -33,17 +35,7 @@ class Lines:
             self._rest.clear()
 
 
-SECRET_CHARS = 6
-"""A shorter value is as likely a word; blotting those out would make the lines unreadable."""
-
-
 def blotted(lines: Iterable[bytes], secrets: Iterable[str]) -> tuple[str, ...]:
     """The lines as an error may carry them: text of a bounded length, with the secrets blotted out."""
-    hidden = sorted({each for each in secrets if len(each) >= SECRET_CHARS}, key=len, reverse=True)
-    shown = []
-    for raw in lines:
-        line = raw.rstrip(b"\r").decode(errors="replace")
-        for secret in hidden:
-            line = line.replace(secret, "********")
-        shown.append(line[:1000])
-    return tuple(shown)
+    texts = [raw.rstrip(b"\r").decode(errors="replace") for raw in lines]
+    return tuple(line[:1000] for line in Hidden(secrets).lines(texts))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.source.contract import AddOn, Cron, EnvVar, HealthCheck
+from services.source.contract import AddOn, Cron, EnvVar, HealthCheck, is_platforms
 from services.source.errors import AppInvalid
 from services.source.manifests import JsonObject, clean
 from services.source.plan.addons import KINDS, add, addon_of
@@ -103,6 +103,12 @@ def _env(content: JsonObject, findings: Findings) -> Mapping[str, EnvVar]:
     for name, value in content.object("env").items():
         if name == "PORT":
             findings.note(f"not honoured: `env.PORT` of {APP_JSON}: the platform gives PORT")
+            continue
+        if is_platforms(name):
+            findings.note(
+                f"not honoured: `env.{name[:80]}` of {APP_JSON}: a repository does not set this variable. If the app"
+                " needs it, set it as a config var or in the start command"
+            )
             continue
         with findings.collecting():
             found[name] = _env_var(name, value, findings)

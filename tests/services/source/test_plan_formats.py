@@ -208,6 +208,14 @@ def test_app_json_in_heroku_s_form() -> None:
     assert found.addons == (AddOn(kind="postgres"), AddOn(kind="redis", version="7"))
 
 
+def test_app_json_sets_no_variable_of_the_platform_or_of_the_loader() -> None:
+    """They would act on the programs that start the app; the build log names them."""
+    names = ("KNARR_TOKEN", "LD_PRELOAD", "LD_LIBRARY_PATH", "PATH", "PYTHONHOME")
+    found = app_json(env={**dict.fromkeys(names, "/app/x"), "PYTHONPATH": "/app/src"})
+    assert set(found.env) == {"PYTHONPATH"}
+    assert [name for name in names if not any(f"env.{name}`" in note for note in found.notes)] == []
+
+
 def test_an_add_on_of_both_files_is_as_cupaas_yml_says() -> None:
     """The version is the stronger file's."""
     found = cupaas("services: [{postgres: 15}]", **{"app.json": as_json({"addons": ["heroku-postgresql", "redis"]})})

@@ -20,6 +20,7 @@ from typing import BinaryIO
 import structlog
 
 from seedwork.messages import rfc3339
+from services.deployer.adapters.lines import blotted
 
 log = structlog.get_logger(__name__)
 
@@ -40,8 +41,6 @@ _READ_BYTES = 256 * 1024
 _F_SETPIPE_SZ = 1031
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 _FOLLOW_S = 0.2
-_SECRET_CHARS = 6
-"""A shorter value is as likely a word; blotting those out would make the lines unreadable."""
 
 
 class AppLog:
@@ -197,14 +196,7 @@ class Output:
 
     def tail(self, *, secrets: Iterable[str] = ()) -> tuple[str, ...]:
         """The last lines, oldest first, with `secrets` blotted out."""
-        hidden = sorted({each for each in secrets if len(each) >= _SECRET_CHARS}, key=len, reverse=True)
-        lines = []
-        for raw in list(self._tail):
-            line = raw.decode(errors="replace")
-            for secret in hidden:
-                line = line.replace(secret, "********")
-            lines.append(line[:1000])
-        return tuple(lines)
+        return blotted(list(self._tail), secrets)
 
     def _pump(self) -> None:
         poller = select.poll()

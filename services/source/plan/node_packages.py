@@ -12,6 +12,7 @@ from typing import Literal, cast
 
 from services.source.contract import Packages
 from services.source.plan.findings import Findings, listed
+from services.source.plan.node_locked import locked_node
 from services.source.plan.package_json import PACKAGE_JSON, PackageJson, read_package_json
 from services.source.plan.ranges import release, satisfies_npm
 from services.source.plan.tree import Tree
@@ -70,6 +71,7 @@ def read_node(tree: Tree, findings: Findings, version: str | None = None) -> Nod
     asked = Asked(version, ".cupaas.yml", "`runtime` of .cupaas.yml") if version else None
     asked = asked or _node_version(tree, package, findings)
     tool, lock = _tool(tree, package, findings)
+    asked = asked or locked_node(tree, package, lock)
     _check_protocols(tree, package, tool, findings)
     if lock is not None:
         _check_npm_lock(tree, package, lock, findings)

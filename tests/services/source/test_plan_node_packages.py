@@ -212,3 +212,58 @@ def test_every_file_that_decides_is_a_manifest() -> None:
 def test_a_byte_order_mark_is_passed_over() -> None:
     """As npm does."""
     assert web(planned({"package.json": b'\xef\xbb\xbf{"scripts": {"start": "node server.js"}}'})) == "node server.js"
+
+
+ASTRO: dict[str, Any] = {"dependencies": {"astro": "^6.0.0", "ms": "^2.0.0"}, "devDependencies": {"vite": "^7.0.0"}}
+ASTRO_NPM: dict[str, Any] = {
+    "lockfileVersion": 3,
+    "packages": {
+        "": {},
+        "node_modules/ms": {"version": "2.0.0", "engines": {"node": ">=99"}},
+        "node_modules/vite": {"version": "7.0.0", "engines": {"node": "^20.19.0 || >=22.12.0"}},
+        "node_modules/astro": {"version": "6.0.0", "engines": {"node": ">=22.12.0", "npm": ">=9"}},
+    },
+}
+ASTRO_PNPM = """lockfileVersion: '9.0'
+packages:
+
+  astro@6.0.0:
+    resolution: {integrity: sha512-x}
+    engines: {node: '>=22.12.0', npm: '>=9'}
+    hasBin: true
+
+  ms@2.0.0:
+    resolution: {integrity: sha512-x}
+    engines: {node: '>=99'}
+
+  vite@7.0.0:
+    resolution: {integrity: sha512-x}
+    engines: {node: ^20.19.0 || >=22.12.0}
+"""
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"package-lock.json": ASTRO_NPM}, (">=22.12.0", "package-lock.json")),
+        ({"pnpm-lock.yaml": ASTRO_PNPM}, (">=22.12.0", "pnpm-lock.yaml")),
+        ({"package-lock.json": ASTRO_NPM, ".nvmrc": "20"}, ("20", ".nvmrc")),
+        ({"yarn.lock": YARN_1}, (None, None)),
+        ({}, (None, None)),
+    ],
+)
+def test_the_locked_framework_says_which_node_it_needs(files: Files, expected: tuple[str | None, str | None]) -> None:
+    """Where the app names none: the narrowest range of its frameworks, not of any package."""
+    (found,) = planned(package(**ASTRO) | dict(files)).packages
+
+    assert (found.version, found.version_file) == expected
+
+
+def test_engines_that_are_no_texts_say_nothing() -> None:
+    """A lock file is written by anybody."""
+    entries = {"": {}, "node_modules/astro": {"version": "6.0.0", "engines": [">=22"]}, "node_modules/vite": 7}
+    (found,) = planned(package(**{**ASTRO, "dependencies": {"astro": "*"}}) | {"pnpm-lock.yaml": "a: b\n"}).packages
+    assert found.version is None
+    lock = {"lockfileVersion": 3, "packages": {**entries, "node_modules/vite": {"engines": {"node": 7}}}}
+    (found,) = planned(package(**{**ASTRO, "dependencies": {"astro": "*"}}) | {"package-lock.json": lock}).packages
+    assert found.version is None

@@ -7,7 +7,7 @@ package; those of Yarn and Bun do not.
 import json
 import re
 
-from services.source.plan.package_json import PackageJson
+from services.source.plan.package_json import PACKAGE_JSON, PackageJson
 from services.source.plan.ranges import satisfies_npm
 from services.source.plan.tree import MAX_LOCK_BYTES, Tree
 from services.source.plan.versions import Asked, node_range
@@ -27,6 +27,10 @@ FRAMEWORKS = (
     *("@solidjs/start", "@nestjs/cli", "@docusaurus/core", "@11ty/eleventy", "vinxi", "nitropack", "vitepress"),
 )
 """Packages that end the build with an error on a Node that they do not support."""
+_NEWEST = re.compile(r"latest|next|[*xX]?|>=?[\d. ]+", re.ASCII)
+"""A range of which an installation without a lock file takes the newest version."""
+NODE_OF_NEWEST = ">=22.12.0"
+"""What the newest versions of these packages ask for, by the end of 2025."""
 _PROBES = tuple(f"{major}.99.99" for major in (16, 18, 20, 22, 24))
 _PNPM_ENTRY = (
     r"^  '?/?{name}[@/]\d[^\n]{{0,200}}:\n(?:    [^\n]*\n)*?"
@@ -35,9 +39,16 @@ _PNPM_ENTRY = (
 
 
 def locked_node(tree: Tree, package: PackageJson, lock: str | None) -> Asked | None:
-    """Return the narrowest range of the app's frameworks, as the lock file has it; None: it says nothing."""
+    """Return the narrowest range of the app's frameworks, as the lock file has it; None: nothing asks for a version.
+
+    Without a lock file the newest version of a framework decides, where the app asks for it.
+    """
     names = [name for name in FRAMEWORKS if package.has(name)]
-    if not names or lock is None:
+    if lock is None:
+        asked = {**package.dev_dependencies, **package.dependencies}
+        newest = next((name for name in names if _NEWEST.fullmatch(asked.get(name, "-").strip())), None)
+        return Asked(NODE_OF_NEWEST, PACKAGE_JSON, f"the newest {newest} of {PACKAGE_JSON}") if newest else None
+    if not names:
         return None
     data = tree.read(lock, MAX_LOCK_BYTES)
     if len(data) > MAX_LOCK_BYTES:

@@ -18,6 +18,7 @@ from services.builder.adapters.buildx.builder import _lay_out
 from services.builder.adapters.buildx.faults import explained, lacks_compiler
 from services.builder.adapters.buildx.image import built_layers, stored_config, stored_layers
 from services.builder.adapters.buildx.kitchen import BaseImages, Kitchen, Recipe, ignored_by_app
+from services.builder.adapters.buildx.node_recipe import node_image
 from services.builder.adapters.buildx.progress import Progress
 from services.builder.adapters.buildx.recipes import recipe_for
 from services.builder.adapters.layers.sandbox import ToolFailed
@@ -157,6 +158,15 @@ def test_packages_that_are_compiled_get_compilers_and_their_libraries() -> None:
     final = len(lines) - 1 - lines[::-1].index("FROM python:3.11-slim")
     assert not any("apt-get" in line or "python-tools" in line for line in lines[final:])
     assert "apt-get" not in recipe(PYTHON, {"requirements.txt": "psycopg2\n"}).dockerfile
+
+
+@pytest.mark.parametrize(
+    ("wanted", "image"),
+    [(None, "node:20-slim"), ("18", "node:18-slim"), ("^16.4.0", "node:16-slim"), (">=8", "node:20-slim")],
+)
+def test_a_major_version_of_node_that_the_app_names_is_its_base_image(wanted: str | None, image: str) -> None:
+    """Also one that is not among those to choose from for a range, as with Python."""
+    assert node_image(wanted, BaseImages()) == image
 
 
 def test_native_packages_of_node_are_compiled_in_stages_only() -> None:

@@ -259,6 +259,25 @@ def test_the_locked_framework_says_which_node_it_needs(files: Files, expected: t
     assert (found.version, found.version_file) == expected
 
 
+@pytest.mark.parametrize(
+    ("dependencies", "version"),
+    [
+        ({"nuxt": "latest"}, ">=22.12.0"),
+        ({"next": "*"}, ">=22.12.0"),
+        ({"astro": ">=4"}, ">=22.12.0"),
+        ({"next": "^15.0.0"}, None),
+        ({"ms": "latest"}, None),
+    ],
+)
+def test_the_newest_version_of_a_framework_needs_a_current_node(
+    dependencies: dict[str, str], version: str | None
+) -> None:
+    """Without a lock file `latest` is what the framework released last, which an old Node cannot build."""
+    (found,) = planned(package(dependencies=dependencies)).packages
+
+    assert found.version == version
+
+
 def test_engines_that_are_no_texts_say_nothing() -> None:
     """A lock file is written by anybody."""
     entries = {"": {}, "node_modules/astro": {"version": "6.0.0", "engines": [">=22"]}, "node_modules/vite": 7}

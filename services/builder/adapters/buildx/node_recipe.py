@@ -167,7 +167,7 @@ class _Installing:
 
 
 def node_image(wanted: str | None, images: BaseImages) -> str:
-    """Return the first base image with a version that the app allows.
+    """Return the first base image with a version that the app allows, or that of the major version that it names.
 
     Raises:
         CannotBuild: There is none.
@@ -179,6 +179,8 @@ def node_image(wanted: str | None, images: BaseImages) -> str:
         same_major = exact and first is not None and first[0] == version
         if not wanted or satisfies(f"{version}.9999.9999", wanted) or same_major:
             return images.pinned(images.node.format(version=version))
+    if exact and first is not None:
+        return images.pinned(images.node.format(version=first[0]))
     raise CannotBuild(
         f"The app asks for node {str(wanted)[:60]!r}",
         why=f"base images are there for {', '.join(images.node_versions)}",

@@ -87,7 +87,7 @@ def sbom(
     if kind is None and name is None:
         found = session.platform.get("deployer", path)["items"]
         rows = [(each["name"], each["format"], size(each["size_bytes"])) for each in found]
-        empty = f"Release {number} of {app} has no bill of materials: only buildpacks write one."
+        empty = f"Release {number} of {app} has no bill of materials."
         session.terminal.data(found, table(("NAME", "FORMAT", "SIZE"), rows, empty=empty))
         return
     with session.platform.stream("deployer", f"{path}/{kind or 'cyclonedx'}", name=name) as answer:

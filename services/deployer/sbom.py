@@ -1,4 +1,4 @@
-"""Bills of materials (SBOM) of a release: the documents that buildpacks left in its image.
+"""Bills of materials (SBOM) of a release: the documents that buildpacks left in its image, else one that is made of it.
 
 The lifecycle writes them to a layer of their own, one document for each buildpack, layer and format:
 `/layers/sbom/launch/<buildpack>/[<layer>/]sbom.<cdx|spdx|syft>.json`. They are kept as long as the image, so as long as
@@ -21,9 +21,11 @@ from typing import BinaryIO, Literal, cast
 
 from ocistore.store import Descriptor, Image, ImageStore
 from seedwork.archives import disk_errors
-from seedwork.errors import InvalidInput, NotFound, TimedOut, TooLarge
+from seedwork.errors import InvalidInput, NotFound, TooLarge
 from seedwork.threads import in_thread
+from services.deployer.bounded import BoundedStream
 from services.deployer.image import buildpacks_layers
+from services.deployer.installed import cyclonedx_of, packages_of
 
 Format = Literal["cyclonedx", "spdx", "syft"]
 MEDIA_TYPES: dict[Format, str] = {
@@ -48,16 +50,25 @@ class Document:
     name: str
     """Which buildpack and layer it is of: `heroku_python/venv`."""
     format: Format
-    size_bytes: int
+    size_bytes: int | None
+    """None: it is made of the image when it is asked for."""
+
+
+PACKAGES = Document(name="packages", format="cyclonedx", size_bytes=None)
+"""Of an image that buildpacks did not build: the packages that are found in it."""
+_one_at_a_time = asyncio.Lock()
+"""Held while an image is searched for packages: all its layers are read for that."""
 
 
 async def documents(image: Image, images: ImageStore) -> list[Document]:
-    """List the documents of an image by name; none: its builder left none.
+    """List the documents of an image by name. An image of another builder than buildpacks has `PACKAGES`.
 
     Raises:
         InvalidInput: The layer is damaged.
         TooLarge: The layer is larger than is read.
     """
+    if buildpacks_layers(image) is None:
+        return [PACKAGES]
     async with _opened(image, images) as layer:
         if layer is None:
             return []
@@ -68,10 +79,11 @@ async def documents(image: Image, images: ImageStore) -> list[Document]:
         return await in_thread(listed)
 
 
-async def document(image: Image, images: ImageStore, *, kind: Format, name: str | None) -> bytes:
+async def document(app: str, image: Image, images: ImageStore, *, kind: Format, name: str | None) -> bytes:
     """Return one document.
 
     Args:
+        app: Name of the app.
         image: Of the release.
         images: Where it is.
         kind: In which format.
@@ -87,9 +99,13 @@ async def document(image: Image, images: ImageStore, *, kind: Format, name: str 
         names = ", ".join(each.name for each in known[:50])
         raise NotFound(
             f"The release has {'more than one document' if chosen else 'no such document'} in the format {kind}",
-            why=f"there are {names}" if known else "its image has none; of the builders only buildpacks write one",
+            why=f"there are {names}" if known else "its builder wrote none",
             todo="Name one with `--name`." if known else "List what there is: `knarr releases sbom APP`",
         )
+    if chosen[0].size_bytes is None:
+        async with _one_at_a_time:
+            packages = await packages_of(image, images)
+        return await asyncio.to_thread(cyclonedx_of, app, image.digest, packages)
     if chosen[0].size_bytes > _DOCUMENT_BYTES:
         raise TooLarge(
             f"The document {chosen[0].name} is not sent",
@@ -115,8 +131,10 @@ class _Layer:
     def read(self, stop: threading.Event) -> Iterator[tuple[Document, Iterator[bytes]]]:
         self.file.seek(0)
         unpacked = gzip.GzipFile(fileobj=self.file) if self.compressed else self.file
+        what = "The bill of materials is not read"
+        bounded = BoundedStream(unpacked, limit_bytes=_UNPACKED_BYTES, stop=stop, what=what)
         try:
-            with tarfile.open(fileobj=cast("BinaryIO", _Bounded(unpacked, stop)), mode="r|") as tar:
+            with tarfile.open(fileobj=cast("BinaryIO", bounded), mode="r|") as tar:
                 for entry in tar:
                     folder, _, file = entry.name.lstrip("/").rpartition("/")
                     kind = _ENDINGS.get(file)
@@ -126,26 +144,6 @@ class _Layer:
                         yield found, iter(partial(opened.read, _PIECE_BYTES), b"")
         except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise InvalidInput("The bill of materials cannot be read", why=f"its layer is damaged: {error}") from error
-
-
-class _Bounded:
-    """A stream that ends with an error where it is longer than it may be, or nobody waits for it any more."""
-
-    def __init__(self, stream: BinaryIO | gzip.GzipFile, stop: threading.Event) -> None:
-        self._stream = stream
-        self._stop = stop
-        self._left = _UNPACKED_BYTES
-
-    def read(self, size: int) -> bytes:
-        if self._stop.is_set():
-            raise TimedOut("Reading the bill of materials was stopped")
-        data = self._stream.read(size)
-        self._left -= len(data)
-        if self._left < 0:
-            raise TooLarge(
-                "The bill of materials is not read", why=f"it has more than {_UNPACKED_BYTES} bytes when it is unpacked"
-            )
-        return data
 
 
 @asynccontextmanager

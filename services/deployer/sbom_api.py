@@ -22,7 +22,8 @@ class ShownDocument(BaseModel):
     """Which buildpack and layer it is of."""
     format: sbom.Format
     media_type: str
-    size_bytes: int
+    size_bytes: int | None
+    """Null: it is made of the image when it is asked for."""
 
 
 def router(*, db: Database, images: ImageStore, requests: Requests) -> APIRouter:
@@ -72,7 +73,7 @@ def router(*, db: Database, images: ImageStore, requests: Requests) -> APIRouter
         caller: Reader,
         name: Annotated[str | None, Query(max_length=500, description="Of the document, where there are more.")] = None,
     ) -> Response:
-        content = await sbom.document(await image_of(app, number, caller), images, kind=kind, name=name)
+        content = await sbom.document(app, await image_of(app, number, caller), images, kind=kind, name=name)
         return Response(content, media_type=sbom.MEDIA_TYPES[kind])
 
     return routes

@@ -191,6 +191,18 @@ async def test_a_document_is_sent_as_it_is(asked: Asked, shelf: Shelf) -> None:
     assert (await sbom(asked, "/cyclonedx", name="../x")).status_code == 404
 
 
+async def test_an_image_of_another_builder_has_a_document_that_is_made_of_it(asked: Asked, shelf: Shelf) -> None:
+    """The packages that are found in its layers, as CycloneDX."""
+    metadata = "node_modules/left-pad/package.json"
+    files = {"app.py": "", metadata: '{"name": "left-pad", "version": "1.3.0"}'}
+    await asked.deploy(await shelf.image(files))
+    (listed,) = (await sbom(asked)).json()["items"]
+    assert (listed["name"], listed["format"], listed["size_bytes"]) == ("packages", "cyclonedx", None)
+    document = (await sbom(asked, "/cyclonedx")).json()
+    assert [each["purl"] for each in document["components"]] == ["pkg:npm/left-pad@1.3.0"]
+    assert (await sbom(asked, "/spdx")).status_code == 404
+
+
 async def test_documents_that_are_too_large_are_not_sent(
     asked: Asked, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:

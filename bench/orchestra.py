@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import structlog
 from fastapi import FastAPI
@@ -54,7 +54,28 @@ COMMANDS: Mapping[str, tuple[type[Command], type[Command]]] = {
 }
 """What each step sends, forward and back."""
 STEPS: Mapping[str, Step] = {step.name: step for step in DEPLOY.steps}
+FAILING = "deploy"
+"""The step that fails where everything is undone."""
 FAILS = ReleaseDeployFailed(retryable=False, code="unhealthy", message="It does not answer.")
+
+
+def check_participants(commands: Mapping[str, tuple[type[Command], type[Command]]] = COMMANDS) -> None:
+    """Look whether every step of a deployment has a participant: a saga would wait for it for ever.
+
+    Raises:
+        RuntimeError: One has none, or one that takes another command.
+    """
+    for name, step in STEPS.items():
+        sent = get_type_hints(step.send).get("return")
+        if name not in commands:
+            raise RuntimeError(f"the step {name!r} of a deployment has no participant in the measurements: add {sent}")
+        if commands[name][0] is not sent:
+            raise RuntimeError(f"the step {name!r} sends {sent}, and its participant takes {commands[name][0]}")
+
+
+def steps_of(sagas: int, *, fail: bool) -> int:
+    """Return how many commands these sagas have answered: undos count, too."""
+    return sagas * (2 * (list(STEPS).index(FAILING) + 1) if fail else len(STEPS))
 
 
 def quiet() -> None:
@@ -101,7 +122,7 @@ class Instant:
         self._answers: dict[str, tuple[str, Mapping[str, Any]]] = {}
         for name, (forward, back) in COMMANDS.items():
             step = STEPS[name]
-            ok: Message = FAILS if fail and name == "deploy" else step.ok.example()
+            ok: Message = FAILS if fail and name == FAILING else step.ok.example()
             self._answers[forward.__name__] = _prepared(ok)
             if step.undone is not None:
                 self._answers[back.__name__] = _prepared(step.undone.example())
@@ -174,7 +195,7 @@ async def kernel_participant(
     await db.write(lambda conn: conn.run_sync(metadata.create_all))
     outbox = Outbox(tables, clock)
     participant = Participant(name, db=db, tables=tables, bus=bus, clock=clock, outbox=outbox)
-    answer: Event = FAILS if fail and name == "deploy" else step.ok.example()
+    answer: Event = FAILS if fail and name == FAILING else step.ok.example()
 
     async def work_on(_command: Command, *, work: Work) -> Event:
         trips.arrived(work.saga_id)
@@ -287,7 +308,11 @@ async def orchestra(
         fail: Whether the last step fails, so that everything is undone.
         halts: Work that never ends; participants of the kernel have it.
         slots: How many handlers of a step may be at work; participants of the kernel have a limit.
+
+    Raises:
+        RuntimeError: A step has no participant.
     """
+    check_participants()
     bus, trips = InProcessBus(), Trips()
     settings = CoordinatorSettings(home=home, token=SecretStr("bench"), _env_file=None)
     app = create_app(settings, bus=bus)

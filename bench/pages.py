@@ -25,6 +25,9 @@ from seedwork.clock import SystemClock
 from seedwork.messages import new_id
 from services.saga_coordinator.retention import Retention
 
+Row = dict[str, Any]
+"""Of a table, by the names of its columns."""
+
 APPS = 1000
 DAYS = 300
 """Over which the sagas' starts are spread."""
@@ -61,17 +64,28 @@ def fill(home: Path, count: int) -> None:
         for name, _ in indexes:
             db.execute(f"DROP INDEX {name}")
         for saga, log in made:
-            db.execute("INSERT INTO sagas VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", saga)
-            db.executemany("INSERT INTO saga_log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", log)
+            db.execute(_insert("sagas", saga), saga)
+            db.executemany(_insert("saga_log", log[0]), log)
         for _, sql in indexes:
             db.execute(sql)
         db.execute("COMMIT")
         db.execute("PRAGMA journal_mode=WAL")
 
 
-def _copies(db: sqlite3.Connection, count: int) -> Iterator[tuple[tuple[Any, ...], list[tuple[Any, ...]]]]:
-    """Rows of sagas with those of their logs, oldest first; columns in the order of the tables."""
-    originals = [(row, _ends_of_log(db, row[0])) for row in db.execute("SELECT * FROM sagas ORDER BY state DESC")]
+def _insert(table: str, row: Row) -> str:
+    return f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join(f':{name}' for name in row)})"  # noqa: S608
+
+
+def _rows(db: sqlite3.Connection, query: str, *values: str) -> list[Row]:
+    cursor = db.execute(query, values)
+    names = [each[0] for each in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def _copies(db: sqlite3.Connection, count: int) -> Iterator[tuple[Row, list[Row]]]:
+    """Rows of sagas with those of their logs, oldest first."""
+    rows = _rows(db, "SELECT * FROM sagas ORDER BY state DESC")
+    originals = [(row, _ends_of_log(db, row["id"])) for row in rows]
     chance = random.Random(1)  # noqa: S311  no secret
     first_ms = int(time.time() * 1000) - DAYS * DAY_MS
     app_ids = [new_id() for _ in range(APPS)]
@@ -81,39 +95,40 @@ def _copies(db: sqlite3.Connection, count: int) -> Iterator[tuple[tuple[Any, ...
         created_ms = first_ms + number * DAYS * DAY_MS // count
         saga_id = f"{created_ms:012x}-7{chance.getrandbits(12):03x}-8{chance.getrandbits(12):03x}-{number:012x}"
         saga_id = f"{saga_id[:8]}-{saga_id[8:]}"
-        yield _copy(row, entries, {row[0]: saga_id, row[3]: app_ids[app]}, f"shop{app}", f"{number:040x}", created_ms)
+        own = {"id": saga_id, "app_id": app_ids[app], "app": f"shop{app}", "commit_id": f"{number:040x}"}
+        yield _copy(row, entries, {**own, "created_ms": created_ms})
 
 
-def _ends_of_log(db: sqlite3.Connection, saga_id: str) -> list[tuple[Any, ...]]:
-    rows = db.execute("SELECT * FROM saga_log WHERE saga_id = ? ORDER BY seq", (saga_id,)).fetchall()
+def _ends_of_log(db: sqlite3.Connection, saga_id: str) -> list[Row]:
+    rows = _rows(db, "SELECT * FROM saga_log WHERE saga_id = ? ORDER BY seq", saga_id)
     return [rows[0], rows[-1]]
 
 
-def _copy(  # noqa: PLR0917  private, and called once
-    row: tuple[Any, ...],
-    entries: list[tuple[Any, ...]],
-    ids: Mapping[str, str],
-    app: str,
-    commit: str,
-    created_ms: int,
-) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
-    changes = {**ids, row[5]: commit, '"app":"shop"': f'"app":"{app}"'}
-    seconds = str(row[9])[:10]  # times in a body are a few milliseconds apart: all get the same second
+def _copy(row: Row, entries: list[Row], own: Row) -> tuple[Row, list[Row]]:
+    changes = {row[name]: own[name] for name in ("id", "app_id", "commit_id")}
+    changes['"app":"shop"'] = f'"app":"{own["app"]}"'
+    seconds = str(row["created_ms"])[:10]  # times in a body are a few milliseconds apart: all get the same second
 
     def changed(text: str | None) -> str | None:
         if text is None:
             return None
         for old, new in changes.items():
             text = text.replace(old, new)
-        return text.replace(seconds, str(created_ms)[:10])
+        return text.replace(seconds, str(own["created_ms"])[:10])
 
-    saga_id, _, definition, app_id, _, _, state, step, attention, _, origin, body = row
-    values = (ids[saga_id], 1, definition, ids[app_id], app, commit, state, step, attention, created_ms)
+    texts = {name: changed(row[name]) for name in ("origin", "body")}
     log = [
-        (ids[saga_id], seq, created_ms, *entry[3:10], changed(entry[10]), changed(entry[11]))
+        {
+            **entry,
+            "saga_id": own["id"],
+            "seq": seq,
+            "at_ms": own["created_ms"],
+            "payload": changed(entry["payload"]),
+            "context": changed(entry["context"]),
+        }
         for seq, entry in enumerate(entries, 1)
     ]
-    return (*values, changed(origin), changed(body)), log
+    return {**row, **own, "version": 1, **texts}, log
 
 
 def forms(count: int) -> Mapping[str, Mapping[str, str]]:

@@ -10,7 +10,7 @@ import gc
 import time
 
 from bench.figures import Figure, folder, percentile
-from bench.orchestra import Kind, orchestra, quiet
+from bench.orchestra import Kind, orchestra, quiet, steps_of
 
 WARM_UP = 50
 KINDS: tuple[Kind, ...] = ("instant", "kernel")
@@ -37,7 +37,7 @@ async def round_trip(kind: Kind, runs: int, sagas: int) -> list[Figure]:
 
 async def throughput(kind: Kind, in_flight: int, runs: int, sagas: int, *, fail: bool = False) -> list[Figure]:
     """Many at a time."""
-    steps = sagas * (8 if fail else 5)
+    steps = steps_of(sagas, fail=fail)
     rates, costs = [], []
     with folder() as home:
         async with orchestra(home, kind, fail=fail) as all_of_it:

@@ -24,7 +24,7 @@ from time import perf_counter
 import psutil
 
 from bench.figures import Figure, percentile
-from bench.orchestra import COMMANDS, STEPS, Audience, Instant, Kind, Trips, quiet
+from bench.orchestra import COMMANDS, STEPS, Audience, Instant, Kind, Trips, check_participants, quiet, steps_of
 from bench.stack.place import Place, Processors, Subscriptions, end, place, running
 from seedwork.adapters.pulsar import PulsarBus
 from seedwork.bus import Handle
@@ -44,7 +44,12 @@ SCHEMAS: Mapping[str, Sequence[str]] = {"instant": (), "kernel": tuple(COMMANDS)
 
 
 def subscriptions(kind: Kind) -> Subscriptions:
-    """Who listens to what."""
+    """Who listens to what.
+
+    Raises:
+        RuntimeError: A step has no participant.
+    """
+    check_participants()
     commands: list[type[Command]] = [each for pair in COMMANDS.values() for each in pair]
     mine: dict[str, Sequence[type[Message]]] = {"audience": (DeploymentSucceeded, DeploymentFailed)}
     if kind == "instant":
@@ -172,7 +177,7 @@ async def throughput(
     where: Place, given: Cast, *, in_flight: int, runs: int, sagas: int, group: str, fail: bool = False
 ) -> list[Figure]:
     """Many at a time; beside the rate stands who spent how much processor time on a step."""
-    steps = sagas * (8 if fail else 5)
+    steps = steps_of(sagas, fail=fail)
     rates: list[float] = []
     costs: dict[str, list[float]] = {}
     async with stage(where, given, fail=fail) as all_of_it:

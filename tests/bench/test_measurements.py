@@ -6,7 +6,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from bench import figures, pages, recovery, steps
+from bench import figures, orchestra, pages, recovery, steps
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +39,22 @@ def test_pages_are_read_and_old_sagas_cleaned_while_others_are_deployed(
     assert found["cleaned"] > 0
     assert found["round trip meanwhile: p50"] > 0
     assert list(tmp_path.iterdir()) == []  # nothing is left
+
+
+def test_a_step_without_a_participant_is_named_before_a_measurement_waits_for_it() -> None:
+    """And one whose participant takes the command of an older version."""
+    orchestra.check_participants()
+    without = {name: pair for name, pair in orchestra.COMMANDS.items() if name != "observe"}
+    with pytest.raises(RuntimeError, match=r"the step 'observe' of a deployment has no participant"):
+        orchestra.check_participants(without)
+    with pytest.raises(RuntimeError, match=r"the step 'observe' sends .*ObserveRelease"):
+        orchestra.check_participants({**without, "observe": orchestra.COMMANDS["deploy"]})
+
+
+def test_undos_are_counted_as_steps() -> None:
+    """Four commands forward, the last of which fails, and four back."""
+    assert orchestra.steps_of(10, fail=False) == 50
+    assert orchestra.steps_of(10, fail=True) == 80
 
 
 @pytest.mark.parametrize("fail", [False, True])

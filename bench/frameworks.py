@@ -1,9 +1,11 @@
 """Apps of real frameworks, deployed and built by hand in the same run: from nothing, and after a change of one line.
 
-FastAPI is installed by uv, Next.js by npm, both from the package registries that this machine's clients are set up for.
-So cold figures hold the network, and only differences between the two ways in one run say something. By hand means:
-a copy of the folder, the install, the build, the start, and requests until the page has the new text. A warm build by
-hand keeps `node_modules` and `.next/cache`, as a developer does.
+FastAPI and a project with `src` layout are installed by uv, Next.js by npm, all from the package registries that this
+machine's clients are set up for. So cold figures hold the network, and only what one run says of both ways can be
+compared: it is given as a ratio, too. By hand means: a copy of the folder, the install, the build, the start, and
+requests until the page has the new text, with empty caches at first. A warm build by hand keeps the environment,
+`node_modules` and `.next/cache`, as a developer does. The two ways take turns, and begin in turn, since a machine that
+others use is not as fast at one minute as at the next.
 
     python -m bench.frameworks      not part of `make bench` without a name: `make bench BENCH=frameworks`
 """
@@ -11,6 +13,7 @@ hand keeps `node_modules` and `.next/cache`, as a developer does.
 import argparse
 import contextlib
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -44,6 +47,13 @@ class App:
     build: tuple[str, ...] = ()
     start: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    python: bool = False
+    """Its warm target is one second. That of Next.js is its own build and two."""
+
+
+def by_uv(venv: Path, *what: str) -> tuple[str, ...]:
+    """The command that installs into a virtual environment."""
+    return (uv.find_uv_bin(), "pip", "install", "--quiet", "--python", str(venv / "bin" / "python"), *what)
 
 
 def fastapi(venv: Path) -> App:
@@ -52,17 +62,22 @@ def fastapi(venv: Path) -> App:
         name="fastapi",
         changed="main.py",
         before="hello from fastapi",
-        install=(
-            uv.find_uv_bin(),
-            "pip",
-            "install",
-            "--quiet",
-            "--python",
-            str(venv / "bin" / "python"),
-            "-r",
-            "requirements.txt",
-        ),
+        install=by_uv(venv, "-r", "requirements.txt"),
         start=(str(venv / "bin" / "uvicorn"), "main:app", "--port", "{port}"),
+        python=True,
+    )
+
+
+def src_layout(venv: Path) -> App:
+    """A package with `project.scripts`, which is built by its backend and installed."""
+    return App(
+        name="src-layout",
+        changed="src/shop/server.py",
+        before="hello from a package",
+        install=by_uv(venv, "."),
+        build=by_uv(venv, "--reinstall-package", "shop", "--no-deps", "."),
+        start=("/bin/sh", "-c", f"PORT={{port}} exec {venv}/bin/shop"),
+        python=True,
     )
 
 
@@ -83,7 +98,8 @@ class ByHand:
     def __init__(self, app: App, source: Path, place: Path) -> None:
         self._app = app
         self._place = place / app.name
-        self._env = environment(**app.env)
+        caches = {"UV_CACHE_DIR": str(place / "uv"), "npm_config_cache": str(place / "npm")}
+        self._env = environment(**app.env, **caches)
         shutil.copytree(source, self._place)
 
     def cold_s(self, text: str) -> float:
@@ -157,45 +173,93 @@ def deploy_s(knarr: Knarr, app: App, source: Path, text: str, url: str) -> float
     return took if url else time.perf_counter() - began
 
 
+def ended_cpu_s() -> float:
+    """Processor seconds of processes of this one that have ended, with theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def platform_cpu_s(knarr: Knarr) -> float:
+    """Processor seconds of the platform, and of build tools and instances that have ended."""
+    return float(sum(knarr.process.cpu_times()[:4]))
+
+
+@dataclass(slots=True)
+class Pair:
+    """One change of a line, deployed and built by hand."""
+
+    deployed_s: float = 0.0
+    deployed_cpu_s: float = 0.0
+    by_hand_s: float = 0.0
+    by_hand_cpu_s: float = 0.0
+    build_s: float = 0.0
+
+
+def change_both_ways(knarr: Knarr, app: App, source: Path, hand: ByHand, number: int) -> Pair:
+    """Deploy and build one change; every other time by hand first."""
+    pair, text = Pair(), f"text {number}"
+    url = knarr.api.get("deployer", f"/apps/{app.name}")["url"]
+
+    def deployed() -> None:
+        before_s = platform_cpu_s(knarr) + ended_cpu_s()
+        pair.deployed_s = deploy_s(knarr, app, source, text, url)
+        pair.deployed_cpu_s = platform_cpu_s(knarr) + ended_cpu_s() - before_s
+
+    def by_hand() -> None:
+        before_s = ended_cpu_s()
+        pair.by_hand_s, pair.build_s = hand.warm_s(text)
+        pair.by_hand_cpu_s = ended_cpu_s() - before_s
+
+    for way in (deployed, by_hand) if number % 2 else (by_hand, deployed):
+        way()
+    return pair
+
+
 def measure(app: App, place: Path, *, warm_runs: int) -> None:
     """One app both ways: cold once, then pairs of changes."""
     source = place / "source" / app.name
     shutil.copytree(CATALOG / app.name, source, ignore=shutil.ignore_patterns("expect.toml"))
-    hand = ByHand(app, source, place / "hand")
+    hand = ByHand(app, source, place / "hand" / app.name)
     with knarr_up(place / f"knarr-{app.name}", KNARR_OBSERVE_S="0") as knarr:
-        cold = deploy_s(knarr, app, source, "text 0", "")
         hand_cold = hand.cold_s("text 0")
-        url = knarr.api.get("deployer", f"/apps/{app.name}")["url"]
-        pairs = []
-        for number in range(1, warm_runs + 1):
-            by_hand, build = hand.warm_s(f"text {number}")
-            pairs.append((deploy_s(knarr, app, source, f"text {number}", url), by_hand, build))
+        cold = deploy_s(knarr, app, source, "text 0", "")
+        pairs = [change_both_ways(knarr, app, source, hand, number) for number in range(1, warm_runs + 1)]
     group = f"{app.name}: from a folder to the answer"
     Figure(group=group, name="first deployment", values=[cold], unit="s").tell()
     Figure(group=group, name="first install, build and start by hand", values=[hand_cold], unit="s").tell()
-    warm = [each[0] for each in pairs]
-    if app.build:
-        Figure(group=group, name="changed line", values=warm, unit="s").tell()
-        Figure(group=group, name="its own build by hand, warm", values=[each[2] for each in pairs], unit="s").tell()
-        more = [deployed - build for deployed, _, build in pairs]
-        Figure(group=group, name="changed line without its own build", values=more, unit="s", target="<= 2").tell()
-    else:
-        Figure(group=group, name="changed line", values=warm, unit="s", target="<= 1").tell()
-    ratio = [deployed / by_hand for deployed, by_hand, _ in pairs]
-    Figure(group=group, name="changed line, ratio to build and start by hand", values=ratio, unit="").tell()
+    Figure(group=group, name="first deployment, ratio to by hand", values=[cold / hand_cold], unit="x").tell()
+    target = "<= 1" if app.python else ""
+    warm: dict[str, tuple[list[float], str, str]] = {
+        "changed line": ([each.deployed_s for each in pairs], "s", target),
+        "changed line: CPU, the command included": ([each.deployed_cpu_s for each in pairs], "s", ""),
+        "build and start by hand, warm": ([each.by_hand_s for each in pairs], "s", ""),
+        "build and start by hand, warm: CPU": ([each.by_hand_cpu_s for each in pairs], "s", ""),
+        "changed line, ratio to by hand": ([each.deployed_s / each.by_hand_s for each in pairs], "x", ""),
+    }
+    if not app.python:
+        more = [each.deployed_s - each.build_s for each in pairs]
+        warm["its own build by hand, warm"] = ([each.build_s for each in pairs], "s", "")
+        warm["changed line without its own build"] = (more, "s", "<= 2")
+    for name, (values, unit, bound) in warm.items():
+        Figure(group=group, name=name, values=values, unit=unit, target=bound).tell()
 
 
 def main() -> None:
     """From the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--warm-runs", type=int, default=3)
+    parser.add_argument("--warm-runs", type=int, default=4)
+    parser.add_argument("--only", choices=("fastapi", "src-layout", "next"), help="one of the apps")
     given = parser.parse_args()
     os.environ.pop("PYTHONPATH", None)
     with folder() as place:
-        venv = place / "venv"
-        subprocess.run([uv.find_uv_bin(), "venv", "--quiet", "--python", sys.executable, str(venv)], check=True)
-        for app in (fastapi(venv), NEXT):
-            measure(app, place, warm_runs=given.warm_runs)
+        apps = []
+        for name, make in (("fastapi", fastapi), ("src-layout", src_layout)):
+            venv = place / f"venv-{name}"
+            subprocess.run([uv.find_uv_bin(), "venv", "--quiet", "--python", sys.executable, str(venv)], check=True)
+            apps.append(make(venv))
+        for app in (*apps, NEXT):
+            if given.only in {None, app.name}:
+                measure(app, place, warm_runs=given.warm_runs)
 
 
 if __name__ == "__main__":

@@ -40,8 +40,8 @@ def registry() -> Iterator[NpmRegistry]:
         yield found
 
 
-def bench_at(folder: Path, registry: NpmRegistry, *, fetch: bool = True) -> Bench:
-    environ = {"PATH": os.environ["PATH"], "NPM_CONFIG_REGISTRY": registry.url}
+def bench_at(folder: Path, registry: NpmRegistry, *, fetch: bool = True, **more: str) -> Bench:
+    environ = {"PATH": os.environ["PATH"], "NPM_CONFIG_REGISTRY": registry.url, **more}
     return make_bench(folder, environ=environ, fetch_toolchains=fetch)
 
 
@@ -127,7 +127,9 @@ async def test_a_version_that_does_not_exist_is_final(tmp_path: Path, registry: 
 async def test_without_a_network_the_error_says_how(tmp_path: Path, registry: NpmRegistry) -> None:
     """Retryable, with what to do on the machine."""
     registry.url = "http://127.0.0.1:9"
-    bench = bench_at(tmp_path, registry)
+    settings = tmp_path / "npmrc"
+    settings.write_text("fetch-retries=0\n")  # npm waits ten seconds and more between attempts
+    bench = bench_at(tmp_path, registry, NPM_CONFIG_USERCONFIG=str(settings))
 
     with pytest.raises(RegistryUnavailable, match=r"npm install --global pnpm@9\.1\.2"):
         await bench.build(app("pnpm", "pnpm-lock.yaml", "9.1.2"), files("pnpm-lock.yaml"))

@@ -29,8 +29,10 @@ FRAMEWORKS = (
 """Packages that end the build with an error on a Node that they do not support."""
 _NEWEST = re.compile(r"latest|next|[*xX]?|>=?[\d. ]+", re.ASCII)
 """A range of which an installation without a lock file takes the newest version."""
-NODE_OF_NEWEST = ">=22.12.0"
-"""What the newest versions of these packages ask for, by the end of 2025."""
+NODE_OF_NEWEST = "^22.19.0 || ^24.11.0"
+"""What the newest versions of these packages ask for; both are long-term releases of Node."""
+_SINCE = {"nuxt": 4, "astro": 6}
+"""Major version since which a package asks for that."""
 _PROBES = tuple(f"{major}.99.99" for major in (16, 18, 20, 22, 24))
 _PNPM_ENTRY = (
     r"^  '?/?{name}[@/]\d[^\n]{{0,200}}:\n(?:    [^\n]*\n)*?"
@@ -46,7 +48,7 @@ def locked_node(tree: Tree, package: PackageJson, lock: str | None) -> Asked | N
     names = [name for name in FRAMEWORKS if package.has(name)]
     if lock is None:
         asked = {**package.dev_dependencies, **package.dependencies}
-        newest = next((name for name in names if _NEWEST.fullmatch(asked.get(name, "-").strip())), None)
+        newest = next((name for name in names if _takes_newest(name, asked.get(name, "").strip())), None)
         return Asked(NODE_OF_NEWEST, PACKAGE_JSON, f"the newest {newest} of {PACKAGE_JSON}") if newest else None
     if not names:
         return None
@@ -59,6 +61,14 @@ def locked_node(tree: Tree, package: PackageJson, lock: str | None) -> Asked | N
         return None
     name = min(ranges, key=lambda each: sum(satisfies_npm(probe, ranges[each]) is not False for probe in _PROBES))
     return Asked(ranges[name], lock, f"{name} in {lock}")
+
+
+def _takes_newest(name: str, wanted: str) -> bool:
+    """Whether an installation without a lock file takes a version that needs a current Node."""
+    major = re.match(r"[\^~=v\s]*(\d{1,4})\b", wanted, re.ASCII)
+    return _NEWEST.fullmatch(wanted) is not None or (
+        major is not None and name in _SINCE and int(major[1]) >= _SINCE[name]
+    )
 
 
 def _of_npm(data: bytes, names: list[str]) -> dict[str, str]:

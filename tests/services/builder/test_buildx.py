@@ -512,6 +512,22 @@ def test_a_failure_is_told_with_whose_fault_it_is(
     assert error.why
 
 
+def test_a_build_step_that_fails_is_named_as_in_the_plan() -> None:
+    """Not by the line of a Dockerfile that the app does not have."""
+    step = BuildStep(name="scripts.build of package.json", command=("npm", "run", "build"), language="node")
+    node = AppDescription(
+        runtime=Runtime(kind="node"), packages=(Packages(language="node", tool="npm"),), build=(step,)
+    )
+    (line,) = [each for each in recipe(node, {"package.json": "{}"}).dockerfile.splitlines() if "npm run build" in each]
+    name = f"[build-0 3/5] {line}"
+    failed = vertex(name, started=STARTED, error="executor failed running [x]: exit code: 1")
+    progress, _, _ = shown(vertex(name, started=STARTED), failed)
+
+    error = explained(ToolFailed(["docker"], 1, []), progress, registry="r", memory_bytes=1)
+
+    assert error.what == "The build step scripts.build of package.json failed"
+
+
 def test_a_base_image_that_cannot_be_pulled_is_named_at_the_first_attempt() -> None:
     """With the host that the engine's network does not know."""
     progress, _, _ = shown(vertex("[internal] load metadata for docker.io/library/golang:1.13", error=NO_HOST))

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from services.source.plan.node_locked import NODE_OF_NEWEST
 from tests.services.source.planning import Files, planned, refused, said, web
 
 START: dict[str, Any] = {"name": "shop", "scripts": {"start": "node server.js"}, "dependencies": {"ms": "^2.0.0"}}
@@ -249,7 +250,7 @@ packages:
         ({"pnpm-lock.yaml": ASTRO_PNPM}, (">=22.12.0", "pnpm-lock.yaml")),
         ({"package-lock.json": ASTRO_NPM, ".nvmrc": "20"}, ("20", ".nvmrc")),
         ({"yarn.lock": YARN_1}, (None, None)),
-        ({}, (None, None)),
+        ({}, (NODE_OF_NEWEST, "package.json")),
     ],
 )
 def test_the_locked_framework_says_which_node_it_needs(files: Files, expected: tuple[str | None, str | None]) -> None:
@@ -262,9 +263,11 @@ def test_the_locked_framework_says_which_node_it_needs(files: Files, expected: t
 @pytest.mark.parametrize(
     ("dependencies", "version"),
     [
-        ({"nuxt": "latest"}, ">=22.12.0"),
-        ({"next": "*"}, ">=22.12.0"),
-        ({"astro": ">=4"}, ">=22.12.0"),
+        ({"nuxt": "latest"}, NODE_OF_NEWEST),
+        ({"nuxt": "^4.4.8"}, NODE_OF_NEWEST),
+        ({"nuxt": "^3.1.0"}, None),
+        ({"next": "*"}, NODE_OF_NEWEST),
+        ({"astro": ">=4"}, NODE_OF_NEWEST),
         ({"next": "^15.0.0"}, None),
         ({"ms": "latest"}, None),
     ],

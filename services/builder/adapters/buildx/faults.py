@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 
 from seedwork.errors import KnarrError, Misconfigured, NotAllowed, StorageFull, Unavailable
-from services.builder.adapters.buildx.kitchen import Explain
+from services.builder.adapters.buildx.kitchen import STEP_MARK, Explain
 from services.builder.adapters.buildx.progress import Progress, Step
 from services.builder.adapters.layers.sandbox import ToolFailed
 from services.builder.errors import BuildFailed, CannotBuild, OutOfMemory, RegistryUnavailable
@@ -48,6 +48,7 @@ _NO_COMPILER = re.compile(
 )
 _EXIT = re.compile(r"exit code: (\d+)")
 _PACKAGES = re.compile(r"\[\w+-packages ")
+_BUILD_STEP = re.compile(rf"{STEP_MARK}'([^']{{1,80}})'")
 _KILLED = 137
 _BASE = re.compile(r"^(?:\[internal\] load metadata for|resolve image config for) (\S+)")
 _DENIED = re.compile(r"denied|unauthorized|no basic auth|authorization failed|40[13] ", re.IGNORECASE)
@@ -209,7 +210,9 @@ def _exited(exit_code: int, step: Step, why: str, memory_bytes: int, explain: Ex
         and node_faults.script_failed(lines, ending) is None
     ):
         return RegistryUnavailable(f"A package registry did not answer to {step.name[:100]}", why=why)
-    return BuildFailed(f"The step {step.name[:200]} failed", why=ending, todo="The last lines of the log say why.")
+    named = _BUILD_STEP.search(step.name)
+    what = f"The build step {named[1]} failed" if named else f"The step {step.name[:200]} failed"
+    return BuildFailed(what, why=ending, todo="The last lines of the log say why.")
 
 
 def _why(error: ToolFailed, progress: Progress) -> str:

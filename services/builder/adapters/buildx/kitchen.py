@@ -116,6 +116,8 @@ class Kitchen:
         return replace(self, variables=names, variables_key=self.key_of(names))
 
 
+STEP_MARK = ": step "
+"""Begins the command that does nothing and names a build step."""
 _LIBRARIES = "/knarr-libraries"
 """List of the shared libraries of a base image, in stages with compilers."""
 

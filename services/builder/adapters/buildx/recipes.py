@@ -21,7 +21,16 @@ from pathlib import Path
 import orjson
 
 from services.builder.adapters.buildx.go_recipe import go_part
-from services.builder.adapters.buildx.kitchen import USER, BaseImages, Kitchen, Part, Recipe, file_time, run_line
+from services.builder.adapters.buildx.kitchen import (
+    STEP_MARK,
+    USER,
+    BaseImages,
+    Kitchen,
+    Part,
+    Recipe,
+    file_time,
+    run_line,
+)
 from services.builder.adapters.buildx.kitchen import app_lines as _app
 from services.builder.adapters.buildx.kitchen import text as _text
 from services.builder.adapters.buildx.node_recipe import node_part
@@ -111,7 +120,8 @@ def _step_line(order: BuildOrder, step: BuildStep, part: Part, kitchen: Kitchen)
         for path in step.caches
         if _CACHE_PATH.fullmatch(path)
     ]
-    command = [*part.before_steps, *exports, shlex.join(step.command)]
+    name = re.sub(r"[^\w.:/ -]", "", step.name)[:80]
+    command = [f"{STEP_MARK}'{name}'", *part.before_steps, *exports, shlex.join(step.command)]
     return run_line(kitchen, cache=None, caches=[*part.caches, *kept], steps=command)
 
 

@@ -72,15 +72,20 @@ class Requests:
         return (current.version, opened(self._vault.unseal(current.sealed))) if current else (0, Config())
 
     async def shown_config(self, app: App, *, scope: Literal["build"] | None = None) -> dict[str, str]:
-        """Return the newest config vars, over the URLs of the app's add-ons; `build`: what a build gets, without them.
+        """Return the newest config vars, over the URLs of the app's add-ons; `build`: what a build gets.
 
-        An add-on need not exist, or be reachable, when the app is built.
+        A build gets the URLs of add-ons that a release before it has, unless their scope is `run`. The first build has
+        none, and the network of a build need not reach them.
         """
         _, config = await self.config(app)
-        if scope == "build":
-            return config.seen_by("build")
         known = await self._db.read(lambda conn: addons.of_app(conn, app.app_id))
-        return addons.variables(known, self._vault, self._provider) | dict(config.values)
+        urls = addons.variables(known, self._vault, self._provider)
+        if scope != "build":
+            return urls | dict(config.values)
+        kinds = {each.kind for each in known}
+        live = {addons.variable_of(each.kind, kinds) for each in known if each.state == "live"}
+        given = {name: urls[name] for name in live if config.scopes.get(name) != "run"}
+        return given | config.seen_by("build")
 
     async def change_config(self, app: App, change: Mapping[str, str | None], caller: Caller) -> Asked:
         """Make a new config version; with a live release that sees the change, a saga brings it live.

@@ -9,17 +9,20 @@ import httpx2
 import orjson
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ocistore.layout import OciLayout
 from seedwork.adapters.in_process import InProcessBus
 from seedwork.messages import new_id
 from seedwork.testing.http import running
-from services.deployer import runs
+from services.deployer import models, runs
 from services.deployer.adapters.memory import MemoryRuntime
 from services.deployer.app import create_app
 from services.deployer.app_logs import Selection, selected
 from services.deployer.ports import Release, RunningCommand
 from services.deployer.settings import DeployerSettings
+from services.deployer.vault import Vault
 from services.webhook.contract import AppCreated
 from tests.services.deployer.conftest import Shelf, eventually
 from tests.services.deployer.test_service import ANSWERS, TOKEN, Stack
@@ -254,6 +257,27 @@ async def test_a_config_var_for_instances_reaches_no_build(stack: Stack) -> None
     assert (await stack.client.get("/apps/shop/config", params=question)).json() == {}
     await stack.client.patch("/apps/shop/config/scopes", json={"COLOUR": "both"})
     assert (await stack.client.get("/apps/shop/config", params=question)).json() == {"COLOUR": "blue"}
+
+
+async def test_a_build_gets_the_urls_of_addons_that_are_there(stack: Stack) -> None:
+    """Not of one whose first release is not live yet, and not with the scope `run`; a config var of the name wins."""
+    await stack.deploy(await stack.shelf.image())
+    app_id = (await stack.client.get("/apps/shop")).json()["id"]
+    row = {"app_id": app_id, "version": None, "saga_id": new_id(), "created_ms": 1}
+    sealed = Vault.open(None, stack.home / "config.key").seal({"password": "hidden-word"})
+
+    async def add(conn: AsyncConnection) -> None:
+        for kind, state in (("postgres", "live"), ("redis", "pending"), ("mysql", "live")):
+            await conn.execute(insert(models.addons).values(**row, name=kind, kind=kind, state=state, sealed=sealed))
+
+    await stack.service.db.write(add)
+    question: dict[str, str | int] = {"reveal": 1, "scope": "build"}
+    given = (await stack.client.get("/apps/shop/config", params=question)).json()
+    assert set(given) == {"DATABASE_URL", "MYSQL_URL"}
+    assert "hidden-word" in given["DATABASE_URL"]
+    await stack.client.patch("/apps/shop/config/scopes", json={"DATABASE_URL": "run"})
+    await stack.client.patch("/apps/shop/config", json={"MYSQL_URL": "mine"})
+    assert (await stack.client.get("/apps/shop/config", params=question)).json() == {"MYSQL_URL": "mine"}
 
 
 async def test_taking_a_config_var_from_instances_releases_the_app(stack: Stack) -> None:

@@ -1,5 +1,6 @@
 """The command line against a running platform: what people type, what they read, what scripts get."""
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from knarr.client import Platform
+from seedwork.errors import Unauthenticated
 from tests.e2e.harness import CRASHES, SECRET, Knarr, Laptop, eventually, web_app
 
 pytestmark = pytest.mark.xdist_group("e2e-main")
@@ -187,3 +190,24 @@ def test_a_taken_port_is_explained(knarr: Laptop) -> None:
     done = typed(knarr, "up", "--home", str(knarr.folder / "other"), "--port-base", str(knarr.port_base), check=1)
     assert f"Port {knarr.port_base + 1} is taken" in done.stderr
     assert "--port-base" in done.stderr
+
+
+def test_a_granted_token_is_known_to_all_services_and_refused_once_revoked(knarr: Knarr) -> None:
+    """In one process as in separate ones, without a restart; it sees no other team's apps and sagas."""
+    typed(knarr, "deploy", str(folder(knarr, "of-the-operator", web_app("x"))))
+    secret = typed(knarr, "tokens", "create", "visitor", "--team", "visitors", "--scope", "read").stdout.strip()
+    lists = {"webhook": "/apps", "registry": "/images", "deployer": "/storage", "saga_coordinator": "/sagas"}
+    with contextlib.closing(Platform(knarr.address, secret)) as visitor:
+        assert {name: visitor.get(name, path)["items"] for name, path in lists.items()} == {name: [] for name in lists}
+        typed(knarr, "tokens", "revoke", "visitor")
+
+        def refused() -> bool | None:
+            for name, path in lists.items():
+                try:
+                    visitor.get(name, path)
+                except Unauthenticated:
+                    continue
+                return None
+            return True
+
+        assert eventually("every service refuses the token", refused)

@@ -64,7 +64,9 @@ def examine(home: Home, platform: Platform) -> Iterator[Finding]:
     for each in services:
         silent = each.state == "note" and (here or answered)
         yield (replace(each, state="wrong", fix="The platform runs without it: start it there.") if silent else each)
-    yield from _image_store({each.name: checks for each, checks in looked_at})
+    checks = {each.name: found for each, found in looked_at}
+    yield from _image_store(checks)
+    yield from _isolation(checks.get("deployer", {}))
     if any(each.state != "note" for each in services):
         token = _token(platform, home)
         yield token
@@ -172,6 +174,17 @@ def _image_store(checks: Mapping[str, Checks]) -> Iterator[Finding]:
         )
     if probed and not faults:
         yield Finding(name=STORE, state="ok", detail=f"can be used by {', '.join(probed)}")
+
+
+def _isolation(checks: Checks) -> Iterator[Finding]:
+    """How the deployer ends what an instance leaves behind; only local processes have that check."""
+    found = checks.get("instances")
+    if found is None:
+        return
+    detail = str(found["detail"])
+    fix = "To limit apps, run knarr as a service with `Delegate=yes`, on a machine with cgroup v2."
+    complete = "no cgroups" not in detail and "not available" not in detail
+    yield Finding(name="instances", state="ok" if complete else "note", detail=detail, fix="" if complete else fix)
 
 
 def _service(platform: Platform, service: str) -> tuple[Finding, Checks]:

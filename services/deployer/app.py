@@ -1,6 +1,5 @@
 """The wiring of `deployer`."""
 
-import os
 from functools import partial
 from pathlib import Path
 
@@ -27,10 +26,8 @@ from services.deployer import (
 from services.deployer.adapters.docker.wiring import make_docker_runtime
 from services.deployer.adapters.kubernetes.wiring import make_kubernetes_runtime
 from services.deployer.adapters.memory import MemoryRuntime
-from services.deployer.adapters.process.addons import ProcessAddOns
-from services.deployer.adapters.process.runtime import Limits, ProcessRuntime
-from services.deployer.adapters.process.volumes import ProcessVolumes
-from services.deployer.adapters.router import make_router
+from services.deployer.adapters.process.runtime import ProcessRuntime
+from services.deployer.adapters.process.wiring import make_process_runtime
 from services.deployer.contract import (
     AppRetired,
     DeployRelease,
@@ -87,6 +84,8 @@ def create_app(
         service.on_stop(opened.close)
     if runtime is None:
         runtime, provider, volumes = _runtime(settings, service.home, images, service.clock)
+    if isinstance(runtime, ProcessRuntime):
+        service.needs("instances", runtime.isolation)
     vault = Vault.open(settings.config_key, service.home / "config.key")
     deployer = Deployer(
         db=service.db,
@@ -190,19 +189,4 @@ def _runtime(
         return make_docker_runtime(settings, home, clock)
     if settings.runtime == "kubernetes":
         return make_kubernetes_runtime(settings, clock)
-    router = make_router(settings)
-    limits = Limits(
-        start_timeout_s=settings.start_timeout_s,
-        start_timeout_max_s=settings.start_timeout_max_s,
-        wrong_port_s=settings.wrong_port_s,
-        grace_s=settings.app_grace_s,
-        drain_s=settings.drain_s,
-        release_command_timeout_s=settings.release_command_timeout_s,
-        settle_s=settings.worker_settle_s,
-        log_max_bytes=settings.app_log_max_bytes,
-    )
-    addons = ProcessAddOns(
-        home, path=os.environ.get("PATH", os.defpath), start_timeout_s=settings.addon_start_timeout_s
-    )
-    runtime = ProcessRuntime(home, images=images, router=router, clock=clock, limits=limits, addons=addons)
-    return runtime, addons, ProcessVolumes(home)
+    return make_process_runtime(settings, home, images, clock)

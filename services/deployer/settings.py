@@ -57,13 +57,19 @@ class DeployerSettings(ImageStoreSettings):
     """The Docker engine, such as `unix:///var/run/docker.sock`. Default: as the `docker` command finds it."""
 
     app_memory_mb: int = Field(default=512, ge=16)
-    """MiB of memory that an instance in a container may use before it is ended: Heroku's smallest has as much."""
+    """MiB of memory that an instance in a container may use before it is ended: Heroku's smallest has as much.
+
+    A local process is limited only where this is set, and where knarr has cgroups with the controller `memory`.
+    """
 
     app_cpus: float = Field(default=1.0, gt=0)
     """Processors that an instance in a container may use at most: one busy app leaves the others theirs."""
 
     app_processes: int = Field(default=512, ge=16)
-    """Processes and threads of an instance in a container, so that a fork bomb ends in its own app."""
+    """Processes and threads of an instance in a container, so that a fork bomb ends in its own app.
+
+    A local process is limited only where this is set, and where knarr has cgroups with the controller `pids`.
+    """
 
     app_read_only: bool = False
     """Whether the files of an instance in a container are read-only, except `/tmp` and its volumes. Many apps write

@@ -100,6 +100,24 @@ def test_an_image_store_that_cannot_be_used_is_wrong_by_its_own_name(tmp_path: P
     assert by_name(tmp_path, SERVICE_PORTS)["image store"].state == "ok"
 
 
+@pytest.mark.parametrize(
+    ("detail", "state"),
+    [
+        ("a cgroup for each instance; limited to 64 MiB of memory", "ok"),
+        ("a cgroup for each instance; no limits are set", "ok"),
+        ("a cgroup for each instance; no limits: the cgroup controllers memory are not available to knarr", "note"),
+        ("a subreaper for each instance ends what it leaves; no cgroups: no cgroup v2 is mounted", "note"),
+    ],
+)
+def test_how_instances_are_kept_apart_is_said(tmp_path: Path, answers: dict[str, Any], detail: str, state: str) -> None:
+    """Only local processes have that check; what does not hold comes with the setting of the service."""
+    assert "instances" not in by_name(tmp_path, SERVICE_PORTS)
+    answers["/healthcheck"] = {"checks": {"instances": {"ok": True, "detail": detail}}}
+    found = by_name(tmp_path, SERVICE_PORTS)["instances"]
+    assert (found.state, found.detail) == (state, detail)
+    assert ("Delegate=yes" in found.fix) == (state == "note")
+
+
 def test_apps_in_trouble_failing_polls_and_waiting_sagas_are_wrong(tmp_path: Path, answers: dict[str, Any]) -> None:
     """Each with the command that shows more."""
     polling = {"failures": 2, "error": "the host does not answer"}

@@ -25,8 +25,8 @@ _NEED_ANSWERS_S = 3.0
 _PROBED_AGAIN_MS = 5_000
 """`/healthcheck` is open to everybody: however often it is read, another server is asked no more often than this."""
 
-Probe = Callable[[], Awaitable[None]]
-"""Looks at something that a service needs; raises `KnarrError` where that cannot be used."""
+Probe = Callable[[], Awaitable[str | None]]
+"""Looks at something that a service needs, and may say how it is; raises `KnarrError` where that cannot be used."""
 
 
 class Live(BaseModel):
@@ -130,8 +130,7 @@ class Health:
             return known
         try:
             async with asyncio.timeout(_NEED_ANSWERS_S):
-                await probe()
-            found = Check(ok=True)
+                found = Check(ok=True, detail=await probe() or "")
         except TimeoutError:
             found = Check(ok=False, detail=f"no answer within {_NEED_ANSWERS_S:g} s")
         except KnarrError as error:

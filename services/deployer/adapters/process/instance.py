@@ -234,7 +234,9 @@ class Supervised:
         tail = self._process.output.tail(secrets=self.command.secrets) if self._process else ()
         when = "" if was_up else " before it answered" if self.is_web else " at once"
         why = "its last lines say more" if tail else "it printed nothing"
-        if status == -signal.SIGKILL:
+        if self.command.cgroup is not None and self.command.cgroup.ran_out_of_memory():
+            why = f"it used more memory than it may (KNARR_APP_MEMORY_MB); {why}"
+        elif status == -signal.SIGKILL:
             why = f"perhaps the machine ran out of memory; {why}"
         return AppDoesNotStart(f"{self.command.label} {how}{when}", why=why, todo=AGAIN, log_tail=tail)
 

@@ -1,6 +1,8 @@
-"""Runs an app's process: `launcher.py <pid of knarr> <fd> <program> <argument>…`, run by the interpreter with `-I -S`.
+"""Runs an app's process: `launcher.py <pid of knarr> <fd> <cgroup> <program> <argument>…`, run with `python -I -S`.
 
-`fd` is an open file with the app's environment, `NAME=value` with a zero byte after each.
+`fd` is an open file with the app's environment, `NAME=value` with a zero byte after each. `cgroup` is the folder of a
+control group that the app enters before it starts; empty: none. When memory is short the kernel ends the app before
+knarr.
 
 On Linux this process stays as the parent of the app and as its subreaper: whatever the app starts, also what leaves its
 session, becomes a child of this process when its own parent ends. So everything can be ended:
@@ -20,6 +22,8 @@ import sys
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+OOM_SCORE = 500
+"""Added to `oom_score_adj`: as if the app used half of the machine's memory more than it does."""
 _NOT_FOUND = 127
 _NOT_RUNNABLE = 126
 _PARENT_OF_STAT = 1
@@ -28,7 +32,7 @@ _PARENT_OF_STAT = 1
 
 def main() -> None:
     """Run the program, and end what it leaves behind."""
-    parent, command = int(sys.argv[1]), sys.argv[3:]
+    parent, cgroup, command = int(sys.argv[1]), sys.argv[3], sys.argv[4:]
     env = environment(int(sys.argv[2]))
     if sys.platform != "linux":
         become(command, env)
@@ -49,6 +53,9 @@ def main() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != own:
             os._exit(0)
+        end_before_knarr()
+        if cgroup:
+            enter(cgroup)
         become(command, env)
     del env
     for stream in (0, 1, 2):  # the reader of the output sees its end when the app has closed it
@@ -60,6 +67,27 @@ def environment(fd: int) -> "dict[bytes, bytes]":
     """Read the app's environment, and close the file."""
     with os.fdopen(fd, "rb") as file:
         return {entry.partition(b"=")[0]: entry.partition(b"=")[2] for entry in file.read().split(b"\0") if entry}
+
+
+def end_before_knarr() -> None:
+    """Make this process, and what it starts, the kernel's choice when memory is short."""
+    try:
+        with open("/proc/self/oom_score_adj", "r+") as file:  # noqa: PTH123  pathlib costs memory in every instance
+            raised = min(1000, int(file.read()) + OOM_SCORE)
+            file.seek(0)
+            file.write(str(raised))
+    except (OSError, ValueError) as error:  # the app runs all the same
+        os.write(2, f"knarr: the app's oom_score_adj stays as it is: {error}\n".encode())
+
+
+def enter(cgroup: str) -> None:
+    """Move this process into a control group; an app does not start without its limits."""
+    try:
+        with open(f"{cgroup}/cgroup.procs", "w") as file:  # noqa: PTH123  pathlib costs memory in every instance
+            file.write("0")
+    except OSError as error:
+        os.write(2, f"knarr: cannot enter the control group {cgroup}: {error.strerror}\n".encode())
+        os._exit(_NOT_RUNNABLE)
 
 
 def become(command: "list[str]", env: "dict[bytes, bytes]") -> None:

@@ -112,3 +112,5 @@ class OneOff:
                     await self._child.wait()
         if self._child.returncode is None:
             await end_all(self._child)
+        if self.command.cgroup is not None:
+            await asyncio.to_thread(self.command.cgroup.end)

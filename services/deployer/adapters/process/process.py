@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from services.deployer.adapters.process import leftovers
+from services.deployer.adapters.process.cgroups import Cgroup
 from services.deployer.adapters.process.output import AppLog, Output
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
@@ -33,6 +34,8 @@ class Command:
     cwd: Path
     record: str
     """Name of its entry in the records: begins with the saga's id."""
+    cgroup: Cgroup | None = None
+    """Its control group; None: the launcher alone ends what it leaves behind."""
 
 
 async def launch(
@@ -48,6 +51,8 @@ async def launch(
         output: File descriptor for its output.
         arguments: Run instead of the command's own.
     """
+    if command.cgroup is not None:
+        await asyncio.to_thread(command.cgroup.make)
     with _as_file({**command.env, **env}) as file:
         return await asyncio.create_subprocess_exec(
             sys.executable,
@@ -56,6 +61,7 @@ async def launch(
             os.fspath(LAUNCHER),
             str(os.getpid()),
             str(file.fileno()),
+            os.fspath(command.cgroup.path) if command.cgroup else "",
             *(arguments or command.arguments),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
@@ -123,6 +129,8 @@ class Process:
         if self._child.returncode is None:
             await end_all(self._child)
         _send(self.pid, signal.SIGKILL)  # elsewhere than on Linux: the rest of the group
+        if self.command.cgroup is not None:
+            await asyncio.to_thread(self.command.cgroup.end)
 
     async def end(self, records: leftovers.Records) -> None:
         """Kill what is left, forget its record, read what it printed last."""

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -26,6 +26,7 @@ from services.deployer.adapters import warming
 from services.deployer.adapters.counts import CountsBySaga
 from services.deployer.adapters.process import leftovers, volumes
 from services.deployer.adapters.process.addons import ProcessAddOns
+from services.deployer.adapters.process.cgroups import Bounds, Cgroups, open_cgroups
 from services.deployer.adapters.process.checking import AGAIN
 from services.deployer.adapters.process.folders import Folders, Root
 from services.deployer.adapters.process.instance import Supervised, Times
@@ -52,6 +53,8 @@ from services.deployer.ports import (
 
 log = structlog.get_logger(__name__)
 
+BY_CGROUP = "a cgroup for each instance"
+BY_SUBREAPER = "a subreaper for each instance"
 STARTING = "It is starting: try again in a moment."
 _NO_RELEASE = "It has no release yet."
 _REPLACED = "It is being replaced: its port is fixed, so the old release stops before the new one starts."
@@ -71,6 +74,8 @@ class Limits:
     drain_s: float = 10.0
     release_command_timeout_s: float = 600.0
     settle_s: float = 1.0
+    bounds: Bounds = field(default_factory=Bounds)
+    """Of each instance, where the machine has control groups."""
     log_max_bytes: int = 16 * 1024 * 1024
 
 
@@ -119,6 +124,8 @@ class ProcessRuntime:
         self._background: dict[str, asyncio.Task[None]] = {}
         self._one_off: set[OneOff] = set()
         self._home_id = ""
+        self._cgroups: Cgroups | None = None
+        self._no_cgroups = "the runtime has not started yet"
         self._patience = Patience(
             start_s=limits.start_timeout_s, start_max_s=limits.start_timeout_max_s, settle_s=limits.settle_s
         )
@@ -319,6 +326,7 @@ class ProcessRuntime:
     async def recover(self, standing: Sequence[Standing]) -> None:
         """See `Runtime.recover`."""
         self._home_id = await asyncio.to_thread(leftovers.home_id_of, self._home)
+        await asyncio.to_thread(self._open_cgroups)
         for each in standing:
             self._fences[each.app_id] = each.fence
             if each.saga_id:
@@ -449,10 +457,36 @@ class ProcessRuntime:
             await self._addons.close()
         if self._home_id:
             await asyncio.to_thread(self._kill_leftovers)
+        if self._cgroups is not None:
+            await asyncio.to_thread(self._cgroups.close)
         for app_log in self._logs.values():
             app_log.close()
 
+    async def isolation(self) -> str:
+        """Say how everything is ended that an instance leaves, and which limits hold: for `knarr doctor`."""
+        bounds = self._limits.bounds
+        wanted = [f"{bounds.memory_bytes // 2**20} MiB of memory"] if bounds.memory_bytes else []
+        wanted += [f"{bounds.processes} processes"] if bounds.processes else []
+        if self._cgroups is None:
+            unmet = f"; not limited to {' and '.join(wanted)}" if wanted else ""
+            return f"{BY_SUBREAPER} ends what it leaves; no cgroups: {self._no_cgroups}{unmet}"
+        if self._cgroups.unmet:
+            lacking = " and ".join(self._cgroups.unmet)
+            return f"{BY_CGROUP}; no limits: the cgroup controllers {lacking} are not available to knarr"
+        limits = f"limited to {' and '.join(wanted)}" if wanted else "no limits are set"
+        return f"{BY_CGROUP}; {limits}"
+
+    def _open_cgroups(self) -> None:
+        opened = open_cgroups(self._home_id, self._limits.bounds)
+        if isinstance(opened, Cgroups):
+            self._cgroups = opened
+        else:
+            self._no_cgroups = opened
+
     def _kill_leftovers(self) -> int:
+        return (self._cgroups.clear() if self._cgroups else 0) + self._kill_found()
+
+    def _kill_found(self) -> int:
         found = {each.pid: each for each in self._records.remembered()}
         found |= {each.pid: each for each in leftovers.marked(self._home_id)}
         return leftovers.kill(found.values())
@@ -602,6 +636,7 @@ class ProcessRuntime:
             secrets=tuple(release.env.values()),
             cwd=root.workdir,
             record=record,
+            cgroup=self._cgroups.of(record) if self._cgroups else None,
         )
 
     async def _stop_unit(self, unit: Unit, *, drain: bool = True) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from services.builder.errors import CannotBuild
+from services.builder.install.requirements import MANIFEST_BYTES
 from services.source.contract import Packages
 
 ReadFile = Callable[[str], bytes | None]
@@ -264,6 +265,8 @@ def read_manifest(name: str, content: bytes) -> Mapping[str, Any]:
     Raises:
         CannotBuild: It is no JSON object.
     """
+    if len(content) > MANIFEST_BYTES:
+        raise CannotBuild(f"{name} has more than {MANIFEST_BYTES} bytes", todo="Shorten it.")
     try:
         manifest = orjson.loads(content.removeprefix(b"\xef\xbb\xbf"))
     except orjson.JSONDecodeError as error:

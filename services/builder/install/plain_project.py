@@ -6,9 +6,10 @@ files, the wheel differs in these files alone.
 """
 
 import re
-import tomllib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
+
+from seedwork import bounded_toml
 
 _BACKENDS = {
     "hatchling.build": "hatchling",
@@ -35,8 +36,8 @@ def is_plain(read: Callable[[str], bytes | None]) -> bool:
     if content is None or any(read(name) is not None for name in _HOOK_FILES):
         return False
     try:
-        pyproject = tomllib.loads(content.decode("utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        pyproject = bounded_toml.loads(content.decode("utf-8-sig"))
+    except ValueError:
         return False
     system, tool = _table(pyproject, "build-system"), _table(pyproject, "tool")
     backend = str(system.get("build-backend", "setuptools.build_meta"))

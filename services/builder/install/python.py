@@ -8,14 +8,14 @@ the first one as it is.
 
 import hashlib
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from seedwork import bounded_toml
 from services.builder.errors import CannotBuild
 from services.builder.install.python_versions import satisfies, understood
-from services.builder.install.requirements import ReadFile, Requirements, read_requirements, text_of
+from services.builder.install.requirements import MANIFEST_BYTES, ReadFile, Requirements, read_requirements, text_of
 from services.source.contract import Packages
 
 _VERSIONS = {"poetry": "2.5.1", "pdm": "2.29.4", "pipenv": "2026.10.3"}
@@ -31,7 +31,7 @@ SCRIPT_PYTHON = "${0%/*}/python"
 """The interpreter of a script of the environment, as its shell header names it."""
 SCRIPT_PYTHON_OF_PROJECT = "${0%/*/*/*}/python/bin/python"
 """The interpreter of a script of the project."""
-_LOCAL_IN_PYLOCK = re.compile(rb"^\s*(directory|path)\s*=|\[packages\.directory", re.MULTILINE)
+_LOCAL_IN_PYLOCK = re.compile(rb"^[ \t]*+(directory|path)[ \t]*+=|\[packages\.directory", re.MULTILINE)
 _BUILT_FROM_SOURCE = ("setup.py", "setup.cfg")
 
 
@@ -389,7 +389,9 @@ def _toml(read: ReadFile, name: str) -> Mapping[str, Any]:
     content = read(name)
     if content is None:
         return {}
+    if len(content) > MANIFEST_BYTES:
+        raise CannotBuild(f"{name} has more than {MANIFEST_BYTES} bytes", todo="Shorten it.")
     try:
-        return tomllib.loads(text_of(name, content))
-    except tomllib.TOMLDecodeError as error:
-        raise CannotBuild(f"{name} cannot be read", why=str(error), todo="Correct it and push again.") from error
+        return bounded_toml.loads(text_of(name, content))
+    except ValueError as error:
+        raise CannotBuild(f"{name} cannot be read", why=str(error)[:300], todo="Correct it and push again.") from error

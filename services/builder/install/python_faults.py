@@ -33,7 +33,7 @@ _REASON = re.compile(r"^(error|fatal|cause)\b|^\[\w*(error|exception)\]|^\w*(err
 _LABEL = re.compile(r"^(error|fatal|cause): ?", re.IGNORECASE)
 _MARKS = re.compile("^[\\s\u2500-\u25ff\u2713-\u2718\u00b7\u00d7\u2022|]+")
 """Lines, arrows, ticks and crosses in front of a message."""
-_ADVICE = re.compile(r"[.,;:]?\s+Run (\$|`).*$")
+_ADVICE = re.compile(r"(?:[.,;:]|(?<!\s)(?=\s))\s++Run (\$|`).*$")
 """The advice of the tool itself, which knarr gives in its own words."""
 _REASON_CHARS = 300
 """Of each of the two lines."""

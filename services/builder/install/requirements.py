@@ -14,6 +14,9 @@ from services.builder.errors import CannotBuild
 ReadFile = Callable[[str], bytes | None]
 """A file of the app by its name; None: there is none."""
 
+MANIFEST_BYTES = 1024 * 1024
+"""Of a pyproject.toml or a package.json that is parsed here: values take twenty times its size in memory."""
+
 _INCLUDE = re.compile(r"^(?:-r|-c|--requirement|--constraint)(?:\s+|=|(?<=^-[rc]))(\S+)")
 _EDITABLE = re.compile(r"^(\s*)(?:-e|--editable)(?:\s+|=|(?<=-e))(?=\S)")
 _EGG = re.compile(r"egg=[A-Za-z0-9._-]+(\[[^\]]*\])?")

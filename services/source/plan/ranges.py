@@ -10,7 +10,7 @@ Release = tuple[int, ...]
 
 _SPECIFIER = re.compile(r"(===|==|!=|>=|<=|~=|>|<)\s*v?(\d{1,9}(?:\.\d{1,9}){0,5})(\.\*)?", re.ASCII)
 _PARTIAL = re.compile(r"[v=\s]*(\d{1,9}|[xX*])(?:\.(\d{1,9}|[xX*]))?(?:\.(\d{1,9}|[xX*]))?", re.ASCII)
-_COMPARATOR = re.compile(r"(>=|<=|>|<|\^|~>?|=)?\s*v?([0-9xX*]{1,9}(?:\.[0-9xX*]{1,9}){0,2})", re.ASCII)
+_COMPARATOR = re.compile(r"(?:(>=|<=|>|<|\^|~>?|=)\s*+)?v?([0-9xX*]{1,9}(?:\.[0-9xX*]{1,9}){0,2})", re.ASCII)
 _HYPHEN = re.compile(r"(\S{1,30})\s+-\s+(\S{1,30})", re.ASCII)
 _MAX_TEXT = 300
 _END = 10**9

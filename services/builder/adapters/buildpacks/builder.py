@@ -10,7 +10,6 @@ Cancelled or killed, a build leaves containers and volumes with its saga's label
 import asyncio
 import hashlib
 import tarfile
-import tomllib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from ocistore import manifest
 from ocistore.distribution import DistributionStore
 from ocistore.store import Image
 from ocistore.upkeep import Upkeep
+from seedwork import bounded_toml
 from seedwork.archives import disk_errors
 from seedwork.errors import FinalError, KnarrError, NotFound, Unavailable
 from services.builder.adapters.buildpacks import phases
@@ -319,8 +319,8 @@ class BuildpacksBuilder:
             if len(packed) > _REPORT_BYTES:
                 break
         try:
-            return manifest.check_digest(str(tomllib.loads(only_file(bytes(packed)))["image"]["digest"]))
-        except (KeyError, TypeError, tomllib.TOMLDecodeError, tarfile.TarError, KnarrError) as error:
+            return manifest.check_digest(str(bounded_toml.loads(only_file(bytes(packed)))["image"]["digest"]))
+        except (KeyError, TypeError, ValueError, tarfile.TarError, KnarrError) as error:
             raise Unavailable(
                 "The exporter of the buildpacks did not say which image it pushed",
                 why=f"{type(error).__name__}: {error}",

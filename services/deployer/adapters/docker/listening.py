@@ -14,7 +14,7 @@ from services.deployer.adapters.probe import ask
 from services.deployer.checks import Check
 
 TABLES = ("cat", "/proc/net/tcp", "/proc/net/tcp6")
-_LISTENING = re.compile(r"^\s*\d+: ([0-9A-F]{8}|[0-9A-F]{32}):([0-9A-F]{4}) [0-9A-F]+:0000 0A ", re.MULTILINE)
+_LISTENING = re.compile(r"^[ \t]*+\d+: ([0-9A-F]{8}|[0-9A-F]{32}):([0-9A-F]{4}) [0-9A-F]+:0000 0A ", re.MULTILINE)
 _ENGINE_DNS = "0B00007F"
 """127.0.0.11, on which the engine answers name lookups inside each container."""
 _TIMEOUT_S = 5.0

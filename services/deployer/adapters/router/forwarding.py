@@ -4,6 +4,7 @@ Left out: what concerns one connection only (RFC 9110, section 7.6.1), and what 
 a proxy, in every spelling that an app may take for the same field. The fields that say who the client is are set here.
 """
 
+import functools
 import ipaddress
 import re
 
@@ -116,6 +117,7 @@ def is_upgrade(sent: dict[bytes, bytes]) -> bool:
     return b"upgrade" in sent and b"upgrade" in tokens(sent.get(b"connection", b""))
 
 
+@functools.lru_cache(maxsize=1024)
 def _is_forged(name: bytes, *, trusted: bool) -> bool:
     """Return whether a field is left out: one that only proxies may send, or another spelling of such a one."""
     plain = name.replace(b"_", b"-").replace(b".", b"-")

@@ -30,7 +30,7 @@ _TROUBLE = re.compile(rb"There appears to be trouble with your network connectio
 _SCRIPT = re.compile(
     rb"^npm (?:error|ERR!) (?P<npm>command) (?:failed|sh -c|/bin/sh -c)"
     rb"|^npm ERR! (?P<npm6>(?:@[\w.-]+/)?[\w.-]+)@\S+ (?P<npm6_script>\w+): `"
-    rb"|^(?:\S*/node_modules/)?(?P<pnpm>\S+) (?P<pnpm_script>\w+): Failed$|^\s*(?P<lifecycle>ELIFECYCLE)\b"
+    rb"|^(?:\S*/node_modules/)?+(?P<pnpm>\S++) (?P<pnpm_script>\w+): Failed$|^\s*(?P<lifecycle>ELIFECYCLE)\b"
     rb"|^error (?P<yarn>\S*): Command failed\.|^error (?P<yarn_own>Command failed) with"
     rb"|YN0009: \W*(?P<berry>@?[^@\s]+)@\S+ couldn't be built"
     rb"|^error: (?P<bun_script>\w+) script from \"(?P<bun>[^\"]+)\" "

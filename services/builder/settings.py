@@ -31,7 +31,9 @@ class BuilderSettings(ImageStoreSettings):
     """Seconds for one build, waiting for a slot not counted. A large native build takes minutes, 15 are a fault."""
 
     build_memory_bytes: int = Field(default=2048 * MIB, ge=64 * MIB)
-    """Resident bytes of all processes of one build together; two builds leave room on a laptop of 8 GiB."""
+    """Resident bytes of all processes of one build together; two builds leave room on a laptop of 8 GiB. Each process
+    may reserve four times as much. On a Docker engine that is the only bound; `buildx_cgroup_parent` sets another.
+    """
 
     build_processes: int = Field(default=512, ge=8)
     """Processes of one build at a time; a parallel `make` or a bundler has some dozens."""

@@ -125,7 +125,7 @@ async def test_a_new_buildkit_takes_the_layers_of_packages_from_the_registry(yar
 
 async def test_a_step_of_the_apps_own_dockerfile_has_its_limit_of_memory(yard: Yard, bases: Mapping[str, str]) -> None:
     """A BuildKit heeds the limit, where an old engine does so for generated Dockerfiles only."""
-    dockerfile = f'FROM {bases["buildx_python_image"]}\nRUN python3 -c "bytearray(900_000_000)"\nCMD true\n'
+    dockerfile = f'FROM {bases["buildx_python_image"]}\nRUN python3 -c "bytearray(2_000_000_000)"\nCMD true\n'
 
     error = await failure(yard, DOCKERFILE, {"Dockerfile": dockerfile}, build_memory_bytes=400_000_000)
 

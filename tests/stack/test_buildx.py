@@ -535,7 +535,7 @@ async def test_a_step_that_takes_too_much_memory_is_ended(
     """Of a generated Dockerfile, on every engine: each process has its limit."""
     bench = make_bench(tmp_path, limits=make_limits())
     yard = Yard(folder=tmp_path, bench=bench, images=images, settings=settings)
-    setup = "import setuptools\nx = bytearray(900_000_000)\nsetuptools.setup(name='big', version='1')\n"
+    setup = "import setuptools\nx = bytearray(2_000_000_000)\nsetuptools.setup(name='big', version='1')\n"
     files = {"app.py": "1", "requirements.txt": "./big\n", "big/setup.py": setup}
 
     error = await failure(yard, PYTHON, files, build_memory_bytes=400_000_000)

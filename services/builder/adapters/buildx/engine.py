@@ -27,6 +27,7 @@ from services.builder.adapters.buildx.faults import push_failed
 from services.builder.adapters.buildx.image import LABEL_BUILD
 from services.builder.adapters.buildx.logins import docker_config
 from services.builder.adapters.buildx.progress import Progress
+from services.builder.adapters.layers.limits import private_bytes
 from services.builder.adapters.layers.sandbox import Sandbox, ToolFailed
 from services.builder.ports import BuildOutput
 
@@ -164,7 +165,7 @@ class Engine:
             f"--tag={image}",
             f"--label={LABEL_BUILD}={saga_id}",
             f"--network={self._options.network}",
-            f"--ulimit=data={self._options.memory_bytes}:{self._options.memory_bytes}",
+            "--ulimit=data={0}:{0}".format(private_bytes(self._options.memory_bytes)),
             *([f"--cgroup-parent={self._options.cgroup_parent}"] if self._options.cgroup_parent else []),
             *await asyncio.to_thread(self._given, inputs, scratch, environment),
             *(f"--build-arg={name}" for name in environment if name.upper() in _PROXIES),

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from seedwork.errors import KnarrError, Misconfigured, NotAllowed, StorageFull, Unavailable
 from services.builder.adapters.buildx.kitchen import STEP_MARK, Explain
 from services.builder.adapters.buildx.progress import Progress, Step
+from services.builder.adapters.layers.limits import private_bytes
 from services.builder.adapters.layers.sandbox import ToolFailed
 from services.builder.errors import BuildFailed, CannotBuild, OutOfMemory, RegistryUnavailable
 from services.builder.install import go, node_faults, python_faults
@@ -199,7 +200,7 @@ def _exited(exit_code: int, step: Step, why: str, memory_bytes: int, explain: Ex
     if exit_code == _KILLED or any(b"MemoryError" in line or b"heap out of memory" in line for line in lines):
         return OutOfMemory(
             "A step of the build was killed, or ran out of memory",
-            why=f"{why}; each process may take {memory_bytes // 1024**2} MiB",
+            why=f"{why}; each process may reserve {private_bytes(memory_bytes) // 1024**2} MiB",
             todo="Make the build smaller, or raise KNARR_BUILD_MEMORY_BYTES or what the engine may take.",
         )
     if explain:

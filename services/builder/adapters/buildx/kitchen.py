@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import orjson
 
 from seedwork.errors import KnarrError
+from services.builder.adapters.layers.limits import private_bytes
 from services.builder.install.requirements import ReadFile
 from services.builder.install.variables import install_variables
 
@@ -108,7 +109,7 @@ class Kitchen:
     compilers: bool = False
     """True: stages that install packages have compilers."""
     memory_bytes: int = 2048 * 1024 * 1024
-    """Private bytes of each process of such a step: what also an engine without other limits keeps to."""
+    """Memory of such a step; each of its processes may reserve `private_bytes` of it, on any engine."""
 
     def for_install(self, files: Iterable[bytes]) -> "Kitchen":
         """Return a kitchen whose variables are those that installing from these files depends on."""
@@ -183,7 +184,7 @@ def run_line(
     mounts = [f"--mount=type=cache,{each}" for each in (cache, *caches) if each]
     mounts += [f"--mount=type=secret,id={name}" for name in names]
     key = [f": variables {kitchen.variables_key}"] if variables and kitchen.variables_key else []
-    script = "; ".join(["set -eu", *key, _SECRETS, f"ulimit -d {kitchen.memory_bytes // 1024}", *steps])
+    script = "; ".join(["set -eu", *key, _SECRETS, f"ulimit -d {private_bytes(kitchen.memory_bytes) // 1024}", *steps])
     return " ".join(["RUN", *mounts, orjson.dumps(["/bin/sh", "-c", script]).decode()])
 
 

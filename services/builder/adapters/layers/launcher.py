@@ -1,4 +1,4 @@
-"""Starts one build tool under limits: `launcher.py '{"memory_bytes": …}' tool argument …`.
+"""Starts one build tool under limits: `launcher.py '{"private_bytes": …}' tool argument …`.
 
 Runs as a script of its own, since between fork and exec of a threaded process nothing may be done that takes a lock.
 Only the standard library, imported as little as possible: it is on the way of every command.
@@ -17,7 +17,7 @@ def main() -> None:
     """Lower the limits, then become the tool; exit code 127 if it cannot be started, as a shell has it."""
     limits = json.loads(sys.argv[1])
     for name, value in (
-        (resource.RLIMIT_DATA, limits["memory_bytes"]),
+        (resource.RLIMIT_DATA, limits["private_bytes"]),
         (resource.RLIMIT_FSIZE, limits["file_bytes"]),
         (resource.RLIMIT_NPROC, limits["tasks"]),
         (resource.RLIMIT_CORE, 0),

@@ -30,6 +30,7 @@ from services.builder.adapters.layers.limits import (
     limit_error,
     out_of_memory,
     out_of_room,
+    private_bytes,
     too_many_processes,
 )
 from services.builder.errors import BuildFailed
@@ -192,7 +193,7 @@ class Sandbox:
         The pipe is ours and not asyncio's, whose `wait` would wait for everybody who has the pipe, daemons too.
         """
         limits = {
-            "memory_bytes": self.limits.memory_bytes,
+            "private_bytes": private_bytes(self.limits.memory_bytes),
             "file_bytes": self.limits.file_bytes,
             "cpu_s": self.limits.cpu_s,
             "tasks": _tasks_of_this_machine() + 4 * self.limits.processes,

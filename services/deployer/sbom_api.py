@@ -2,17 +2,19 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel
 
 from ocistore.store import Image, ImageStore
 from seedwork.chassis.auth import Caller
-from seedwork.chassis.paging import Page
+from seedwork.chassis.paging import MAX_INTEGER, Page
 from seedwork.errors import Conflict, NotFound
 from seedwork.unit_of_work import Database
 from services.deployer import releases, sbom
 from services.deployer.api import Reader
 from services.deployer.requests import Requests
+
+Number = Annotated[int, Path(ge=1, le=MAX_INTEGER, description="Of the release.")]
 
 
 class ShownDocument(BaseModel):
@@ -46,7 +48,7 @@ def router(*, db: Database, images: ImageStore, requests: Requests) -> APIRouter
         return await images.get(release.repository, release.digest, tagged=False)
 
     @routes.get("/apps/{app}/releases/{number}/sbom", summary="The documents of a release's bill of materials")
-    async def listed(app: str, number: int, caller: Reader) -> Page[ShownDocument]:
+    async def listed(app: str, number: Number, caller: Reader) -> Page[ShownDocument]:
         found = await sbom.documents(await image_of(app, number, caller), images)
         return Page(
             items=[
@@ -68,7 +70,7 @@ def router(*, db: Database, images: ImageStore, requests: Requests) -> APIRouter
     )
     async def one(
         app: str,
-        number: int,
+        number: Number,
         kind: sbom.Format,
         caller: Reader,
         name: Annotated[str | None, Query(max_length=500, description="Of the document, where there are more.")] = None,

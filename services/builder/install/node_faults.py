@@ -11,13 +11,16 @@ from collections.abc import Sequence
 from services.builder.errors import BuildFailed, RegistryUnavailable
 from services.source.contract import Packages
 
+SCRIPT_FAILED = "install_script_failed"
+"""Code of the error of a failed install script."""
 _CODES = (
     rb"(?:ECONNRESET|ECONNREFUSED|ECONNABORTED|EHOSTUNREACH|ENETUNREACH|ETIMEDOUT|ESOCKETTIMEDOUT|ENOTFOUND|EAI_AGAIN"
     rb"|EPIPE|ERR_SOCKET_TIMEOUT|E5\d\d|E429)\b"
 )
 AWAY = re.compile(
     rb"^(?:npm (?:error |ERR! ))+(?:code|errno) " + _CODES  # also of an npm that a script of the app starts
-    + rb"|^\s*ERR_PNPM_(?:(?:\w+_)?FETCH_(?:5\d\d|429)|META_FETCH_FAIL)|^\s*" + _CODES + rb"  "
+    + rb"|^[\s\xe2\x80\x89]*ERR_PNPM_(?:(?:\w+_)?FETCH_(?:5\d\d|429)|META_FETCH_FAIL)"
+    + rb"|^[\s\xe2\x80\x89]*" + _CODES + rb"(?:  |\xe2\x80\x89)"
     + rb"|^error (?:An unexpected error occurred: .*|Error: .*)(?:" + _CODES + rb"|request failed \W*(?:5\d\d|429))"
     rb"|^error .*: Request failed \W*(?:5\d\d|429)"
     rb"|YN00(?:01|35): .*(?:" + _CODES + rb"|Response Code\W+(?:5\d\d|429)|Timeout awaiting)"
@@ -64,6 +67,8 @@ _NOISE = re.compile(
     rb"^(code \w+|A complete log of this run.*|Clean install a project|Usage:.*|errno .*|\[?-.*|.*/_logs/.*"
     rb"|`npm ci` can only install packages.*|Options:|aliases?: .*|Run \"npm help.*|npm ci|\[--.*)$"
 )
+_THIN_SPACE = "\u2009".encode()
+"""pnpm surrounds its codes with it; in an expression on bytes it is no white space."""
 _MAX_REASONS = 6
 _MAX_REASON_BYTES = 300
 _MAX_SAID = 3
@@ -93,6 +98,7 @@ def reasons(lines: Sequence[bytes]) -> tuple[str, ...]:
 
 def install_failed(packages: Packages, ending: str, lines: Sequence[bytes]) -> BuildFailed | RegistryUnavailable:
     """Return the error for an installation that failed: the tool's own first reasons, not its usage text."""
+    lines = _plain(lines)
     why = "; ".join(reasons(lines)) or ending
     if any(_OUT_OF_DATE.search(line) for line in lines):
         refresh = _REFRESH[packages.tool]
@@ -115,6 +121,10 @@ def install_failed(packages: Packages, ending: str, lines: Sequence[bytes]) -> B
     )
 
 
+def _plain(lines: Sequence[bytes]) -> list[bytes]:
+    return [line.replace(_THIN_SPACE, b" ") for line in lines]
+
+
 def script_failed(lines: Sequence[bytes], ending: str) -> BuildFailed | None:
     """Return the error for an install script that failed, with its package and last lines; None: none did.
 
@@ -122,6 +132,7 @@ def script_failed(lines: Sequence[bytes], ending: str) -> BuildFailed | None:
         lines: The last lines of the output.
         ending: How the tool ended: `exit code 1`.
     """
+    lines = _plain(lines)
     found = [match for line in lines if (match := _SCRIPT.search(line))]
     if not found:
         return None
@@ -139,7 +150,7 @@ def script_failed(lines: Sequence[bytes], ending: str) -> BuildFailed | None:
         f"An install script of {name[:200]} failed" if name else "An install script of the app failed",
         why="; ".join(text[:_MAX_REASON_BYTES].decode(errors="replace") for text in said[-_MAX_SAID:]) or ending,
         todo=todo,
-        code="install_script_failed",
+        code=SCRIPT_FAILED,
     )
 
 

@@ -713,6 +713,17 @@ def test_variables_are_mounted_for_steps_and_stand_in_no_final_stage() -> None:
         assert "API_KEY" not in part
 
 
+def test_an_install_script_of_the_app_that_needs_development_packages_keeps_them() -> None:
+    """`husky` in `prepare`, a code generator in `postinstall`; packages without such a script are installed once."""
+    packages = PNPM.model_copy(update={"needs_source": True})
+    own = '{"dependencies": {"ms": "2"}, "devDependencies": {"husky": "9"}, "scripts": {"prepare": "husky"}}'
+    for manifest, times in ((own, 2), (own.replace("prepare", "start"), 1)):
+        text = recipe(NODE.model_copy(update={"packages": (packages,)}), {**NODE_FILES, "package.json": manifest})
+        (line,) = (each for each in text.dockerfile.splitlines() if "--prod" in each)
+        assert line.count("pnpm install") == times
+        assert ("they stay in the image" in line) is (times == 2)
+
+
 def test_what_the_apps_own_install_script_writes_is_in_the_image() -> None:
     """Without a build step, too: the app's folder comes from the stage that installed."""
     packages = PNPM.model_copy(update={"needs_source": True})

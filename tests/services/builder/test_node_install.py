@@ -15,7 +15,7 @@ from services.builder.install.node import (
     tool_environment,
     tool_for,
 )
-from services.builder.install.node_faults import install_failed, reasons
+from services.builder.install.node_faults import AWAY, install_failed, reasons
 from services.source.contract import Packages
 
 
@@ -274,6 +274,7 @@ def test_an_install_script_that_fails_is_a_fault_of_the_build(tool: str, text: s
     [
         ("npm", "npm error code 3\nnpm error path /x\nnpm error command failed\nnpm error command sh -c exit 3"),
         ("pnpm", ". postinstall: no\n. postinstall: Failed\n ELIFECYCLE  Command failed with exit code 3."),
+        ("pnpm", ". postinstall: no\n\u2009ELIFECYCLE\u2009 Command failed with exit code 3."),
         ("yarn", "$ exit 3\nerror Command failed with exit code 3."),
         ("yarn", "➤ YN0009: │ shop@workspace:. couldn't be built successfully (exit code 3, logs: /tmp/build.log)"),
     ],
@@ -290,6 +291,14 @@ def test_a_script_whose_own_npm_does_not_reach_the_registry_is_worth_another_att
     text = b"npm error code ECONNREFUSED\nnpm error code 1\nnpm error path /x\nnpm error command failed"
 
     assert type(install_failed(packages("npm"), "exit code 1", text.split(b"\n"))) is RegistryUnavailable
+
+
+def test_pnpm_sets_its_codes_between_thin_spaces() -> None:
+    """Bytes that are no white space for an expression."""
+    text = "\u2009ERR_PNPM_META_FETCH_FAIL\u2009 GET https://registry.example/ms: request failed".encode()
+
+    assert type(install_failed(packages("pnpm"), "exit code 1", [text])) is RegistryUnavailable
+    assert AWAY.search(text)
 
 
 def test_an_answered_attempt_after_a_warning_is_no_outage() -> None:

@@ -30,6 +30,11 @@ from services.builder.ports import BuildOrder
 from services.source.contract import Packages
 
 _CACHES = "/knarr/caches"
+_AGAIN = (
+    "echo 'Note: it failed without development packages: they stay in the image.'; "
+    "find . -name node_modules -prune -exec rm -rf {} +"
+)
+"""Between an installation without development packages, in which a script of the app failed, and one with them."""
 _MARK = "/tmp/knarr-installed"  # noqa: S108 - in the image build, where nothing else runs
 _REGISTRY = (
     'registry="${NPM_CONFIG_REGISTRY-${npm_config_registry-}}"; if [ -n "$registry" ]; then '
@@ -99,7 +104,12 @@ def node_part(order: BuildOrder, packages: Packages, read: ReadFile, kitchen: Ki
             "FROM node-compilers AS production-packages",
             "WORKDIR /out/app",
             f"COPY {source} /out/app/",
-            install.line(dev=with_dev, then=[*_FINISH, *library_steps(kitchen), TOUCH], installs=installs),
+            install.line(
+                dev=with_dev,
+                then=[*_FINISH, *library_steps(kitchen), TOUCH],
+                installs=installs,
+                or_with_dev=own_scripts and not with_dev and plan.has_dev(manifests),
+            ),
         ]
     runtime = "".join(f" {name}={value}" for name, value in plan.BERRY_RUNTIME.items()) if tool.berry else ""
     calls_tool = any(tool.name in word for argv in order.description.processes.values() for word in argv)
@@ -158,12 +168,24 @@ class _Installing:
         yarn_cache = ["if ! [ -d .yarn/cache ]; then export YARN_ENABLE_GLOBAL_CACHE=true; fi"]
         return [*_exports(env), _REGISTRY, _HEADERS, options, *(yarn_cache if self._tool.berry else [])]
 
-    def line(self, *, dev: bool, then: Sequence[str], installs: bool) -> str:
-        """The line that installs, and what follows in it."""
-        command = plan.install(self._packages, self._tool, dev=dev, caches=_CACHES, environ={}).command
-        steps = [*self.exports(), "unset NODE_ENV", shlex.join(command)] if installs else []
+    def line(self, *, dev: bool, then: Sequence[str], installs: bool, or_with_dev: bool = False) -> str:
+        """The line that installs, and what follows in it.
+
+        Args:
+            dev: With development packages.
+            then: Commands that follow.
+            installs: There is something to install.
+            or_with_dev: Where that fails, install once more with development packages: a script of the app needs one.
+        """
+        command = self._command(dev=dev)
+        if or_with_dev:
+            command = f"{command} || {{ {_AGAIN}; {self._command(dev=True)}; }}"
+        steps = [*self.exports(), "unset NODE_ENV", command] if installs else []
         cache = f"id=knarr-node-{self._order.app_id},target={_CACHES}{self._sharing}"
         return run_line(self._kitchen, cache=cache, steps=[*steps, *then])
+
+    def _command(self, *, dev: bool) -> str:
+        return shlex.join(plan.install(self._packages, self._tool, dev=dev, caches=_CACHES, environ={}).command)
 
 
 def node_image(wanted: str | None, images: BaseImages) -> str:

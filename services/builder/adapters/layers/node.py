@@ -28,10 +28,10 @@ from services.builder.adapters.layers.installed import Installed, unpack
 from services.builder.adapters.layers.node_tools import NodeTools, Programs, printed
 from services.builder.adapters.layers.sandbox import ToolFailed
 from services.builder.adapters.layers.workshop import Workshop, wrapper
-from services.builder.errors import CannotBuild
+from services.builder.errors import BuildFailed, CannotBuild
 from services.builder.install import node as plan
 from services.builder.install import yarn_lock
-from services.builder.install.node_faults import install_failed
+from services.builder.install.node_faults import SCRIPT_FAILED, install_failed
 from services.builder.install.variables import install_variables
 from services.source.contract import Packages
 
@@ -209,7 +209,7 @@ class NodePackages:
                 await asyncio.to_thread(_set_aside, shop.app, aside, self._folders)
                 await self._without_dev()
             elif has_packages:
-                await self._run_install(dev=self._with_dev)
+                await self._install_for_image()
             made = await asyncio.to_thread(self._installed_folders)
             await asyncio.to_thread(_fill, folder, shop.app, made, self._programs)
             if self._folders:
@@ -229,7 +229,25 @@ class NodePackages:
             return
         for each in self._folders:
             await asyncio.to_thread(tree.remove, self._shop.app / each)
-        await self._run_install(dev=False)
+        await self._install_for_image()
+
+    async def _install_for_image(self) -> None:
+        """Install without development packages, unless a script of the app itself fails without them.
+
+        Such scripts are common: `husky` in `prepare`, a framework's code generator in `postinstall`.
+        """
+        try:
+            await self._run_install(dev=self._with_dev)
+        except BuildFailed as error:
+            own = plan.has_own_scripts(self._manifests) and error.reason_code == SCRIPT_FAILED
+            if not own or self._with_dev or not plan.has_dev(self._manifests):
+                raise
+            await self._shop.say(
+                "Note: an install script of the app fails without development packages: they stay in the image."
+            )
+            for each in await asyncio.to_thread(self._installed_folders):
+                await asyncio.to_thread(tree.remove, self._shop.app / each)
+            await self._run_install(dev=True)
 
     async def _run_install(self, *, dev: bool) -> None:
         self._shop.note("installing dependencies")

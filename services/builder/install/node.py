@@ -214,12 +214,13 @@ def tool_environment(tool: Tool, *, caches: str, environ: Mapping[str, str]) -> 
         "npm_config_progress": "false",
         "npm_config_update_notifier": "false",
     }
+    env |= runtime_environment(tool)
     if tool.name == "pnpm":
         env["XDG_CACHE_HOME"] = f"{caches}/pnpm"
     if tool.name == "yarn" and not tool.berry:
         env["YARN_CACHE_FOLDER"] = f"{caches}/yarn"
     if tool.berry:
-        env |= BERRY_RUNTIME | {
+        env |= {
             "YARN_GLOBAL_FOLDER": f"{caches}/yarn-berry",
             "YARN_ENABLE_TELEMETRY": "0",
             "YARN_ENABLE_PROGRESS_BARS": "0",
@@ -241,8 +242,15 @@ def headers_environment(node: Path) -> dict[str, str]:
     return {"npm_config_nodedir": str(prefix)} if (prefix / "include/node/node.h").is_file() else {}
 
 
-BERRY_RUNTIME = {"YARN_NODE_LINKER": "node-modules"}
-"""For every process of the app: `yarn start` must look where the packages are."""
+def runtime_environment(tool: Tool) -> dict[str, str]:
+    """Return the variables with which the tool starts a script, in a build step and in a process of the app."""
+    if tool.berry:
+        return {"YARN_NODE_LINKER": "node-modules"}  # `yarn start` must look where the packages are
+    if tool.name == "pnpm":
+        # pnpm 11 compares node_modules with the lock file, and installs, before it runs a script; what a build left is
+        # without development packages and without pnpm's notes
+        return {"pnpm_config_verify_deps_before_run": "false"}
+    return {}
 
 
 LEFTOVERS = (

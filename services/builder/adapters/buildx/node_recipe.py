@@ -111,7 +111,7 @@ def node_part(order: BuildOrder, packages: Packages, read: ReadFile, kitchen: Ki
                 or_with_dev=own_scripts and not with_dev and plan.has_dev(manifests),
             ),
         ]
-    runtime = "".join(f" {name}={value}" for name, value in plan.BERRY_RUNTIME.items()) if tool.berry else ""
+    runtime = "".join(f" {name}={value}" for name, value in plan.runtime_environment(tool).items())
     calls_tool = any(tool.name in word for argv in order.description.processes.values() for word in argv)
     files = {f"knarr/dependencies/{name}": content for name, content in contents.items()}
     return Part(

@@ -63,7 +63,7 @@ async def prepare(
     programs = await node_tools.find(shop, packages.version or shop.order.description.runtime.version, tool)
     node = NodePackages(shop, packages, programs, in_image=in_image)
     await node.install(has_steps=has_steps)
-    runtime = plan.BERRY_RUNTIME if tool.berry else {}
+    runtime = plan.runtime_environment(tool)
     return Installed(env={**ENVIRONMENT, **runtime}, step_env=node.step_env(), finish=node.finish)
 
 

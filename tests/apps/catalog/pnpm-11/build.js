@@ -1,0 +1,2 @@
+require("is-odd");
+require("fs").writeFileSync("built.txt", "built");

@@ -1,5 +1,6 @@
 """What `builder` needs to know: how much a build may take, and where its images go."""
 
+import os
 from typing import Literal
 
 from pydantic import Field
@@ -8,6 +9,11 @@ from ocistore import ImageStoreSettings
 from seedwork.chassis.settings import CommaSeparated
 
 MIB = 1024 * 1024
+
+
+def quarter_of_memory() -> int:
+    """Return a quarter of this machine's memory in bytes, at least 2 GiB."""
+    return max(2048 * MIB, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4)
 
 
 class BuilderSettings(ImageStoreSettings):
@@ -30,9 +36,10 @@ class BuilderSettings(ImageStoreSettings):
     build_timeout_s: float = Field(default=900.0, gt=0)
     """Seconds for one build, waiting for a slot not counted. A large native build takes minutes, 15 are a fault."""
 
-    build_memory_bytes: int = Field(default=2048 * MIB, ge=64 * MIB)
-    """Resident bytes of all processes of one build together; two builds leave room on a laptop of 8 GiB. Each process
-    may reserve four times as much. On a Docker engine that is the only bound; `buildx_cgroup_parent` sets another.
+    build_memory_bytes: int = Field(default_factory=quarter_of_memory, ge=64 * MIB)
+    """Resident bytes of all processes of one build together. Default: a quarter of the machine's memory and at least
+    2 GiB, so that two builds leave half of it; large front ends take 3 GiB. Each process may reserve four times as
+    much. On a Docker engine that is the only bound; `buildx_cgroup_parent` sets another.
     """
 
     build_processes: int = Field(default=512, ge=8)

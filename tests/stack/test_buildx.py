@@ -164,7 +164,10 @@ async def test_a_dockerfile_is_built_as_it_says(yard: Yard) -> None:
 
 
 async def test_buildx_is_started_itself_and_not_by_way_of_docker(yard: Yard, tmp_path: Path) -> None:
-    """Which only says where it is: once, whatever is built. The engine on this machine is told itself to forget."""
+    """Which only says where it is: once, whatever is built. The engine on this machine is told itself to forget.
+
+    Only what an app's own Dockerfile made is pushed by `docker`, with the login that the build did not have.
+    """
     asked, real = tmp_path / "asked", shutil.which("docker")
     docker_in_between = tmp_path / "bin" / "docker"
     docker_in_between.parent.mkdir()
@@ -174,11 +177,19 @@ async def test_buildx_is_started_itself_and_not_by_way_of_docker(yard: Yard, tmp
     builder = yard.builder()
 
     for version in ("1", "2"):
-        order = yard.bench.order(DOCKERFILE, {"Dockerfile": f"{SMALL}LABEL version={version}\nCMD ls\n"})
+        order = yard.bench.order(PYTHON, {"app.py": version, "requirements.txt": "six==1.17.0\n"})
         await yard.run(order, builder)
         assert await yard.nothing_left(order.saga_id)
+    where = ["info --format={{json .ClientInfo.Plugins}}"]
+    assert asked.read_text().splitlines() == where
 
-    assert asked.read_text().splitlines() == ["info --format={{json .ClientInfo.Plugins}}"]
+    order = yard.bench.order(DOCKERFILE, {"Dockerfile": f"{SMALL}CMD ls\n"})
+    await yard.run(order, builder)
+    assert await yard.nothing_left(order.saga_id)
+    (*before, push) = asked.read_text().splitlines()
+    assert before == where
+    assert push.startswith("push ")
+    assert push.endswith(f":build-{order.saga_id}")
 
 
 async def test_an_engine_that_is_not_on_this_machine_forgets_too(yard: Yard) -> None:
@@ -631,7 +642,6 @@ async def test_a_dockerfile_does_not_pull_with_the_logins_of_the_platform(
         first = await yard.build(DOCKERFILE, {"Dockerfile": f'FROM scratch\nCOPY Dockerfile /{new_id()}\nCMD ["x"]\n'})
         host = registry.url.removeprefix("http://")
         files = {"Dockerfile": f"FROM {host}/{first.repository}@{first.digest}\n"}
-        docker("image", "prune", "--force")
 
         with pytest.raises(CannotBuild, match="let the engine log in"):
             await yard.build(DOCKERFILE, files)

@@ -66,7 +66,7 @@ def test_an_app_becomes_what_its_repository_says(name: str, knarr: Laptop, tmp_p
 
     outcome = try_source(knarr, Source(name=name, place=str(folder)), path=expected.get("path", "/"), warm=False)
 
-    assert outcome.verdict == expected.get("verdict", "live"), outcome
+    assert outcome.verdict == expected.get("verdict", "live"), outcome.reason
     assert expected.get("reason", "") in outcome.reason
     assert expected.get("body", "") in outcome.body
 

@@ -60,7 +60,7 @@ FAILS = ReleaseDeployFailed(retryable=False, code="unhealthy", message="It does 
 
 
 def check_participants(commands: Mapping[str, tuple[type[Command], type[Command]]] = COMMANDS) -> None:
-    """Look whether every step of a deployment has a participant: a saga would wait for it for ever.
+    """Check that every step of a deployment has a participant: a saga without one would never end.
 
     Raises:
         RuntimeError: One has none, or one that takes another command.

@@ -73,7 +73,7 @@ def fill(home: Path, count: int) -> None:
 
 
 def _insert(table: str, row: Row) -> str:
-    return f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join(f':{name}' for name in row)})"  # noqa: S608
+    return f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join(f':{name}' for name in row)})"  # noqa: S608  column names of the schema; values are bound
 
 
 def _rows(db: sqlite3.Connection, query: str, *values: str) -> list[Row]:

@@ -142,7 +142,7 @@ class ReleaseRequested(Event):
 
 
 class RebaseRequested(Event):
-    """Somebody asked for the current release on a newer run image: starts a `rebase` saga."""
+    """A user requested the current release on a newer run image. Starts a `rebase` saga."""
 
     app: str
     repository: str

@@ -109,7 +109,7 @@ def count_failed_accepts(loop: asyncio.AbstractEventLoop) -> None:
         else:
             loop.default_exception_handler(context)
 
-    handle.counts_failed_accepts = True  # type: ignore[attr-defined]
+    handle.counts_failed_accepts = True  # type: ignore[attr-defined]  # marks our handler on a function object
     loop.set_exception_handler(handle)
 
 

@@ -121,7 +121,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     # ── a connection's life ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's servers only use TCP
         """Take the connection, or refuse it."""
         super().connection_made(transport)
         self._raw = transport
@@ -150,7 +150,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _linger(self) -> None:
         self._enter(_LINGERING)
         self._guard.connections.waits(self)
-        with contextlib.suppress(OSError, NotImplementedError):
+        with contextlib.suppress(OSError, NotImplementedError):  # the client has gone, or a TLS transport has no EOF
             if self._raw.can_write_eof():
                 self._raw.write_eof()
         self.flow.resume_reading()

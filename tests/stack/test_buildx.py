@@ -453,34 +453,22 @@ async def test_the_engine_shows_our_password_and_a_wrong_one_is_told(
     yard: Yard, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """It is in no argument and no log, and its file is private."""
-    from tests.stack.test_distribution_auth import HTPASSWD, PASSWORD
+    from tests.stack.test_distribution_auth import PASSWORD
 
-    folder = tmp_path_factory.mktemp("auth")
-    (folder / "htpasswd").write_text(HTPASSWD)
-    env = {"REGISTRY_AUTH": "htpasswd", "REGISTRY_AUTH_HTPASSWD_REALM": "test"}
-    env["REGISTRY_AUTH_HTPASSWD_PATH"] = "/auth/htpasswd"
     files = {"Dockerfile": 'FROM scratch\nCOPY Dockerfile /\nCMD ["/x"]\n'}
-    with own_registry(tmp_path_factory.mktemp("registry"), env=env, volumes=[f"{folder}:/auth:ro"]) as registry:
-        given = {"image_store": registry.url, "registry_user": "knarr", "registry_password": PASSWORD}
-        yard.settings = BuilderSettings(**{**yard.settings.model_dump(), **given})
-        store = yard.settings.open_image_store()
-        assert isinstance(store, DistributionStore)
-        yard.images, kept = store, yard.images
-
+    async with registry_with_a_password(yard, tmp_path_factory):
         built = await yard.build(DOCKERFILE, files)
         assert (await yard.image(built)).digest == built.digest
         assert PASSWORD not in yard.output.text.decode()
 
         wrong = BuilderSettings(**{**yard.settings.model_dump(), "registry_password": "wrong"})
-        builder = make_buildx_builder(wrong, wrong.home_of("builder"), store, yard.bench.sandbox)
+        builder = make_buildx_builder(wrong, wrong.home_of("builder"), yard.images, yard.bench.sandbox)
         order = yard.bench.order(DOCKERFILE, {**files, "Dockerfile": files["Dockerfile"] + "LABEL a=b\n"})
         with pytest.raises(NotAllowed, match="KNARR_REGISTRY_PASSWORD"):
             await yard.run(order, builder)
         configs = list(yard.folder.glob("work-*/scratch/docker/config.json"))
         assert configs
         assert {stat.S_IMODE(path.stat().st_mode) for path in configs} == {0o600}
-        yard.images = kept
-        await store.close()
 
 
 async def test_images_in_a_folder_do_not_go_with_an_engine(yard: Yard) -> None:
@@ -627,28 +615,13 @@ async def test_a_dockerfile_does_not_pull_with_the_logins_of_the_platform(
     yard: Yard, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Images of other apps stay closed to FROM, unless the setting opens their registry; knarr's own recipes may."""
-    from tests.stack.test_distribution_auth import HTPASSWD, PASSWORD
-
-    folder = tmp_path_factory.mktemp("auth")
-    (folder / "htpasswd").write_text(HTPASSWD)
-    env = {"REGISTRY_AUTH": "htpasswd", "REGISTRY_AUTH_HTPASSWD_REALM": "test"}
-    env["REGISTRY_AUTH_HTPASSWD_PATH"] = "/auth/htpasswd"
-    with own_registry(tmp_path_factory.mktemp("registry"), env=env, volumes=[f"{folder}:/auth:ro"]) as registry:
-        given = {"image_store": registry.url, "registry_user": "knarr", "registry_password": PASSWORD}
-        yard.settings = BuilderSettings(**{**yard.settings.model_dump(), **given})
-        store = yard.settings.open_image_store()
-        assert isinstance(store, DistributionStore)
-        yard.images, kept = store, yard.images
+    async with registry_with_a_password(yard, tmp_path_factory) as host:
         first = await yard.build(DOCKERFILE, {"Dockerfile": f'FROM scratch\nCOPY Dockerfile /{new_id()}\nCMD ["x"]\n'})
-        host = registry.url.removeprefix("http://")
         files = {"Dockerfile": f"FROM {host}/{first.repository}@{first.digest}\n"}
 
         with pytest.raises(CannotBuild, match="let the engine log in"):
             await yard.build(DOCKERFILE, files)
         assert await yard.build(DOCKERFILE, files, builder=yard.builder({"build_dockerfile_registries": (host,)}))
-
-        yard.images = kept
-        await store.close()
 
 
 @pytest.mark.stack("BUILDKIT_HOST")
@@ -656,6 +629,18 @@ async def test_a_buildkit_that_may_not_push_hands_the_image_over(
     yard: Yard, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """The Dockerfile is built without the registry's password; knarr stores what it made."""
+    async with registry_with_a_password(yard, tmp_path_factory, buildkit_host=os.environ["BUILDKIT_HOST"]):
+        built = await yard.build(DOCKERFILE, {"Dockerfile": 'FROM scratch\nCOPY Dockerfile /\nCMD ["/x"]\n'})
+
+        image = await yard.image(built)
+        assert (image.digest, len(image.layers)) == (built.digest, 1)
+
+
+@contextlib.asynccontextmanager
+async def registry_with_a_password(
+    yard: Yard, tmp_path_factory: pytest.TempPathFactory, **settings: str
+) -> AsyncIterator[str]:
+    """A registry of its own that the yard builds into, with the login in its settings; the registry's host."""
     from tests.stack.test_distribution_auth import HTPASSWD, PASSWORD
 
     folder = tmp_path_factory.mktemp("auth")
@@ -663,21 +648,12 @@ async def test_a_buildkit_that_may_not_push_hands_the_image_over(
     env = {"REGISTRY_AUTH": "htpasswd", "REGISTRY_AUTH_HTPASSWD_REALM": "test"}
     env["REGISTRY_AUTH_HTPASSWD_PATH"] = "/auth/htpasswd"
     with own_registry(tmp_path_factory.mktemp("registry"), env=env, volumes=[f"{folder}:/auth:ro"]) as registry:
-        given = {
-            "image_store": registry.url,
-            "registry_user": "knarr",
-            "registry_password": PASSWORD,
-            "buildkit_host": os.environ["BUILDKIT_HOST"],
-        }
+        given = {"image_store": registry.url, "registry_user": "knarr", "registry_password": PASSWORD, **settings}
         yard.settings = BuilderSettings(**{**yard.settings.model_dump(), **given})
         store = yard.settings.open_image_store()
         assert isinstance(store, DistributionStore)
         yard.images, kept = store, yard.images
-
-        built = await yard.build(DOCKERFILE, {"Dockerfile": 'FROM scratch\nCOPY Dockerfile /\nCMD ["/x"]\n'})
-
-        image = await yard.image(built)
-        assert (image.digest, len(image.layers)) == (built.digest, 1)
+        yield registry.url.removeprefix("http://")
         yard.images = kept
         await store.close()
 
